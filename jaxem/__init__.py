@@ -1,0 +1,70 @@
+"""jaxem: expectation-maximisation in JAX.
+
+Read `jaxem.em` first. Names below are imported when first used, so that `import jaxem` costs nothing and the command
+line answers `--help` without JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Family": "families.base",
+    "Spherical": "families.gaussian",
+    "Diagonal": "families.gaussian",
+    "Tied": "families.gaussian",
+    "Full": "families.gaussian",
+    "GaussianParams": "families.gaussian",
+    "Bernoulli": "families.discrete",
+    "BernoulliParams": "families.discrete",
+    "Beta": "priors",
+    "Prior": "priors",
+    "Mixture": "mixture",
+    "Stats": "stats",
+    "e_step": "em",
+    "m_step": "em",
+    "objective": "em",
+    "proxy": "em",
+    "elbo": "em",
+    "Status": "stopping",
+    "Progress": "stopping",
+    "GainBelow": "stopping",
+    "StepBelow": "stopping",
+    "Result": "loop",
+    "State": "loop",
+    "advance": "loop",
+    "fit": "loop",
+    "RandomParameters": "init",
+    "RandomPoints": "init",
+    "KMeans": "init",
+    "KMeansPlusPlus": "init",
+    "FromResponsibilities": "init",
+    "FromMixture": "init",
+    "Lanes": "restarts",
+    "starts": "restarts",
+    "fit_restarts": "restarts",
+    "best": "restarts",
+    "landscape": "restarts",
+    "Landscape": "restarts",
+    "verify": "laws",
+    "Report": "laws",
+}
+_MODULES = ("datasets", "em", "families", "init", "io", "laws", "loop", "mixture", "restarts", "rows", "stopping")
+
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"jaxem.{_HOME[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"jaxem.{name}")
+    else:
+        raise AttributeError(f"module 'jaxem' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, *_MODULES})

@@ -1,0 +1,123 @@
+"""The lecture's page: the E-step, the M-step, and the proxy objective l-hat between them.
+
+A mixture has the log-likelihood  l(theta) = sum_i log sum_j p_j p(x_i | theta_j),  hard to maximise for the sum inside
+the logarithm. For any responsibilities r_ij >= 0 with sum_j r_ij = 1, Jensen's inequality gives a lower bound,
+
+    elbo(theta, r) = sum_i sum_j r_ij log( p(x_i and j | theta) / r_ij )  <=  l(theta).
+
+    E-step   r_ij = p(j | x_i, old theta) makes the bound touch l at the old theta. With this r it is the *proxy*,
+             l-hat(theta) = sum_i sum_j p(j | i) log( p(x_i and j | theta) / p(j | i) ).
+    M-step   theta = argmax l-hat. In the weights: p_j = sum_i r_ij / n. In the components: the family's closed form;
+             for the lecture's N(x; mu_j, sigma_j^2 I)
+
+                 mu_j = sum_i r_ij x_i / sum_i r_ij,   sigma_j^2 = sum_i r_ij |x_i - mu_j|^2 / (d sum_i r_ij).
+
+So l(new) >= l-hat(new) >= l-hat(old) = l(old): the likelihood never falls (Dempster, Laird and Rubin 1977; Neal and
+Hinton 1998). Rows may carry weights w_i: every sum over i becomes sum_i w_i. With a prior, log prior(theta) is added to
+l and to l-hat alike.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxem.families.base import alive
+from jaxem.mixture import Mixture, as_supported
+from jaxem.priors import Prior
+from jaxem.rows import Rows, as_weights, block_size, ready, sum_blocks
+from jaxem.stats import Stats
+
+
+def e_step(
+    mixture: Mixture, x: ArrayLike | Rows, sample_weight: ArrayLike | None = None, *, chunk_size: int | None = None
+) -> Stats:
+    """One pass over the data: log-likelihood, counts and sufficient statistics under `mixture`.
+
+    Args:
+        mixture: the current theta.
+        x: `[n, d]`, or `Rows` made ready before.
+        sample_weight: `[n]`, non-negative; a row of weight 0 is absent, one of weight 3 stands for three.
+        chunk_size: rows worked on at a time; computed from the shapes by default. No array `[n, k]` is made.
+
+    Returns:
+        Stats about `mixture`; those of two sets of rows add.
+
+    Raises:
+        ValueError: the argument, the value found and the remedy, in one line.
+    """
+    if isinstance(x, Rows):
+        return pass_over(mixture, x)
+    data, weights = as_rows(mixture.family, x, sample_weight, mixture)
+    return _e_step(mixture, data, weights, block_size(*data.shape, mixture.n_components, chunk_size=chunk_size))
+
+
+@jax.jit
+def m_step(mixture: Mixture, stats: Stats, prior: Prior | None = None) -> Mixture:
+    """The mixture that maximises the proxy (plus the log prior), given `stats` taken about `mixture`."""
+    owned = alive(stats.counts)
+    shares = jnp.where(owned, stats.counts, 1.0) / jnp.sum(stats.counts)
+    log_weights = jnp.where(owned, jnp.log(shares), -jnp.inf)
+    components = mixture.family.m_step(mixture.components, stats.counts, stats.components, prior)
+    return Mixture(log_weights, components, mixture.family)
+
+
+def objective(mixture: Mixture, stats: Stats, prior: Prior | None = None) -> Array:
+    """What EM climbs, `[]`: the log-likelihood in `stats` (about `mixture`) plus the log prior."""
+    return stats.log_likelihood if prior is None else stats.log_likelihood + prior.log_prob(mixture)
+
+
+def proxy(new: Mixture, old: Mixture, x: ArrayLike, sample_weight: ArrayLike | None = None) -> Array:
+    """The lecture's l-hat, `[]`: the elbo of `new` at the responsibilities of `old`.
+
+    proxy(theta, theta) is the log-likelihood of theta, and its gradient there is that of the log-likelihood.
+    """
+    return elbo(new, x, old.responsibilities(x), sample_weight)
+
+
+def elbo(mixture: Mixture, x: ArrayLike, resp: ArrayLike, sample_weight: ArrayLike | None = None) -> Array:
+    """sum_i w_i sum_j r_ij log( p(x_i and j) / r_ij ), `[]`, for any responsibilities `resp` `[n, k]`; 0 log 0 = 0."""
+    log_joint = mixture.log_joint(x)  # [n, k]
+    if jnp.shape(resp) != log_joint.shape:
+        raise ValueError(f"resp has shape {jnp.shape(resp)}; give one row for each of x, {log_joint.shape}")
+    weights = as_weights(sample_weight, log_joint.shape[0], log_joint.dtype)
+    return _elbo(log_joint, jnp.asarray(resp, log_joint.dtype), weights)
+
+
+# -- the pass, without the edge ------------------------------------------------------------------------------------------
+
+
+def pass_over(mixture: Mixture, rows: Rows) -> Stats:
+    """The E-step over ready rows: `mixture` moved to where the rows are centred, block after block summed."""
+    if mixture.family.location:
+        mixture = mixture.shift(-rows.centre)
+    stats_of_block = functools.partial(mixture.family.block_stats, mixture.components, mixture.log_weights)
+    return sum_blocks(stats_of_block, rows)
+
+
+def as_rows(
+    family: Any, x: ArrayLike, sample_weight: ArrayLike | None, mixture: Mixture | None = None
+) -> tuple[Array, Array | None]:
+    """The edge: `x` and `sample_weight` as checked arrays of one dtype, that of the mixture if it is wider."""
+    expected = None if mixture is None else family.n_features(mixture.components)
+    data = as_supported(family, x, n_features=expected)
+    if mixture is not None:
+        data = data.astype(jnp.promote_types(data.dtype, mixture.log_weights.dtype))
+    return data, as_weights(sample_weight, data.shape[0], data.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _e_step(mixture: Mixture, x: Array, sample_weight: Array | None, block: int) -> Stats:
+    rows = ready(x, sample_weight, centred=mixture.family.location, block=block)
+    return pass_over(mixture.astype(x.dtype), rows)
+
+
+@jax.jit
+def _elbo(log_joint: Array, resp: Array, weights: Array | None) -> Array:
+    used = resp > 0
+    log_ratio = jnp.where(used, log_joint, 0.0) - jnp.log(jnp.where(used, resp, 1.0))
+    of_rows = jnp.sum(jnp.where(used, resp * log_ratio, 0.0), axis=1)  # [n]
+    return jnp.sum(of_rows) if weights is None else jnp.sum(jnp.where(weights > 0, weights * of_rows, 0.0))

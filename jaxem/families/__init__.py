@@ -1,0 +1,1 @@
+"""Families of components: one small file for each kind, all under the contract of `base.Family`."""

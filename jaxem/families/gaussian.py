@@ -1,0 +1,384 @@
+"""Gaussian components: Spherical (the lecture's), Diagonal, Tied and Full covariances.
+
+    log N(x; mu, Sigma) = -1/2 (d log 2 pi + log |Sigma| + (x - mu)' inv(Sigma) (x - mu))
+
+The second argument is a *variance* (a covariance matrix), never a standard deviation; Spherical means
+Sigma_j = sigma_j^2 I and keeps sigma_j^2. The M-step, with counts N_j = sum_i r_ij and means mu_j = sum_i r_ij x_i / N_j:
+
+    Full       Sigma_j   = S_j / N_j           S_j = sum_i r_ij (x_i - mu_j)(x_i - mu_j)'
+    Diagonal   Sigma_j   = diag(S_j) / N_j
+    Spherical  sigma_j^2 = tr(S_j) / (d N_j)
+    Tied       Sigma     = sum_j S_j / sum_j N_j
+                                                     (Bishop 2006, section 9.2; Celeux and Govaert 1995 for the last three)
+
+Statistics are taken about the *current* means m_j: with delta_j = sum_i r_ij (x_i - m_j) / N_j, the new mean is
+m_j + delta_j and S_j / N_j = sum_i r_ij (x_i - m_j)(x_i - m_j)' / N_j - delta_j delta_j'. The subtraction loses no digits
+once delta is small against sigma, unlike that of raw moments E[x^2] - E[x]^2, and one pass serves both.
+"""
+
+import abc
+import dataclasses
+import math
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.families.base import Family, alive, epsilon, normalise, tiny, weighted_sum
+from jaxem.stats import Stats
+
+HIGHEST = jax.lax.Precision.HIGHEST
+LOG_2PI = math.log(2 * math.pi)
+MIN_EIGENVALUE = 1e-4
+"""a covariance is collapsed when its smallest eigenvalue, with the data scaled to unit variances, is below this"""
+CANCELLATION = 8
+"""units of rounding of delta^2 that a variance is raised by, so that cancelled digits cannot make it negative"""
+
+
+class GaussianParams(NamedTuple):
+    """Means `[k, d]`; covariances `[k, d, d]` (Full), `[d, d]` (Tied), `[k, d]` (Diagonal) or `[k]` (Spherical)."""
+
+    means: Array
+    covariances: Array
+
+
+class GaussianStats(NamedTuple):
+    """Weighted moments about the current means: `first` `[k, d]`; `second` in the shape of the covariances."""
+
+    first: Array
+    second: Array
+
+
+class _Gaussian(Family):
+    """What the four share: means, and everything but the form of the covariances."""
+
+    location: ClassVar[bool] = True
+    shared: ClassVar[bool] = False
+    """Whether all components have one covariance."""
+
+    # -- the form of the covariances ----------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def mahalanobis(self, covariances: Array, diff: Array) -> tuple[Array, Array]:
+        """Squared distances `[k, b]` of differences `[k, d, b]`, and log determinants `[k]`."""
+
+    @abc.abstractmethod
+    def scatter(self, resp: Array, diff: Array) -> Array:
+        """Second moment of differences `[k, d, b]` weighted by `resp` `[k, b]`, in the form of the covariances."""
+
+    @abc.abstractmethod
+    def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
+        """Covariances about the new means, `delta` `[k, d]` from where `second` was taken; anything for those without rows."""
+
+    @abc.abstractmethod
+    def from_pooled(self, covariance: Array, k: int) -> Array:
+        """The form of k covariances that best fits one matrix `[d, d]`."""
+
+    @abc.abstractmethod
+    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
+        """Covariances as matrices `[k, d, d]`."""
+
+    @abc.abstractmethod
+    def min_counts(self, d: int) -> int:
+        """Rows below which a component is called collapsed."""
+
+    @abc.abstractmethod
+    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array) -> Array:
+        """Smallest eigenvalue, `[k]` or `[]`, of the covariances of x_j * inverse_scale_j."""
+
+    @abc.abstractmethod
+    def unconstrain_covariances(self, covariances: Array) -> Array:
+        """Coordinates `[q]` of the covariances: log variances, or their Cholesky factors with the diagonal logged."""
+
+    @abc.abstractmethod
+    def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
+        """Inverse of `unconstrain_covariances`."""
+
+    # -- the contract -------------------------------------------------------------------------------------------------
+
+    def init(self, x: Array, n_components: int, sample_weight: Array | None = None) -> GaussianParams:
+        w = jnp.ones(x.shape[0], x.dtype) if sample_weight is None else sample_weight.astype(x.dtype)
+        anchor = x[jnp.argmax(w > 0)]
+        diff = jnp.where(w[:, None] > 0, x - anchor[None, :], 0.0)
+        shift = jnp.sum(w[:, None] * diff, axis=0) / jnp.sum(w)  # [d]
+        diff = diff - shift[None, :]
+        covariance = _dot("nd,ne->de", w[:, None] * diff, diff) / jnp.sum(w)
+        means = jnp.broadcast_to((anchor + shift)[None, :], (n_components, x.shape[1]))
+        return GaussianParams(means, self.from_pooled(_proper(covariance), n_components))
+
+    def log_prob(self, params: GaussianParams, x: Array) -> Array:
+        return self._log_prob(params, _differences(params, x.T)).T
+
+    def suff_stats(self, params: GaussianParams, x: Array, resp: Array) -> GaussianStats:
+        return self._moments(resp.T, _differences(params, x.T))
+
+    def block_stats(self, params: GaussianParams, log_weights: Array, x: Array, w: Array) -> Stats:
+        diff = _differences(params, x)
+        log_prob, resp = normalise(self._log_prob(params, diff) + log_weights[:, None], axis=0)
+        resp = resp * w[None, :]  # [k, b]
+        return Stats(weighted_sum(w, log_prob), jnp.sum(resp, axis=1), self._moments(resp, diff))
+
+    def m_step(self, params: GaussianParams, counts: Array, stats: GaussianStats, prior: Any = None) -> GaussianParams:
+        if prior is not None:
+            raise TypeError(f"prior = {prior!r} says nothing about a {type(self).__name__} component; give None")
+        owned = alive(counts)  # [k]
+        delta = jnp.where(owned[:, None], stats.first / _positive(counts)[:, None], 0.0)  # [k, d]
+        covariances = self.recentre(stats.second, counts, delta)
+        if not self.shared:
+            owned = owned.reshape(-1, *(1,) * (covariances.ndim - 1))
+            covariances = jnp.where(owned, covariances, params.covariances)
+        return GaussianParams(params.means + delta, covariances)
+
+    def unconstrain(self, params: GaussianParams) -> Array:
+        return jnp.concatenate([params.means.ravel(), self.unconstrain_covariances(params.covariances)])
+
+    def constrain(self, params: GaussianParams, free: Array) -> GaussianParams:
+        k, d = params.means.shape
+        return GaussianParams(free[: k * d].reshape(k, d), self.constrain_covariances(free[k * d :], k, d))
+
+    def sample(self, key: Array, params: GaussianParams, labels: Array) -> Array:
+        k, d = params.means.shape
+        noise = jax.random.normal(key, (labels.shape[0], d), params.means.dtype)
+        factors = jnp.linalg.cholesky(self.as_matrices(params.covariances, k, d))  # [k, d, d]
+        return params.means[labels] + _dot("nij,nj->ni", factors[labels], noise)
+
+    def place(
+        self, params: GaussianParams, x: Array, centres: Array, sample_weight: Array | None = None
+    ) -> GaussianParams:
+        del x, sample_weight
+        return params._replace(means=centres)
+
+    def shift(self, params: GaussianParams, offset: Array) -> GaussianParams:
+        return params._replace(means=params.means + offset[None, :])
+
+    def degenerate(self, params: GaussianParams, counts: Array, variance: Array) -> Array:
+        inverse_scale = jnp.where(variance > 0, jax.lax.rsqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
+        flat = self.smallest_eigenvalue(params.covariances, inverse_scale) < MIN_EIGENVALUE
+        return flat | (counts < self.min_counts(params.means.shape[1]))
+
+    def step_size(self, old: GaussianParams, new: GaussianParams) -> Array:
+        k, d = old.means.shape
+        before, after = (self.as_matrices(params.covariances, k, d) for params in (old, new))
+        deviation = jnp.sqrt(jnp.diagonal(before, axis1=1, axis2=2))  # [k, d]
+        means = jnp.abs(new.means - old.means) / deviation
+        covariances = jnp.abs(after - before) / (deviation[:, :, None] * deviation[:, None, :])
+        return jnp.maximum(jnp.max(means), jnp.max(covariances))
+
+    def n_features(self, params: GaussianParams) -> int:
+        return params.means.shape[-1]
+
+    # -- shared steps -------------------------------------------------------------------------------------------------
+
+    def _log_prob(self, params: GaussianParams, diff: Array) -> Array:
+        squares, log_det = self.mahalanobis(params.covariances, diff)
+        return -0.5 * (squares + (diff.shape[1] * LOG_2PI + log_det)[:, None])  # [k, b]
+
+    def _moments(self, resp: Array, diff: Array) -> GaussianStats:
+        return GaussianStats(_dot("kb,kdb->kd", resp, diff), self.scatter(resp, diff))
+
+
+@dataclasses.dataclass(frozen=True)
+class Spherical(_Gaussian):
+    """N(x; mu_j, sigma_j^2 I): one variance `[k]` for each component. The lecture's mixture."""
+
+    def mahalanobis(self, covariances: Array, diff: Array) -> tuple[Array, Array]:
+        return jnp.sum(diff**2, axis=1) / covariances[:, None], diff.shape[1] * jnp.log(covariances)
+
+    def scatter(self, resp: Array, diff: Array) -> Array:
+        return jnp.sum(resp * jnp.sum(diff**2, axis=1), axis=1)
+
+    def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
+        moved = jnp.sum(delta**2, axis=1)
+        return (second / _positive(counts) - moved + _cancelled(moved)) / delta.shape[1]
+
+    def from_pooled(self, covariance: Array, k: int) -> Array:
+        return jnp.full(k, jnp.trace(covariance) / covariance.shape[0])
+
+    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
+        return covariances[:, None, None] * jnp.eye(d, dtype=covariances.dtype)[None]
+
+    def min_counts(self, d: int) -> int:
+        return min(d + 1, 10)
+
+    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array) -> Array:
+        # a feature without variance is no direction to collapse in: sigma^2 is shared with the others
+        return covariances * jnp.min(jnp.where(inverse_scale > 0, inverse_scale, jnp.inf)) ** 2
+
+    def unconstrain_covariances(self, covariances: Array) -> Array:
+        return _log(covariances)
+
+    def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
+        return jnp.exp(free)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagonal(_Gaussian):
+    """N(x; mu_j, diag(v_j)): a variance `[k, d]` for each component and feature."""
+
+    def mahalanobis(self, covariances: Array, diff: Array) -> tuple[Array, Array]:
+        return jnp.sum(diff**2 / covariances[:, :, None], axis=1), jnp.sum(jnp.log(covariances), axis=1)
+
+    def scatter(self, resp: Array, diff: Array) -> Array:
+        return _dot("kb,kdb->kd", resp, diff**2)
+
+    def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
+        return second / _positive(counts)[:, None] - delta**2 + _cancelled(delta**2)
+
+    def from_pooled(self, covariance: Array, k: int) -> Array:
+        return jnp.broadcast_to(jnp.diagonal(covariance)[None, :], (k, covariance.shape[0]))
+
+    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
+        return covariances[:, :, None] * jnp.eye(d, dtype=covariances.dtype)[None]
+
+    def min_counts(self, d: int) -> int:
+        return min(d + 1, 10)
+
+    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array) -> Array:
+        return jnp.min(covariances * inverse_scale[None, :] ** 2, axis=1)
+
+    def unconstrain_covariances(self, covariances: Array) -> Array:
+        return _log(covariances).ravel()
+
+    def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
+        return jnp.exp(free).reshape(k, d)
+
+
+@dataclasses.dataclass(frozen=True)
+class Full(_Gaussian):
+    """N(x; mu_j, Sigma_j): a covariance matrix `[k, d, d]` for each component."""
+
+    def mahalanobis(self, covariances: Array, diff: Array) -> tuple[Array, Array]:
+        whitener, log_det = _whitener(covariances)
+        return jnp.sum(_dot("kij,kjb->kib", whitener, diff) ** 2, axis=1), log_det
+
+    def scatter(self, resp: Array, diff: Array) -> Array:
+        return _dot("kib,kjb->kij", resp[:, None, :] * diff, diff)
+
+    def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
+        return _recentred(second / _positive(counts)[:, None, None], delta[:, :, None] * delta[:, None, :])
+
+    def from_pooled(self, covariance: Array, k: int) -> Array:
+        return jnp.broadcast_to(covariance[None], (k, *covariance.shape))
+
+    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
+        return covariances
+
+    def min_counts(self, d: int) -> int:
+        return d + 1
+
+    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array) -> Array:
+        return jnp.linalg.eigvalsh(covariances * (inverse_scale[:, None] * inverse_scale[None, :])[None])[..., 0]
+
+    def unconstrain_covariances(self, covariances: Array) -> Array:
+        return jax.vmap(_log_cholesky)(covariances).ravel()
+
+    def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
+        return jax.vmap(lambda row: _from_log_cholesky(row, d))(free.reshape(k, -1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tied(_Gaussian):
+    """N(x; mu_j, Sigma): one covariance matrix `[d, d]` shared by all components."""
+
+    shared: ClassVar[bool] = True
+
+    def mahalanobis(self, covariances: Array, diff: Array) -> tuple[Array, Array]:
+        whitener, log_det = _whitener(covariances)
+        squares = jnp.sum(_dot("ij,kjb->kib", whitener, diff) ** 2, axis=1)
+        return squares, jnp.broadcast_to(log_det, squares.shape[:1])
+
+    def scatter(self, resp: Array, diff: Array) -> Array:
+        return _dot("kib,kjb->ij", resp[:, None, :] * diff, diff)
+
+    def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
+        total = jnp.sum(counts)
+        return _recentred(second / total, _dot("ki,kj->ij", (counts / total)[:, None] * delta, delta))
+
+    def from_pooled(self, covariance: Array, k: int) -> Array:
+        return covariance
+
+    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
+        return jnp.broadcast_to(covariances[None], (k, d, d))
+
+    def min_counts(self, d: int) -> int:
+        return min(d + 1, 10)
+
+    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array) -> Array:
+        return jnp.linalg.eigvalsh(covariances * (inverse_scale[:, None] * inverse_scale[None, :]))[..., 0]
+
+    def unconstrain_covariances(self, covariances: Array) -> Array:
+        return _log_cholesky(covariances)
+
+    def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
+        return _from_log_cholesky(free, d)
+
+
+# -- steps --------------------------------------------------------------------------------------------------------------
+
+
+def _dot(subscripts: str, *operands: Array) -> Array:
+    # HIGHEST: by default a GPU may multiply in TF32 and a TPU in bfloat16, which destroys covariances
+    return jnp.einsum(subscripts, *operands, precision=HIGHEST)
+
+
+def _differences(params: GaussianParams, x: Array) -> Array:
+    return x[None] - params.means[:, :, None]  # [k, d, b]
+
+
+def _positive(counts: Array) -> Array:
+    return jnp.where(alive(counts), counts, 1.0)
+
+
+def _cancelled(moved: Array) -> Array:
+    # subtracting delta^2 from a second moment leaves an error of a few units of rounding of delta^2: err upwards
+    return CANCELLATION * epsilon(moved.dtype) * moved
+
+
+def _recentred(second: Array, moved: Array) -> Array:
+    """Covariance matrices `[..., d, d]` from moments about the old mean and the outer product of the mean's move."""
+    identity = jnp.broadcast_to(jnp.eye(moved.shape[-1], dtype=moved.dtype), moved.shape)
+    covariances = second - moved + identity * _cancelled(moved)
+    return 0.5 * (covariances + jnp.swapaxes(covariances, -1, -2))
+
+
+def _whitener(covariances: Array) -> tuple[Array, Array]:
+    """inv(L) and log |Sigma| for Sigma = L L' `[..., d, d]`; NaN where Sigma is not positive definite."""
+    factors = jnp.linalg.cholesky(covariances)
+    identity = jnp.broadcast_to(jnp.eye(factors.shape[-1], dtype=factors.dtype), factors.shape)
+    whitener = jax.lax.linalg.triangular_solve(factors, identity, left_side=True, lower=True)
+    return whitener, 2.0 * jnp.sum(jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1)), axis=-1)
+
+
+def _log(variances: Array) -> Array:
+    return jnp.log(jnp.maximum(variances, tiny(variances.dtype)))
+
+
+def _log_cholesky(covariance: Array) -> Array:
+    """The lower Cholesky factor of a `[d, d]` matrix, diagonal logged, `[d (d + 1) / 2]` (Pinheiro and Bates 1996)."""
+    factor = jnp.linalg.cholesky(covariance)
+    deviations = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance), tiny(covariance.dtype)))
+    # a matrix that is not positive definite still has coordinates: those of its diagonal
+    factor = jnp.where(jnp.all(jnp.isfinite(factor)), factor, jnp.diag(deviations))
+    rows, columns = jnp.tril_indices(covariance.shape[0])
+    entries = factor[rows, columns]
+    return jnp.where(rows == columns, jnp.log(jnp.where(rows == columns, entries, 1.0)), entries)
+
+
+def _from_log_cholesky(free: Array, d: int) -> Array:
+    rows, columns = jnp.tril_indices(d)
+    entries = jnp.where(rows == columns, jnp.exp(jnp.where(rows == columns, free, 0.0)), free)
+    factor = jnp.zeros((d, d), free.dtype).at[rows, columns].set(entries)
+    return _dot("ij,kj->ik", factor, factor)
+
+
+def _proper(covariance: Array) -> Array:
+    """A pooled covariance `[d, d]` that has a density: constant features get variance 1, collinear ones a little noise.
+
+    Only a start is made proper like this; what the data cannot determine ends as a DEGENERATE status, not as a guess.
+    """
+    variances = jnp.diagonal(covariance)
+    constant = jnp.diag(jnp.where(variances > 0, 0.0, 1.0)).astype(covariance.dtype)
+    noise = jnp.diag(1e-6 * variances)
+    proper = jnp.all(jnp.isfinite(jnp.linalg.cholesky(covariance + constant)))
+    return covariance + constant + jnp.where(proper, 0.0, noise)

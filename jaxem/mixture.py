@@ -1,0 +1,140 @@
+"""Mixture: p(x) = sum_j p_j p(x | params_j), a pytree of log weights and parameters; its family is static.
+
+Pure functions of a mixture go through jit, vmap and grad like those of any array. A batch of mixtures (restarts) is a
+Mixture whose leaves lead with one more axis, to be used under `jax.vmap`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxem.families.base import Family, normalise, tiny
+from jaxem.rows import as_count, as_data, block_size, is_traced, map_rows
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """A finite mixture of one family.
+
+    Attributes:
+        log_weights: `[k]`, logs of the mixing proportions; -inf for a component that has died out.
+        components: the family's parameters, a pytree.
+        family: the kind of component; static, so equal families share compiled programs.
+    """
+
+    log_weights: Array
+    components: Any
+    family: Family = dataclasses.field(metadata={"static": True})
+
+    @property
+    def weights(self) -> Array:
+        """Mixing proportions `[k]`, which sum to one."""
+        return jnp.exp(self.log_weights)
+
+    @property
+    def n_components(self) -> int:
+        """Number of components k."""
+        return self.log_weights.shape[-1]
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of free parameters p: k - 1 for the weights and those of the components."""
+        return jax.eval_shape(Mixture.unconstrain, self).shape[0]
+
+    def log_joint(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
+        """log p(x_i, j) = log p_j + log p(x_i | params_j), `[n, k]`.
+
+        Args:
+            x: `[n, d]`.
+            chunk_size: rows worked on at a time; computed from the shapes by default.
+        """
+        return self._over_rows(_log_joint, x, chunk_size)
+
+    def log_prob(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
+        """log p(x_i), `[n]`; see `log_joint` for the arguments."""
+        return self._over_rows(_log_prob, x, chunk_size)
+
+    def responsibilities(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
+        """p(j | x_i), `[n, k]`, rows summing to one; the weights for a row that no component can produce."""
+        return self._over_rows(_responsibilities, x, chunk_size)
+
+    def sample(self, key: Array, n_samples: int) -> tuple[Array, Array]:
+        """Draw rows `[n, d]` and the components `[n]` they come from."""
+        return _sample(self, key, as_count("n_samples", n_samples))
+
+    def unconstrain(self) -> Array:
+        """Coordinates `[p]` in an unconstrained minimal chart: log p_j / p_k for j < k, then the family's."""
+        # a weight of zero still has coordinates; its logarithm is held at that of the smallest normal number
+        log_weights = jnp.maximum(self.log_weights, jnp.log(tiny(self.log_weights.dtype)))
+        return jnp.concatenate([log_weights[:-1] - log_weights[-1], self.family.unconstrain(self.components)])
+
+    def constrain(self, free: Array) -> "Mixture":
+        """The mixture of this one's shape and family at coordinates `free` `[p]`."""
+        split = self.n_components - 1
+        log_weights = jax.nn.log_softmax(jnp.concatenate([free[:split], jnp.zeros(1, free.dtype)]))
+        return Mixture(log_weights, self.family.constrain(self.components, free[split:]), self.family)
+
+    def shift(self, offset: Array) -> "Mixture":
+        """The mixture of x + offset `[d]`; only families that say `location` have one."""
+        return dataclasses.replace(self, components=self.family.shift(self.components, offset))
+
+    def astype(self, dtype: Any) -> "Mixture":
+        """The same mixture with parameters of another floating dtype."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)
+
+    def _over_rows(self, function: Callable[..., Array], x: ArrayLike, chunk_size: int | None) -> Array:
+        data = as_supported(self.family, x, n_features=self.family.n_features(self.components))
+        data = data.astype(jnp.promote_types(data.dtype, self.log_weights.dtype))
+        block = block_size(*data.shape, self.n_components, chunk_size=chunk_size)
+        return function(self, data, block)
+
+
+def as_supported(family: Family, x: ArrayLike, n_features: int | None = None) -> Array:
+    """`as_data`, and a ValueError if a value cannot occur under the family."""
+    data = as_data(x, n_features=n_features)
+    if not is_traced(data):
+        possible = family.support(data)
+        if not bool(jnp.all(possible)):
+            row, column = jnp.argwhere(~possible)[0].tolist()
+            raise ValueError(
+                f"x[{row}, {column}] = {data[row, column]} cannot occur under {type(family).__name__}; "
+                "recode the data or choose another family"
+            )
+    return data
+
+
+def _joint(mixture: Mixture, x: Array) -> Array:
+    return mixture.family.log_prob(mixture.components, x) + mixture.log_weights[None, :]
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _log_joint(mixture: Mixture, x: Array, block: int) -> Array:
+    return map_rows(lambda rows: _joint(mixture, rows), x, block)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _log_prob(mixture: Mixture, x: Array, block: int) -> Array:
+    return map_rows(lambda rows: normalise(_joint(mixture, rows), axis=1)[0], x, block)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _responsibilities(mixture: Mixture, x: Array, block: int) -> Array:
+    def of_rows(rows: Array) -> Array:
+        log_prob, resp = normalise(_joint(mixture, rows), axis=1)
+        return jnp.where(log_prob[:, None] == -jnp.inf, mixture.weights[None, :], resp)
+
+    return map_rows(of_rows, x, block)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _sample(mixture: Mixture, key: Array, n_samples: int) -> tuple[Array, Array]:
+    label_key, row_key = jax.random.split(key)
+    labels = jax.random.categorical(label_key, mixture.log_weights, shape=(n_samples,))
+    return mixture.family.sample(row_key, mixture.components, labels), labels

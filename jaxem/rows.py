@@ -1,0 +1,209 @@
+"""Rows: data made ready once per fit, so that every pass reads them in the layout it wants.
+
+`as_data` and `as_weights` are the edge: they turn what a user has into arrays and say in one line what is wrong with it.
+`ready` does once what no pass should do again: rows of weight 0 are replaced by a row that counts (0 times a row of
+1e200 is NaN otherwise), the data are centred where the family is equivariant to shifts, padded with rows of weight 0 and
+cut into blocks `[m, d, b]` whose `[k, b]` arrays stay in cache. `sum_blocks` adds up what each block yields.
+"""
+
+import dataclasses
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+CACHE_FLOATS = {"cpu": 2**18}
+"""floats a block may keep alive, by platform: about 1 to 2 MB, a core's L2 cache"""
+CACHE_FLOATS_ELSEWHERE = 2**25
+MIN_BLOCK, MAX_BLOCK = 256, 8192
+"""rows in a block on a CPU: below the first a scan step costs more than its work, above the second nothing is won"""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Data ready for passes.
+
+    Attributes:
+        blocks: `[m, d, b]`, the data less `centre`, one block of b rows after the other.
+        weights: `[m, b]`, non-negative; 0 marks padding.
+        centre: `[d]`, what was subtracted (zeros if the family is not equivariant to shifts).
+        variance: `[d]`, weighted variance of each feature: the yardstick for collapsed components.
+    """
+
+    blocks: Array
+    weights: Array
+    centre: Array
+    variance: Array
+
+    @property
+    def total_weight(self) -> Array:
+        """Sum of the sample weights, `[]`."""
+        return jnp.sum(self.weights)
+
+
+def ready(x: Array, sample_weight: Array | None, *, centred: bool, block: int) -> Rows:
+    """Centre, pad and block `x` `[n, d]`; pure, runs under jit.
+
+    Args:
+        x: `[n, d]`, floating point.
+        sample_weight: `[n]` or None for ones; rows of weight 0 count as absent, whatever they hold.
+        centred: subtract the weighted mean (exact where x is a small step from its mean: Sterbenz 1974).
+        block: rows in a block.
+    """
+    n, d = x.shape
+    if sample_weight is None:
+        weights, anchor = jnp.ones(n, x.dtype), x[0]
+    else:
+        weights = sample_weight.astype(x.dtype)
+        anchor = x[jnp.argmax(weights > 0)]  # [d], a row that counts
+        x = jnp.where(weights[:, None] > 0, x, anchor[None, :])
+    total = jnp.sum(weights)
+    # the mean of differences from a row: no digit is lost to an offset common to all rows
+    mean = anchor + jnp.sum(weights[:, None] * (x - anchor[None, :]), axis=0) / total  # [d]
+    centre = mean if centred else jnp.zeros(d, x.dtype)
+    x = x - centre[None, :]
+    spread = x if centred else x - mean[None, :]
+    variance = jnp.sum(weights[:, None] * spread**2, axis=0) / total  # [d]
+
+    m = -(-n // block)
+    b = -(-n // m)  # even blocks: the least padding
+    x = jnp.concatenate([x, jnp.broadcast_to(anchor - centre, (m * b - n, d))])
+    weights = jnp.pad(weights, (0, m * b - n))
+    return Rows(x.reshape(m, b, d).transpose(0, 2, 1), weights.reshape(m, b), centre, variance)
+
+
+def sum_blocks(per_block: Callable[[Array, Array], Any], rows: Rows) -> Any:
+    """Add up `per_block(x [d, b], w [b])` over the blocks, one block in memory at a time."""
+    if rows.blocks.shape[0] == 1:
+        return per_block(rows.blocks[0], rows.weights[0])
+    shapes = jax.eval_shape(per_block, rows.blocks[0], rows.weights[0])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def add(total: Any, block: tuple[Array, Array]) -> tuple[Any, None]:
+        return jax.tree.map(operator.add, total, per_block(*block)), None
+
+    return jax.lax.scan(add, zeros, (rows.blocks, rows.weights))[0]
+
+
+def map_rows(per_row: Callable[[Array], Any], x: Array, block: int) -> Any:
+    """Apply a function of rows `[b, d] -> [b, ...]` to `x` `[n, d]`, one block in memory at a time."""
+    n, d = x.shape
+    m = -(-n // block)
+    if m == 1:
+        return per_row(x)
+    b = -(-n // m)
+    x = jnp.concatenate([x, jnp.broadcast_to(x[0], (m * b - n, d))])
+    mapped = jax.lax.map(per_row, x.reshape(m, b, d))
+    return jax.tree.map(lambda leaf: leaf.reshape(m * b, *leaf.shape[2:])[:n], mapped)
+
+
+def block_size(n: int, d: int, k: int, *, lanes: int = 1, chunk_size: int | None = None) -> int:
+    """Rows in a block: `chunk_size` if given, else as many as keep `lanes * k * d` floats a row in cache."""
+    if chunk_size is not None:
+        return min(n, as_count("chunk_size", chunk_size))
+    platform = jax.default_backend()
+    floats = CACHE_FLOATS.get(platform, CACHE_FLOATS_ELSEWHERE)
+    rows = 2 ** int(math.log2(max(1, floats // (lanes * k * d))))
+    largest = MAX_BLOCK if platform in CACHE_FLOATS else n
+    return min(n, max(MIN_BLOCK, min(rows, largest)))
+
+
+def is_traced(*values: Any) -> bool:
+    """Whether any value is abstract, inside jit, vmap or grad: then only its shape can be checked."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def as_count(name: str, value: Any, least: int = 1) -> int:
+    """`value` as a Python int of at least `least`; raises ValueError naming the argument."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        count = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} = {value!r} is not a whole number; give an integer of at least {least}") from None
+    if count < least:
+        raise ValueError(f"{name} = {count} is too small; give an integer of at least {least}")
+    return count
+
+
+def as_components(n_components: Any, n: int) -> int:
+    """The number of components as an int, checked against the number of rows before anything is allocated."""
+    k = as_count("n_components", n_components)
+    if k > n:
+        raise ValueError(f"n_components = {k} exceeds the {n} rows of x; give at most one component per row")
+    return k
+
+
+def as_data(x: ArrayLike, *, n_features: int | None = None) -> Array:
+    """`x` as a floating-point array `[n, d]` of at least float32, or a ValueError saying what is wrong with it.
+
+    Integers and booleans become JAX's default float, half precision becomes float32 (a sum over rows overflows it).
+    Values are checked for NaN and infinity unless `x` is traced.
+    """
+    raw = x
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise ValueError(f"x has a mask over {int(np.sum(x.mask))} values; drop those rows or fill them in")
+    if not isinstance(x, jax.Array):
+        x = np.asarray(x)
+        if x.dtype.kind not in "biuf":
+            raise ValueError(f"x has dtype {x.dtype}; give real numbers")
+    elif jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(f"x has dtype {x.dtype}; give real numbers")
+    if np.ndim(x) != 2:
+        raise ValueError(
+            f"x has {np.ndim(x)} dimensions (shape {np.shape(x)}); give [n, d], for one feature x.reshape(-1, 1)"
+        )
+    n, d = np.shape(x)
+    if n == 0 or d == 0:
+        raise ValueError(f"x has shape {(n, d)}; give at least one row and one column")
+    if n_features is not None and d != n_features:
+        raise ValueError(f"x has {d} columns, the mixture {n_features}; give the columns it was fitted on")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = jnp.asarray(x, float)
+    elif jnp.finfo(x.dtype).bits < 32:
+        x = jnp.asarray(x, jnp.float32)
+    else:
+        x = jnp.asarray(x)
+    if not is_traced(x) and not _all_finite(x):
+        row, column = np.argwhere(~np.isfinite(np.asarray(x)))[0]
+        value = np.asarray(raw)[row, column]
+        if np.isfinite(value):
+            raise ValueError(f"x[{row}, {column}] = {value} is too large for {x.dtype}; rescale it or use float64")
+        raise ValueError(f"x[{row}, {column}] = {value}; drop or fill row {row}, every value must be finite")
+    return x
+
+
+def as_weights(sample_weight: ArrayLike | None, n: int, dtype: Any) -> Array | None:
+    """`sample_weight` as an array `[n]`, or a ValueError; values are checked unless traced."""
+    if sample_weight is None:
+        return None
+    if np.shape(sample_weight) != (n,):
+        raise ValueError(f"sample_weight has shape {np.shape(sample_weight)}; give one weight for each of the {n} rows")
+    if is_traced(sample_weight):
+        return jnp.asarray(sample_weight, dtype)
+    values = np.asarray(sample_weight)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"sample_weight has dtype {values.dtype}; give real numbers")
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if bad.size:
+        raise ValueError(f"sample_weight[{bad[0]}] = {values[bad[0]]}; weights must be finite and not negative")
+    if not np.any(values > 0):
+        raise ValueError("sample_weight is zero everywhere; at least one row must count")
+    return jnp.asarray(sample_weight, dtype)
+
+
+@jax.jit
+def _all_finite_on_device(x: Array) -> Array:
+    return jnp.all(jnp.isfinite(x))
+
+
+def _all_finite(x: Array) -> bool:
+    # small data: numpy, to spare a compilation; large data: where they lie
+    return bool(np.isfinite(np.asarray(x)).all() if x.size <= 2**20 else _all_finite_on_device(x))
