@@ -79,17 +79,27 @@ def ready(x: Array, sample_weight: Array | None, *, centred: bool, block: int) -
     return Rows(x.reshape(m, b, d).transpose(0, 2, 1), weights.reshape(m, b), centre, variance)
 
 
-def sum_blocks(per_block: Callable[[Array, Array], Any], rows: Rows) -> Any:
-    """Add up `per_block(x [d, b], w [b])` over the blocks, one block in memory at a time."""
-    if rows.blocks.shape[0] == 1:
-        return per_block(rows.blocks[0], rows.weights[0])
-    shapes = jax.eval_shape(per_block, rows.blocks[0], rows.weights[0])
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+def sum_blocks(per_block: Callable[..., Any], rows: Rows, *more: Array) -> Any:
+    """Add up `per_block(x [d, b], w [b], ...)` over the blocks, one block in memory at a time.
 
-    def add(total: Any, block: tuple[Array, Array]) -> tuple[Any, None]:
+    `more` are further arrays of the rows, blocked alike: `[m, b, ...]`.
+    """
+    blocks = (rows.blocks, rows.weights, *more)
+    first = [blocked[0] for blocked in blocks]
+    if rows.blocks.shape[0] == 1:
+        return per_block(*first)
+    zeros = zeros_like_result(per_block, *first)
+
+    def add(total: Any, block: tuple[Array, ...]) -> tuple[Any, None]:
         return jax.tree.map(operator.add, total, per_block(*block)), None
 
-    return jax.lax.scan(add, zeros, (rows.blocks, rows.weights))[0]
+    return jax.lax.scan(add, zeros, blocks)[0]
+
+
+def zeros_like_result(function: Callable[..., Any], *args: Any) -> Any:
+    """Zeros in the shapes and dtypes of `function(*args)`, which is not computed."""
+    shapes = jax.eval_shape(function, *args)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def map_rows(per_row: Callable[[Array], Any], x: Array, block: int) -> Any:
@@ -120,8 +130,8 @@ def is_traced(*values: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
-def as_count(name: str, value: Any, least: int = 1) -> int:
-    """`value` as a Python int of at least `least`; raises ValueError naming the argument."""
+def as_count(name: str, value: Any, least: int = 1, most: int = 2**31 - 1) -> int:
+    """`value` as a Python int from `least` to `most`; raises ValueError naming the argument."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
@@ -130,12 +140,14 @@ def as_count(name: str, value: Any, least: int = 1) -> int:
         raise ValueError(f"{name} = {value!r} is not a whole number; give an integer of at least {least}") from None
     if count < least:
         raise ValueError(f"{name} = {count} is too small; give an integer of at least {least}")
+    if count > most:
+        raise ValueError(f"{name} = {count} is too large; give an integer of at most {most}")
     return count
 
 
 def as_components(n_components: Any, n: int) -> int:
     """The number of components as an int, checked against the number of rows before anything is allocated."""
-    k = as_count("n_components", n_components)
+    k = as_count("n_components", n_components, most=10**18)
     if k > n:
         raise ValueError(f"n_components = {k} exceeds the {n} rows of x; give at most one component per row")
     return k

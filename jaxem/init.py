@@ -1,0 +1,248 @@
+"""Where to start: an initialiser is an E-step without a model. It hands out responsibilities, or places components.
+
+The lecture's two:
+    RandomParameters  means at random rows, the pooled covariance for all, weights drawn uniformly (Dirichlet(1)).
+    KMeans            centres by k-means, the variance of *all* the data, sum |x - mean|^2 / (n d) for Spherical, as every
+                      cluster's variance, and the proportions of the clusters as weights.
+and
+    KMeansPlusPlus    rows far from each other (greedy k-means++: Arthur and Vassilvitskii 2007; Celebi et al. 2013), each
+                      row then given to the nearest, and one M-step.
+    RandomPoints      the same from k random rows.
+    FromResponsibilities, FromMixture     whatever is given.
+
+All are pure functions of (key, family, x, n_components, sample_weight), pytrees themselves, and run under jit and vmap.
+Rows are drawn by inverting the cumulative sum of the weights with one uniform number: a row of weight 0 is never drawn,
+and the draw is the same whether it is there or not.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.families.base import Family, alive
+from jaxem.mixture import Mixture
+from jaxem.rows import block_size, ready, sum_blocks
+
+HIGHEST = jax.lax.Precision.HIGHEST
+SHARE = 0.1
+"""what a row keeps for the components it is not nearest to, so that no component starts without spread"""
+
+
+class Initializer(Protocol):
+    """A callable pytree that makes one start."""
+
+    def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
+        """A Mixture from a key, data `[n, d]` and weights `[n]`."""
+
+
+def _pytree(*static: str) -> Callable[[type], type]:
+    def register(cls: type) -> type:
+        cls = dataclasses.dataclass(frozen=True)(cls)
+        names = [field.name for field in dataclasses.fields(cls)]
+        data = [name for name in names if name not in static]
+        return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=list(static))
+
+    return register
+
+
+@_pytree()
+class RandomParameters:
+    """The lecture's random start: means at random rows, pooled covariance, weights from Dirichlet(1)."""
+
+    def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
+        row_key, weight_key = jax.random.split(key)
+        centres = random_rows(row_key, x, sample_weight, n_components)
+        pooled = family.init(x, n_components, sample_weight)
+        log_weights = jax.random.loggamma(weight_key, jnp.ones(n_components, x.dtype))
+        components = family.place(pooled, x, centres, sample_weight)
+        return Mixture(jax.nn.log_softmax(log_weights), components, family)
+
+
+@_pytree("n_iter")
+class KMeans:
+    """The lecture's k-means start: centres, the variance of all the data for every cluster, proportions as weights.
+
+    Attributes:
+        n_iter: steps of Lloyd's algorithm at most.
+    """
+
+    n_iter: int = 100
+
+    def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
+        centres, counts = kmeans(key, x, n_components, sample_weight, n_iter=self.n_iter)
+        pooled = family.init(x, n_components, sample_weight)
+        # a cluster that lost all rows (fewer distinct rows than clusters) keeps a row's worth of weight
+        counts = jnp.maximum(counts, jnp.sum(sample_weight) / x.shape[0])
+        components = family.place(pooled, x, centres, sample_weight)
+        return Mixture(jnp.log(counts / jnp.sum(counts)), components, family)
+
+
+@_pytree()
+class KMeansPlusPlus:
+    """Greedy k-means++ rows as centres, each row to the nearest, one M-step."""
+
+    def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
+        return _nearest(family, x, sample_weight, kmeans_plus_plus(key, x, n_components, sample_weight))
+
+
+@_pytree()
+class RandomPoints:
+    """Random rows as centres, each row to the nearest, one M-step."""
+
+    def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
+        return _nearest(family, x, sample_weight, random_rows(key, x, sample_weight, n_components))
+
+
+@_pytree()
+class FromResponsibilities:
+    """The M-step from given responsibilities.
+
+    Attributes:
+        resp: `[n, k]`, non-negative, rows summing to one (one-hot for hard labels).
+    """
+
+    resp: Array
+
+    def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
+        del key
+        resp = jnp.asarray(self.resp, x.dtype)
+        if resp.shape != (x.shape[0], n_components):
+            raise ValueError(f"resp has shape {resp.shape}; give [n, k] = {(x.shape[0], n_components)}")
+        rows = ready(x, sample_weight, centred=False, block=block_size(*x.shape, n_components))
+        m, b = rows.weights.shape
+        padded = jnp.pad(resp, ((0, m * b - x.shape[0]), (0, 0))).reshape(m, b, n_components)
+        return _m_step_from(family, rows, n_components, lambda _, of_block: of_block, padded)
+
+
+@_pytree()
+class FromMixture:
+    """A given mixture, the same for every restart.
+
+    Attributes:
+        mixture: the start.
+    """
+
+    mixture: Mixture
+
+    def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
+        del key, sample_weight
+        return self.mixture.astype(x.dtype)
+
+
+# -- steps ---------------------------------------------------------------------------------------------------------------
+
+
+def random_rows(key: Array, x: Array, sample_weight: Array, k: int) -> Array:
+    """k rows `[k, d]` of `x` `[n, d]`, no row twice, drawn in proportion to `sample_weight` `[n]`."""
+    keys = jax.random.split(key, k)
+
+    def draw(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        mass, index = carry
+        row = _draw(keys[j], mass, sample_weight, 1)[0]
+        return mass.at[row].set(0.0), index.at[j].set(row)
+
+    index = jax.lax.fori_loop(0, k, draw, (sample_weight, jnp.zeros(k, int)))[1]
+    return x[index]
+
+
+def kmeans_plus_plus(key: Array, x: Array, k: int, sample_weight: Array) -> Array:
+    """k rows `[k, d]` far from each other: each the best of 2 + log k drawn in proportion to squared distance."""
+    n_trials = 2 + int(math.log(k))
+    keys = jax.random.split(key, k)
+    first = x[_draw(keys[0], sample_weight, sample_weight, 1)[0]]
+
+    def add(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        centres, nearest = carry  # [k, d], [n] squared distance to the nearest centre so far
+        candidates = x[_draw(keys[j], sample_weight * nearest, sample_weight, n_trials)]  # [t, d]
+        reached = jnp.minimum(nearest[None, :], _squared_distances(x, candidates))  # [t, n]
+        best = jnp.argmin(jnp.sum(sample_weight[None, :] * reached, axis=1))
+        return centres.at[j].set(candidates[best]), reached[best]
+
+    centres = jnp.broadcast_to(first[None, :], (k, x.shape[1]))
+    return jax.lax.fori_loop(1, k, add, (centres, _squared_distances(x, first[None, :])[0]))[0]
+
+
+def kmeans(key: Array, x: Array, k: int, sample_weight: Array, *, n_iter: int = 100) -> tuple[Array, Array]:
+    """Lloyd's algorithm (1982) from k-means++ centres: centres `[k, d]` and the weight of each cluster `[k]`.
+
+    Stops when no centre moves, or after `n_iter` steps. A cluster that loses all its rows keeps its centre.
+    """
+    rows = ready(x, sample_weight, centred=False, block=block_size(*x.shape, k))
+
+    def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        centres, _, _, i = carry
+
+        def of_block(block: Array, w: Array) -> tuple[Array, Array]:
+            diff = block[None] - centres[:, :, None]  # [k, d, b]
+            member = _one_hot(jnp.sum(diff**2, axis=1)) * w[None, :]  # [k, b]
+            return jnp.sum(member, axis=1), jnp.einsum("kb,kdb->kd", member, diff, precision=HIGHEST)
+
+        counts, moved = sum_blocks(of_block, rows)
+        owned = alive(counts)
+        shift = jnp.where(owned[:, None], moved / jnp.where(owned, counts, 1.0)[:, None], 0.0)
+        return centres + shift, counts, jnp.any(centres + shift != centres), i + 1
+
+    def moving(carry: tuple[Array, Array, Array, Array]) -> Array:
+        return carry[2] & (carry[3] < n_iter)
+
+    centres = kmeans_plus_plus(key, x, k, sample_weight)
+    start = (centres, jnp.zeros(k, x.dtype), jnp.bool_(True), jnp.int32(0))
+    centres, counts, _, _ = jax.lax.while_loop(moving, step, start)
+    return centres, counts
+
+
+def _nearest(family: Family, x: Array, sample_weight: Array, centres: Array) -> Mixture:
+    """One M-step after giving each row to its nearest centre, but for a small share to all."""
+    k = centres.shape[0]
+
+    def resp_of(block: Array) -> Array:
+        member = _one_hot(jnp.sum((block[None] - centres[:, :, None]) ** 2, axis=1))  # [k, b]
+        return ((1.0 - SHARE) * member + SHARE / k).T
+
+    rows = ready(x, sample_weight, centred=False, block=block_size(*x.shape, k))
+    return _m_step_from(family, rows, k, resp_of)
+
+
+def _m_step_from(family: Family, rows: Any, k: int, resp_of: Callable[..., Array], *more: Array) -> Mixture:
+    """The M-step of responsibilities `resp_of(x [d, b], ...) -> [b, k]`, twice.
+
+    The first is taken about the pooled fit and tells where the means are, the second about those means, so that no
+    digit of a small variance is lost to a mean far from the pooled one.
+    """
+    n, d = rows.weights.size, rows.blocks.shape[1]
+    x = rows.blocks.transpose(0, 2, 1).reshape(n, d)
+    params = family.init(x, k, rows.weights.reshape(n))
+    counts = jnp.ones(k, x.dtype)
+    for _ in range(2):
+
+        def of_block(block: Array, w: Array, *of_rows: Array, params: Any = params) -> tuple[Array, Any]:
+            resp = resp_of(block, *of_rows) * w[:, None]  # [b, k]
+            return jnp.sum(resp, axis=0), family.suff_stats(params, block.T, resp)
+
+        counts, stats = sum_blocks(of_block, rows, *more)
+        params = family.m_step(params, counts, stats)
+    owned = alive(counts)
+    shares = jnp.where(owned, counts, 1.0) / jnp.sum(counts)
+    return Mixture(jnp.where(owned, jnp.log(shares), -jnp.inf), params, family)
+
+
+def _draw(key: Array, mass: Array, fallback: Array, count: int) -> Array:
+    """Indices `[count]` drawn with replacement in proportion to `mass` `[n]`, or `fallback` where all mass is zero."""
+    cumulative = jnp.cumsum(jnp.where(jnp.sum(mass) > 0, mass, fallback))
+    total = cumulative[-1]
+    # below the total, or the search would run past the last row that counts
+    level = jnp.minimum(jax.random.uniform(key, (count,), mass.dtype) * total, jnp.nextafter(total, jnp.zeros_like(total)))
+    return jnp.searchsorted(cumulative, level, side="right")
+
+
+def _squared_distances(x: Array, centres: Array) -> Array:
+    return jnp.sum((x[None] - centres[:, None, :]) ** 2, axis=2)  # [t, n]
+
+
+def _one_hot(distances: Array) -> Array:
+    return jax.nn.one_hot(jnp.argmin(distances, axis=0), distances.shape[0], axis=0, dtype=distances.dtype)  # [k, b]

@@ -1,0 +1,380 @@
+"""The loop: E first, then (M, E) per turn, until a stopping rule is met. One bounded `while_loop` serves everything.
+
+    turn t:   theta_t = M-step(stats_{t-1}),   stats_t = E-step(theta_t),   which yields l(theta_t) for free;
+
+so the likelihood reported is that of the parameters returned. `advance` makes up to n turns of one climb, or of many
+lanes at once under one scalar predicate; `fit` is one long advance. A lane that has stopped does not move again.
+
+An accelerator is an optax transformation of the displacement M(theta) - theta in the chart: from the anchor theta, at
+which the last pass was made, it proposes where to look next. The safeguard stands here once: if the objective at the
+proposal is not finite or lower than at the anchor by more than rounding, the proposal is refused, the anchor kept (its
+statistics are still there, so M(anchor) costs no pass), and the next turn is a plain EM step, of which the
+transformation hears by `accepted=False`. Plain EM steps are never refused.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.typing import ArrayLike
+
+from jaxem.em import as_rows, m_step, objective, pass_over
+from jaxem.families.base import epsilon
+from jaxem.mixture import Mixture
+from jaxem.priors import Prior
+from jaxem.rows import Rows, as_components, as_count, block_size, is_traced, ready, zeros_like_result
+from jaxem.stats import Stats
+from jaxem.stopping import GainBelow, Progress, Status, StoppingRule
+
+MAX_ITER = 2000
+"""turns a fit makes at most, by default"""
+NOISE = 8
+"""units of rounding of (|objective| + total weight) that a gain may be off by"""
+FALL = {64: 1e-12, 32: 1e-5}
+"""a fall by this part of (|objective| + total weight) is more than rounding, by bits of the dtype"""
+DEFAULT_TOL = {64: 1e-10, 32: 1e-5}
+"""gain per unit of weight below which a fit stops by default, by bits of the dtype"""
+
+
+class Result(NamedTuple):
+    """A finished climb, or a batch of them with one more leading axis.
+
+    Attributes:
+        mixture: the parameters at the end; always finite unless they were given otherwise.
+        log_likelihood: `[]`, of this mixture; -inf if it could not be computed.
+        objective: `[]`, log-likelihood plus log prior.
+        n_iter: `[]`, turns of the loop, one pass over the data each; the first E-step is not counted.
+        status: `[]`, a `Status`.
+        trace: `[max_iter + 1]`, the objective at the start and after each turn, padded with NaN.
+        rate: `[]`, estimated factor by which the distance to the optimum shrinks per EM step; NaN if unknown.
+        remaining_gain: `[]`, estimated rise of the objective still to come; NaN if unknown.
+    """
+
+    mixture: Mixture
+    log_likelihood: Array
+    objective: Array
+    n_iter: Array
+    status: Array
+    trace: Array
+    rate: Array
+    remaining_gain: Array
+
+
+class State(NamedTuple):
+    """A climb under way. `stats` and `objective` belong to `mixture`, which is centred as the rows are."""
+
+    mixture: Mixture
+    stats: Stats
+    objective: Array
+    gain: Array  # [], of the last accepted turn
+    ratio: Array  # [], of the last two gains that stood clear of rounding
+    accepted: Array  # [], whether the last turn was
+    fell: Array  # [], whether a plain step ever fell
+    n_iter: Array  # [], -1 before the first E-step
+    status: Array
+    trace: Array
+    memory: Any  # the accelerator's
+
+
+def begin(mixture: Mixture, rows: Rows, max_iter: int, accelerator: Any = None) -> State:
+    """The state before the first E-step; `mixture` centred as `rows`. No pass is made."""
+    dtype = mixture.log_weights.dtype
+    missing = jnp.full((), jnp.nan, dtype)
+    return State(
+        mixture=mixture,
+        stats=zeros_like_result(pass_over, mixture, _uncentred(rows)),
+        objective=jnp.full((), -jnp.inf, dtype),
+        gain=missing,
+        ratio=missing,
+        accepted=jnp.bool_(True),
+        fell=jnp.bool_(False),
+        n_iter=jnp.int32(-1),
+        status=jnp.int32(Status.RUNNING),
+        trace=jnp.full(max_iter + 1, jnp.nan, dtype),
+        memory=None if accelerator is None else accelerator.init(mixture.unconstrain()),
+    )
+
+
+def advance(
+    state: State,
+    rows: Rows,
+    n_steps: int | Array,
+    *,
+    stop: StoppingRule,
+    prior: Prior | None = None,
+    accelerator: Any = None,
+) -> State:
+    """Up to `n_steps` turns (the first E-step is one), fewer if the climb ends; all lanes at once if `state` has lanes.
+
+    Calling it again goes on where it stopped: any cutting into pieces gives the same climb.
+    """
+    rows = _uncentred(rows)
+    turn = functools.partial(_turn, rows=rows, stop=stop, prior=prior, accelerator=accelerator)
+    if state.status.ndim:
+        turn = jax.vmap(turn)
+
+    def unfinished(carry: tuple[State, Array]) -> Array:
+        return (carry[1] < n_steps) & jnp.any(carry[0].status == Status.RUNNING)
+
+    def step(carry: tuple[State, Array]) -> tuple[State, Array]:
+        return turn(carry[0]), carry[1] + 1
+
+    return jax.lax.while_loop(unfinished, step, (state, jnp.int32(0)))[0]
+
+
+def finish(state: State, rows: Rows, prior: Prior | None = None) -> Result:
+    """The Result of a climb (one lane), back where the data lie."""
+    mixture, stats = state.mixture, state.stats
+    # counts in rows: weights that sum to less than one a row are scaled up
+    in_rows = jnp.maximum(1.0, jnp.sum(rows.weights > 0) / rows.total_weight)
+
+    def collapsed(components: Any) -> Array:
+        return jnp.any(mixture.family.degenerate(components, stats.counts * in_rows, rows.variance))
+
+    # a turn that ended in NaN is told from the step it tried, which the kept statistics give again
+    tried = m_step(mixture, stats, prior).components
+    broken = state.status == Status.NONFINITE
+    measured = state.n_iter >= 0
+    degenerate = jnp.where(
+        broken, collapsed(mixture.components) | (measured & collapsed(tried)), collapsed(mixture.components)
+    )
+    status = jnp.where(state.status == Status.RUNNING, Status.MAX_ITER, state.status)
+    status = jnp.where(state.fell & ~broken, Status.OBJECTIVE_FELL, status)
+    status = jnp.where(degenerate & _all_finite(mixture.components), Status.DEGENERATE, status)
+
+    known = (state.ratio > 0) & (state.ratio < 1)
+    ratio = jnp.where(known, state.ratio, 0.5)
+    log_likelihood = jnp.where(measured, stats.log_likelihood, -jnp.inf)
+    result = Result(
+        mixture=mixture.shift(rows.centre) if mixture.family.location else mixture,
+        log_likelihood=log_likelihood,
+        objective=state.objective,
+        n_iter=jnp.maximum(state.n_iter, 0),
+        status=status.astype(jnp.int32),
+        trace=state.trace,
+        # gains shrink by the square of the rate: Aitken's series for what is left (Boehning et al. 1994)
+        rate=jnp.where(known, jnp.sqrt(ratio), jnp.nan),
+        remaining_gain=jnp.where(known, jnp.maximum(state.gain, 0.0) * ratio / (1.0 - ratio), jnp.nan),
+    )
+    return jax.tree.map(_forward_only, result)
+
+
+def fit(
+    mixture: Mixture,
+    x: ArrayLike | Rows,
+    sample_weight: ArrayLike | None = None,
+    *,
+    prior: Prior | None = None,
+    stop: StoppingRule | None = None,
+    max_iter: int = MAX_ITER,
+    accelerator: Any = None,
+    chunk_size: int | None = None,
+) -> Result:
+    """Climb from `mixture` to a maximum of the objective by EM.
+
+    Pure: use it under jit, vmap (over `mixture`, or anything else), jvp and jacfwd. For many starts on one data set
+    `fit_restarts` is faster than `vmap(fit)`. Reverse mode has no derivative yet and says so.
+
+    Args:
+        mixture: the start.
+        x: `[n, d]`, or `Rows` made ready before.
+        sample_weight: `[n]`, non-negative; a row of weight 0 is absent, one of weight 3 stands for three.
+        prior: what is known of the parameters; the objective is then log-likelihood + log prior.
+        stop: when the climb is over; by default `GainBelow(1e-10)`, in float32 `GainBelow(1e-5)`. Traced: another
+            tolerance compiles nothing.
+        max_iter: turns to make at most. Static.
+        accelerator: an `optax.GradientTransformationExtraArgs` of EM's displacement in the chart (see the head of
+            loop.py), or None for plain EM. Static.
+        chunk_size: rows worked on at a time; computed from the shapes by default.
+
+    Returns:
+        A Result whose log-likelihood is that of the mixture in it. Failure is a status in it, not an exception.
+
+    Raises:
+        ValueError: the argument, the value found and the remedy, in one line.
+        MemoryError: naming `chunk_size`.
+
+    Example:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.faithful()
+        >>> start = jax.tree.map(lambda leaf: leaf[0], jaxem.starts(jax.random.key(0), jaxem.Full(), x, 2, 1))
+        >>> result = jaxem.fit(start, x)
+        >>> print(f"{result.log_likelihood:.2f}", jaxem.Status(int(result.status)).name)
+        -1130.26 CONVERGED
+    """
+    if mixture.log_weights.ndim != 1:
+        raise ValueError(
+            f"mixture has log_weights of shape {mixture.log_weights.shape}; fit takes one mixture, fit_restarts many"
+        )
+    rows = as_ready(mixture, x, sample_weight, lanes=1, chunk_size=chunk_size)
+    stop = default_stop(rows.blocks.dtype) if stop is None else stop
+    max_iter = as_count("max_iter", max_iter, least=0, most=10**8)
+    with computing(mixture, rows):
+        return _fit(mixture, rows, prior, stop, max_iter, accelerator)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _fit(
+    mixture: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule, max_iter: int, accelerator: Any
+) -> Result:
+    prior = centred_prior(prior, mixture, rows)
+    state = begin(centred(mixture, rows), rows, max_iter, accelerator)
+    state = advance(state, rows, max_iter + 1, stop=stop, prior=prior, accelerator=accelerator)
+    return finish(state, rows, prior)
+
+
+# -- one turn ------------------------------------------------------------------------------------------------------------
+
+
+def _turn(state: State, *, rows: Rows, stop: StoppingRule, prior: Prior | None, accelerator: Any) -> State:
+    """One turn of one lane: propose, one pass, accept or refuse, stop or go on. A stopped lane stays as it is."""
+    old, running, first = state.mixture, state.status == Status.RUNNING, state.n_iter < 0
+
+    plain = m_step(old, state.stats, prior)
+    proposal, is_plain, memory = plain, jnp.bool_(True), state.memory
+    if accelerator is not None:
+        is_plain = first | ~state.accepted
+        anchor = old.unconstrain()
+        updates, memory = accelerator.update(
+            plain.unconstrain() - anchor, memory, anchor, value=state.objective, accepted=state.accepted
+        )
+        proposal = _where(is_plain, plain, old.constrain(anchor + updates))
+        memory = _where(first, state.memory, memory)
+    proposal = _where(first, old, proposal)
+
+    stats = pass_over(proposal, rows)
+    value = objective(proposal, stats, prior)
+
+    scale = jnp.abs(value) + rows.total_weight
+    fallen = value < state.objective - FALL[jnp.finfo(value.dtype).bits] * scale
+    finite = jnp.isfinite(value) & _all_finite(proposal.components) & ~jnp.any(jnp.isnan(proposal.log_weights))
+    accepted = finite & (is_plain | ~fallen)
+
+    gain = jnp.where(first, jnp.inf, value - state.objective)
+    noise = NOISE * epsilon(value.dtype) * scale
+    clear = accepted & (state.gain > 4 * noise) & (gain > 4 * noise) & jnp.isfinite(state.gain)
+    step = jnp.maximum(
+        jnp.max(jnp.abs(proposal.weights - old.weights)), old.family.step_size(old.components, proposal.components)
+    )
+    progress = Progress(gain / rows.total_weight, jnp.where(first, jnp.inf, step), noise / rows.total_weight)
+    verdict = jnp.where(accepted, stop(progress), Status.RUNNING)
+    verdict = jnp.where(finite | ~is_plain, verdict, Status.NONFINITE)
+    n_iter = state.n_iter + 1
+    verdict = jnp.where((verdict == Status.RUNNING) & (n_iter >= _max_iter(state)), Status.MAX_ITER, verdict)
+
+    moved = running & accepted
+    kept = _where(moved, (proposal, stats, value, gain), (old, state.stats, state.objective, state.gain))
+    new = State(
+        *kept,
+        # plain EM alone: an accelerated gain says nothing of EM's rate
+        ratio=jnp.where(moved & clear & is_plain, gain / state.gain, state.ratio),
+        accepted=jnp.where(running, accepted, state.accepted),
+        fell=state.fell | (moved & is_plain & fallen),
+        n_iter=jnp.where(running & (finite | ~is_plain), n_iter, state.n_iter),
+        status=jnp.where(running, verdict, state.status).astype(jnp.int32),
+        trace=state.trace,
+        memory=_where(running, memory, state.memory),
+    )
+    # out of bounds for a stopped lane, and dropped: the trace is written in place, never copied
+    at = jnp.where(new.n_iter > state.n_iter, new.n_iter, _max_iter(state) + 1)
+    return new._replace(trace=state.trace.at[at].set(new.objective, mode="drop"))
+
+
+def _max_iter(state: State) -> int:
+    return state.trace.shape[-1] - 1
+
+
+def _where(condition: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def _all_finite(tree: Any) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+# -- the edge ------------------------------------------------------------------------------------------------------------
+
+
+def as_ready(
+    mixture: Mixture, x: ArrayLike | Rows, sample_weight: ArrayLike | None, *, lanes: int, chunk_size: int | None
+) -> Rows:
+    """Checked and ready rows, in the wider dtype of data and mixture."""
+    if isinstance(x, Rows):
+        if sample_weight is not None:
+            raise ValueError("sample_weight was given with ready Rows, which carry their own; give one of the two")
+        return x
+    data, weights = as_rows(mixture.family, x, sample_weight, mixture)
+    n, d = data.shape
+    k = as_components(mixture.n_components, n)
+    block = block_size(n, d, k, lanes=lanes, chunk_size=chunk_size)
+    return _ready(data, weights, mixture.family.location, block)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _ready(data: Array, weights: Array | None, centred: bool, block: int) -> Rows:
+    return ready(data, weights, centred=centred, block=block)
+
+
+def default_stop(dtype: Any) -> GainBelow:
+    """The stopping rule of a fit that was given none."""
+    return GainBelow(DEFAULT_TOL[jnp.finfo(dtype).bits])
+
+
+def centred(mixture: Mixture, rows: Rows) -> Mixture:
+    """The mixture where the rows are, in their dtype."""
+    mixture = mixture.astype(rows.blocks.dtype)
+    return mixture.shift(-rows.centre) if mixture.family.location else mixture
+
+
+def centred_prior(prior: Prior | None, mixture: Mixture, rows: Rows) -> Prior | None:
+    """The prior where the rows are."""
+    return prior.shift(-rows.centre) if prior is not None and mixture.family.location else prior
+
+
+def _uncentred(rows: Rows) -> Rows:
+    """The same rows as data about the origin: inside the loop the mixture has moved to them."""
+    return Rows(rows.blocks, rows.weights, jnp.zeros_like(rows.centre), rows.variance)
+
+
+@contextlib.contextmanager
+def computing(*values: Any) -> Iterator[None]:
+    """Run a fit: the NaN that pads a trace is no fault for `jax_debug_nans`; no memory is one that names its remedy."""
+    if is_traced(*values):
+        yield
+        return
+    try:
+        with jax.debug_nans(False):
+            yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
+            raise MemoryError(
+                "the fit ran out of memory; pass a smaller chunk_size, fewer restarts at once or a smaller max_iter"
+            ) from error
+        raise
+
+
+# An identity with a derivative but no transpose: reverse mode meets one clear line instead of the loop's own.
+_forward_only_p = Primitive("forward_only")
+_forward_only_p.def_impl(lambda x: x)
+_forward_only_p.def_abstract_eval(lambda x: x)
+mlir.register_lowering(_forward_only_p, lambda _, x: [x])
+batching.primitive_batchers[_forward_only_p] = lambda args, dims: (_forward_only_p.bind(args[0]), dims[0])
+
+
+def _no_reverse(cotangent: Any, x: Any) -> Any:
+    raise NotImplementedError(
+        "fit has no reverse-mode derivative (jax.grad, jax.vjp); use forward mode, jax.jvp or jax.jacfwd"
+    )
+
+
+ad.deflinear2(_forward_only_p, _no_reverse)
+
+
+def _forward_only(leaf: Array) -> Array:
+    return _forward_only_p.bind(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
