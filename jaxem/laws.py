@@ -1,0 +1,452 @@
+"""The laws that bind a family, an E-step and an M-step together, as functions; `verify` tries them on any mixture.
+
+The lecture says of the M-step that one can verify it "by taking derivatives and setting them equal to zero". Autodiff
+takes them here. With Q(phi; theta) = l-hat, the proxy of phi at the responsibilities of theta, and M the EM map:
+
+    additive     stats of the parts sum to those of the whole; weight 3 = three copies; weight 0 = absent
+    tight        Q(theta; theta) = l(theta), and no other responsibilities give a higher elbo        (Neal, Hinton 1998)
+    fisher       grad l(theta) = grad_phi Q(phi; theta) at phi = theta                                     (Fisher 1925)
+    stationary   grad_phi Q(phi; theta) = 0 at phi = M(theta)                                      (the lecture's words)
+    maximal      its Hessian there is negative definite
+    unbeaten     no other mixture tried has a higher Q(.; theta)
+    step         Gaussians: M(theta) - theta = P(theta) grad l(theta)                              (Xu and Jordan 1996)
+    ascent       l(M(theta)) >= l(theta)                                              (Dempster, Laird and Rubin 1977)
+    rate         d/dtheta grad_phi Q(M(theta); theta) = 0: the Jacobian of M is that of an exact maximiser; at a maximum
+                 it is I - inv(I_complete) I_observed                                                          (ibid.)
+    chart        constrain(unconstrain(theta)) = theta; coordinates are finite, also with a dead component
+    block        block_stats in blocks = log_prob and suff_stats on the whole; a row of weight 0 may hold 1e200
+    equivariant  rows in another order, and for location families x + offset, change nothing
+    sample       the score has mean zero over rows drawn from the mixture                     (within 5 standard errors)
+    normalised   the density integrates, over a box, to the share of draws in it              (within 5 standard errors)
+
+Each law has a residual `[]`, zero but for rounding (for `maximal` the largest eigenvalue, which must be negative); a
+function gives those of the laws that share their work. They hold at any mixture, so they are tried away from optima.
+Gradients are measured in their own scale: coordinate j in units of sqrt(n |d^2 Q / d phi_j^2|). A prior adds its
+logarithm to l and to Q.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxem.em import e_step, elbo, m_step, objective, proxy
+from jaxem.families.base import Family, normalise, weighted_sum
+from jaxem.families.gaussian import HIGHEST, Diagonal, Full, Spherical, Tied
+from jaxem.mixture import Mixture, as_supported
+from jaxem.priors import Prior
+from jaxem.rows import as_components
+from jaxem.stats import Stats
+
+MAX_ROWS = 10_000
+"""rows `verify` looks at; of more it takes a seeded sample"""
+MAX_DENSE = 1_000
+"""parameters up to which the whole Hessian is taken; beyond, that of randomly chosen coordinates"""
+DRAWS, BATCHES, BOX_DRAWS, NODES = 8_000, 200, 100_000, 40
+STANDARD_ERRORS = 5.0
+
+
+class Law(NamedTuple):
+    """One law's verdict: it holds if `residual <= tolerance` (NaN never is)."""
+
+    name: str
+    residual: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the law holds."""
+        return bool(self.residual <= self.tolerance)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `verify` found. Printable; `ok` is whether every law holds.
+
+    Attributes:
+        laws: each law's residual, tolerance and verdict.
+        notes: what was sampled or could not be tried.
+    """
+
+    laws: tuple[Law, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every law that was tried holds."""
+        return all(law.ok for law in self.laws)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{law.name:<12} {'holds' if law.ok else 'FAILS'}   {law.residual:9.1e}  (at most {law.tolerance:.0e})"
+            for law in self.laws
+        ]
+        return "\n".join([*lines, *self.notes, f"verified: {'yes' if self.ok else 'NO'}"])
+
+
+def verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None, seed: int = 0) -> Report:
+    """Try the laws on a mixture and data, in float64: does its family's mathematics fit together?
+
+    The laws are tried at the given mixture displaced by random responsibilities, with random row weights, some zero.
+    Not a test of fit: a poor mixture passes, a family with a wrong M-step, density or statistic does not.
+
+    Args:
+        mixture: any Mixture, of a family of your own too.
+        x: `[n, d]`; of more than 10,000 rows a seeded sample is taken, and the report says so.
+        prior: that of the fit, if it had one.
+        seed: of the random choices.
+
+    Raises:
+        ValueError: if x does not suit the mixture.
+
+    Example:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.faithful()
+        >>> starts = jaxem.starts(jax.random.key(0), jaxem.Full(), x, n_components=2, n_restarts=1)
+        >>> jaxem.verify(jaxem.best(jaxem.fit_restarts(starts, x)).mixture, x).ok
+        True
+    """
+    family = mixture.family
+    data = np.asarray(as_supported(family, x, n_features=family.n_features(mixture.components)), np.float64)
+    as_components(mixture.n_components, data.shape[0])
+    rng, notes = np.random.default_rng(seed), []
+    p = mixture.n_parameters
+    most = MAX_ROWS if p <= MAX_DENSE else MAX_ROWS // 5
+    if data.shape[0] > most:
+        notes.append(f"tried on {most} of {data.shape[0]} rows, drawn with seed {seed}")
+        data = data[np.sort(rng.choice(data.shape[0], most, replace=False))]
+    coordinates = np.arange(p)
+    if p > MAX_DENSE:
+        coordinates = np.sort(rng.choice(p, max(16, 64_000 // p), replace=False))
+        notes.append(f"gradients and Hessian of {coordinates.size} of {p} coordinates, drawn with seed {seed}")
+    with jax.enable_x64(True), jax.debug_nans(False):
+        wide, prior = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (mixture, prior))
+        key = jax.random.key(seed)
+        measured = _measure(wide, jnp.asarray(data), key, jnp.asarray(coordinates), prior)
+        residuals = {name: float(value) for name, value in measured.items()}
+        try:
+            residuals["normalised"] = float(normalised(family, jnp.asarray(data), key))
+        except (ValueError, TypeError, NotImplementedError) as error:
+            notes.append(f"normalised: not tried, the family does not take one or two columns ({error})")
+    laws = (Law(name, residuals[name], TOLERANCES[name]) for name in TOLERANCES if name in residuals)
+    return Report(tuple(laws), tuple(notes))
+
+
+TOLERANCES = {
+    "additive": 1e-9,
+    "tight": 1e-10,
+    "fisher": 1e-8,
+    "stationary": 1e-8,
+    "maximal": -1e-12,
+    "unbeaten": 1e-11,
+    "step": 1e-7,
+    "ascent": 1e-12,
+    "rate": 1e-7,
+    "chart": 1e-8,
+    "block": 1e-9,
+    "equivariant": 1e-9,
+    "sample": STANDARD_ERRORS,
+    "normalised": STANDARD_ERRORS,
+}
+"""residuals that float64 rounding may leave; broken formulas leave 1e-4 and more (tests/mutants.py)"""
+
+
+@jax.jit
+def _measure(
+    mixture: Mixture, x: Array, key: Array, coordinates: Array, prior: Prior | None = None
+) -> dict[str, Array]:
+    """All laws but `normalised` in one program, at `mixture` displaced."""
+    keys = jax.random.split(key, 5)
+    n = x.shape[0]
+    weight = jax.random.uniform(keys[0], (n,), x.dtype, 0.5, 1.5)
+    weight = jnp.where(np.arange(n) % 5 == 4, 0.0, weight)
+    elsewhere = jax.lax.map(lambda key: displaced(mixture, x, weight, key, prior), keys[1:3])
+    theta, other = (jax.tree.map(lambda leaf, i=i: leaf[i], elsewhere) for i in range(2))
+    return {
+        **of_stats(theta, x, weight, prior),
+        **of_bounds(theta, x, weight, keys[3], [mixture, other], prior),
+        **of_derivatives(theta, x, weight, keys[4], coordinates, prior),
+        "sample": of_draws(theta, keys[4], coordinates),
+    }
+
+
+# -- the laws, by what they need -----------------------------------------------------------------------------------------
+
+
+def of_stats(mixture: Mixture, x: Array, sample_weight: Array, prior: Prior | None = None) -> dict[str, Array]:
+    """The laws `additive`, `block`, `equivariant`, `ascent` and `chart`, by passes over variants of the rows.
+
+    `sample_weight` must be zero in every fifth row (index 4, 9, ...) and nowhere else.
+    """
+    family, n = mixture.family, x.shape[0]
+    kept = np.arange(n) % 5 != 4
+    first = jnp.asarray(np.arange(n) < (n + 1) // 2)
+    offset = 3.0 * jnp.max(jnp.abs(x), axis=0) + 1.0 if family.location else jnp.zeros(x.shape[1], x.dtype)
+    moved = mixture.shift(offset) if family.location else mixture
+
+    composed = _compose(mixture, x[kept], sample_weight[kept])
+    new = m_step(mixture, composed, prior)
+    variants = [
+        (mixture, x, sample_weight),
+        (mixture, x, jnp.where(first, sample_weight, 0.0)),
+        (mixture, x, jnp.where(first, 0.0, sample_weight)),
+        (mixture, x, 3.0 * sample_weight),
+        (mixture, jnp.where(kept[:, None], x, 1e200), sample_weight),
+        (mixture, x[::-1], sample_weight[::-1]),
+        (moved, x + offset[None, :], sample_weight),
+        (new, x, sample_weight),
+    ]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variants)
+    passes = jax.lax.map(lambda variant: e_step(*variant), stacked)
+    whole, left, right, thrice, wild, reverse, shifted, after = (
+        jax.tree.map(lambda leaf, i=i: leaf[i], passes) for i in range(len(variants))
+    )
+    chunked = e_step(mixture, x, sample_weight, chunk_size=max(1, n // 3))
+    before, later = objective(mixture, whole, prior), objective(new, after, prior)
+    return {
+        "additive": _largest(
+            [difference(left + right, whole), difference(thrice, jax.tree.map(lambda leaf: 3.0 * leaf, whole))]
+        ),
+        "block": _largest([difference(fused, composed) for fused in (whole, chunked, wild)]),
+        "equivariant": _largest([difference(reverse, whole), difference(shifted, whole)]),
+        "ascent": (before - later) / scale(later, sample_weight),
+        "chart": _chart(mixture, x, sample_weight),
+    }
+
+
+def of_bounds(
+    mixture: Mixture, x: Array, sample_weight: Array, key: Array, others: list[Mixture], prior: Prior | None = None
+) -> dict[str, Array]:
+    """The laws `tight` and `unbeaten`, by the proxy of several mixtures at the responsibilities of one."""
+    log_prob = mixture.log_prob(x)
+    log_likelihood = weighted_sum(sample_weight, log_prob)
+    stats = e_step(mixture, x, sample_weight)
+    new = m_step(mixture, stats, prior)
+    mixtures = jax.tree.map(lambda *leaves: jnp.stack(leaves), mixture, new, *others)
+    bounds = jax.lax.map(lambda other: proxy(other, mixture, x, sample_weight), mixtures)
+    priors = [jnp.zeros((), x.dtype) if prior is None else prior.log_prob(m) for m in (mixture, new, *others)]
+    elsewhere = elbo(mixture, x, random_responsibilities(mixture, x, key), sample_weight)
+    top = bounds[1] + priors[1]
+    unit = scale(log_likelihood, sample_weight)
+    return {
+        "tight": _largest(
+            [
+                jnp.abs(stats.log_likelihood - log_likelihood) / unit,
+                jnp.abs(bounds[0] - log_likelihood) / unit,
+                (elsewhere - log_likelihood) / unit,
+            ]
+        ),
+        "unbeaten": _largest([(bounds[i] + priors[i] - top) / scale(top, sample_weight) for i in (0, 2, 3)]),
+    }
+
+
+def of_derivatives(
+    mixture: Mixture, x: Array, sample_weight: Array, key: Array, coordinates: Array, prior: Prior | None = None
+) -> dict[str, Array]:
+    """The laws `fisher`, `stationary`, `maximal`, `rate` and, for Gaussians, `step`.
+
+    `coordinates` `[c]` are those in which the Hessian is taken and gradients are looked at.
+    """
+    free = mixture.unconstrain()
+
+    def q(phi: Array, theta: Array) -> Array:
+        new = mixture.constrain(phi)
+        bound = proxy(new, mixture.constrain(theta), x, sample_weight)
+        return bound if prior is None else bound + prior.log_prob(new)
+
+    def em(theta: Array) -> Array:
+        old = mixture.constrain(theta)
+        return m_step(old, e_step(old, x, sample_weight), prior).unconstrain()
+
+    span = jnp.zeros_like(free).at[coordinates].set(jax.random.normal(key, coordinates.shape, x.dtype))
+    span = span * jnp.abs(em(free) - free)  # a direction in the units of each coordinate
+    top, pushed = jax.jvp(em, (free,), (span,))
+
+    # one derivative of grad_phi Q serves all: at theta itself, along each coordinate at the top, and along theta's path
+    def slope(at: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        phi, d_phi, d_theta = at
+        return jax.jvp(jax.grad(q), (phi, free), (d_phi, d_theta))
+
+    def column(j: Array) -> Array:
+        return jnp.zeros_like(free).at[j].set(1.0)
+
+    still = jnp.zeros_like(free)
+    columns = jax.vmap(column)(coordinates)  # [c, p]
+    points = (
+        jnp.concatenate([free[None], jnp.broadcast_to(top[None], (coordinates.shape[0] + 1, top.shape[0]))]),
+        jnp.concatenate([still[None], pushed[None], columns]),
+        jnp.concatenate([still[None], span[None], jnp.zeros_like(columns)]),
+    )
+    gradients, changes = jax.lax.map(slope, points)
+    at_theta, at_top = gradients[0], gradients[1]
+    drift, hessian = changes[1], changes[2:, coordinates]
+
+    curvature = jnp.abs(jnp.diagonal(hessian))
+    unit = jnp.sqrt(jnp.sum(sample_weight) * jnp.maximum(curvature, 1e-12 * jnp.max(curvature)))
+    inverse = jnp.where(curvature > 0, jax.lax.rsqrt(jnp.where(curvature > 0, curvature, 1.0)), 0.0)
+    correlation = hessian * inverse[:, None] * inverse[None, :]
+    # a coordinate nothing depends on (of a dead component) has no curvature to judge
+    correlation = correlation - jnp.diag(jnp.where(curvature > 0, 0.0, 1.0))
+
+    def climbed(at: Mixture) -> Array:
+        return objective(at, e_step(at, x, sample_weight), prior)
+
+    ascent = jax.grad(climbed)(mixture)
+    by_chart = jax.vjp(mixture.constrain, free)[1](ascent)[0]
+    laws = {
+        "fisher": jnp.max(jnp.abs((by_chart - at_theta)[coordinates]) / unit),
+        "stationary": jnp.max(jnp.abs(at_top[coordinates]) / unit),
+        "maximal": jnp.linalg.eigvalsh(0.5 * (correlation + correlation.T))[-1],
+        "rate": jnp.max(jnp.abs(drift[coordinates]) / unit),
+    }
+    if isinstance(mixture.family, (Spherical, Diagonal, Full, Tied)) and prior is None:
+        laws["step"] = _step(mixture, ascent, mixture.constrain(top), jnp.sum(sample_weight))
+    return laws
+
+
+def of_draws(mixture: Mixture, key: Array, coordinates: Array) -> Array:
+    """The law `sample`: largest mean of the score over draws, in standard errors, all components drawn alike."""
+    k = mixture.n_components
+    even = dataclasses.replace(mixture, log_weights=jnp.full(k, -jnp.log(float(k)), mixture.log_weights.dtype))
+    free = even.unconstrain()
+    draws, _ = even.sample(key, DRAWS)
+
+    def score(batch: Array) -> Array:
+        return jax.grad(lambda at: jnp.mean(even.constrain(at).log_prob(batch)))(free)[coordinates]
+
+    scores = jax.lax.map(score, draws.reshape(BATCHES, -1, draws.shape[1]))  # [batches, c]
+    error = jnp.std(scores, axis=0, ddof=1) / np.sqrt(BATCHES)
+    return jnp.max(jnp.abs(jnp.mean(scores, axis=0)) / jnp.where(error > 0, error, 1.0))
+
+
+def _step(mixture: Mixture, ascent: Mixture, new: Mixture, total: Array) -> Array:
+    """M(theta) against theta + P(theta) grad l(theta), `ascent` being grad l in log weights, means and covariances.
+
+    P is (diag p - p p') / n for weights, Sigma_j / N_j for means, 2 / N_j Sigma_j (x) Sigma_j for covariances about the
+    *old* means; the M-step centres at the new ones, which takes delta_j delta_j' off. (Xu and Jordan 1996, theorem 1)
+    """
+    family, p, old = mixture.family, mixture.weights, mixture.components
+    k, d = old.means.shape
+    # of l as a function of unnormalised log weights: the gradient is N_j itself, and p_j + (N_j - p_j n) / n = N_j / n
+    counts = ascent.log_weights
+    weights = p + (counts - p * jnp.sum(counts)) / total
+    covariances, slope = old.covariances, ascent.components.covariances
+    matrices = family.as_matrices(covariances, k, d)
+    delta = jnp.einsum("kij,kj->ki", matrices, ascent.components.means, precision=HIGHEST) / counts[:, None]
+    outer = delta[:, :, None] * delta[:, None, :]  # [k, d, d]
+    if isinstance(family, Spherical):
+        change = 2 / (d * counts) * covariances**2 * slope - jnp.trace(outer, axis1=1, axis2=2) / d
+    elif isinstance(family, Diagonal):
+        change = 2 / counts[:, None] * covariances**2 * slope - delta**2
+    else:
+        sandwich = "kij,kjl,klm->kim" if isinstance(family, Full) else "ij,jl,lm->im"
+        symmetric = 0.5 * (slope + jnp.swapaxes(slope, -1, -2))
+        change = 2 * jnp.einsum(sandwich, covariances, symmetric, covariances, precision=HIGHEST)
+        if isinstance(family, Full):
+            change = change / counts[:, None, None] - outer
+        else:
+            change = change / total - jnp.einsum("k,kij->ij", counts / total, outer, precision=HIGHEST)
+    return _largest(
+        [
+            jnp.max(jnp.abs(weights - new.weights)),
+            _relative(old.means + delta, new.components.means),
+            _relative(covariances + change, new.components.covariances),
+        ]
+    )
+
+
+def _chart(mixture: Mixture, x: Array, sample_weight: Array) -> Array:
+    """constrain(unconstrain) against the identity; infinite if a mixture with a dead component has no coordinates."""
+    residual = difference(mixture.constrain(mixture.unconstrain()), mixture)
+    if mixture.n_components == 1:
+        return residual
+    resp = mixture.responsibilities(x).at[:, 0].set(0.0) * sample_weight[:, None]
+    stats = mixture.family.suff_stats(mixture.components, x, resp)
+    dead = m_step(mixture, Stats(jnp.zeros((), x.dtype), jnp.sum(resp, axis=0), stats))
+    return jnp.where(jnp.all(jnp.isfinite(dead.unconstrain())), residual, jnp.inf)
+
+
+def _compose(mixture: Mixture, x: Array, sample_weight: Array) -> Stats:
+    """The pass as its parts say it, without blocks: log_prob, responsibilities, suff_stats."""
+    family, components = mixture.family, mixture.components
+    log_prob, resp = normalise(family.log_prob(components, x) + mixture.log_weights[None, :], axis=1)
+    resp = resp * sample_weight[:, None]
+    stats = family.suff_stats(components, x, resp)
+    return Stats(weighted_sum(sample_weight, log_prob), jnp.sum(resp, axis=0), stats)
+
+
+def normalised(family: Family, x: Array, key: Array) -> Array:
+    """The family's density on the first one and two columns of `x`, integrated over the middle of its own draws,
+    against the share of draws there, in standard errors: catches a wrong constant, which no derivative sees."""
+    dimensions = range(1, min(2, x.shape[1]) + 1)
+    return _largest([_normalised(family, x[:, :d], key) for d in dimensions])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _normalised(family: Family, x: Array, key: Array) -> Array:
+    d = x.shape[1]
+    params = family.init(x, 1, None)
+    first_key, second_key = jax.random.split(key)
+    labels = jnp.zeros(BOX_DRAWS, int)
+    low, high = jnp.quantile(family.sample(first_key, params, labels), jnp.array([0.25, 0.75]), axis=0)  # [d]
+    draws = family.sample(second_key, params, labels)
+    # discrete values are summed over, others integrated by Gauss and Legendre
+    discrete = jnp.all(draws == jnp.round(draws))
+    low, high = jnp.where(discrete, jnp.floor(low), low), jnp.where(discrete, jnp.ceil(high), high)
+    inside = jnp.mean(jnp.all((draws >= low[None, :]) & (draws <= high[None, :]), axis=1))
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    nodes, weights = jnp.asarray(nodes, x.dtype), jnp.asarray(weights, x.dtype)
+    half = 0.5 * (high - low)  # [d]
+    smooth = low[:, None] + half[:, None] * (nodes[None, :] + 1.0)  # [d, nodes]
+    lattice = low[:, None] + jnp.arange(NODES, dtype=x.dtype)[None, :]
+    axes = jnp.where(discrete, lattice, smooth)
+    shares = jnp.where(discrete, jnp.where(lattice <= high[:, None], 1.0, 0.0), half[:, None] * weights[None, :])
+    points = jnp.stack([axis.ravel() for axis in jnp.meshgrid(*axes, indexing="ij")], axis=1)
+    mass = functools.reduce(lambda a, b: (a[:, None] * b[None, :]).ravel(), list(shares))
+    integral = jnp.sum(mass * jnp.exp(family.log_prob(params, points)[:, 0]))
+    error = jnp.sqrt(jnp.maximum(inside * (1.0 - inside), 1.0 / BOX_DRAWS) / BOX_DRAWS)
+    return jnp.abs(integral - inside) / error
+
+
+# -- what they share -----------------------------------------------------------------------------------------------------
+
+
+def displaced(mixture: Mixture, x: Array, sample_weight: Array, key: Array, prior: Prior | None = None) -> Mixture:
+    """A mixture elsewhere, in the data's own scale: an M-step from responsibilities and weights part random."""
+    resp_key, weight_key = jax.random.split(key)
+    resp = random_responsibilities(mixture, x, resp_key)
+    resp = resp * (sample_weight * jax.random.exponential(weight_key, sample_weight.shape, x.dtype))[:, None]
+    stats = mixture.family.suff_stats(mixture.components, x, resp)
+    return m_step(mixture, Stats(jnp.zeros((), x.dtype), jnp.sum(resp, axis=0), stats), prior)
+
+
+def random_responsibilities(mixture: Mixture, x: Array, key: Array) -> Array:
+    """Responsibilities `[n, k]`, three tenths of each row drawn at random."""
+    resp = mixture.responsibilities(x)
+    return 0.7 * resp + 0.3 * jax.random.dirichlet(key, jnp.ones(resp.shape[1], resp.dtype), (resp.shape[0],))
+
+
+def scale(value: Array, sample_weight: Array) -> Array:
+    """What a sum over rows is measured in: its size, or one per unit of weight if that is more."""
+    return jnp.abs(value) + jnp.sum(sample_weight)
+
+
+def difference(a: Any, b: Any) -> Array:
+    """Largest difference between the leaves of two pytrees, relative to the largest entry of the leaf."""
+    return _largest([_relative(u, v) for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)])
+
+
+def _relative(a: Array, b: Array) -> Array:
+    # equal infinities (log weights of dead components) do not differ
+    return jnp.max(jnp.where(a == b, 0.0, jnp.abs(a - b))) / jnp.maximum(jnp.max(jnp.abs(b)), 1e-300)
+
+
+def _largest(residuals: list[Array]) -> Array:
+    return jnp.max(jnp.stack(residuals))
+
+
