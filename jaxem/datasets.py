@@ -1,14 +1,20 @@
 """The bundled data, and tables of numbers from files: CSV, TSV, Parquet and npy.
 
-Whatever is wrong with a file is said in one `DataError` that names the place: file, line or row, column, and the value.
+Whatever is wrong with a file is said in one `DataError` that names the place: file, row, column, and the value found.
+Rows are counted from 1, without the header.
 """
 
 import csv
 import importlib.resources
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+SNIFFED = 65_536
+"""characters of a text file that tell its delimiter and header"""
 
 
 class DataError(ValueError):
@@ -19,7 +25,7 @@ class Table(NamedTuple):
     """Numbers with names.
 
     Attributes:
-        values: `[n, d]`, float64.
+        values: `[n, d]`, float64, or float32 where the file says so.
         columns: the names of the d columns.
     """
 
@@ -28,11 +34,172 @@ class Table(NamedTuple):
 
 
 def faithful() -> np.ndarray:
-    """Old Faithful: 272 eruptions, `[272, 2]` of duration and waiting time in minutes (Azzalini and Bowman 1990)."""
+    """Old Faithful, `[272, 2]`: duration of an eruption and waiting time to the next, in minutes.
+
+    Azzalini and Bowman 1990, as R's `faithful`.
+    """
     return faithful_table().values
 
 
 def faithful_table() -> Table:
     """`faithful` with its column names."""
-    with importlib.resources.as_file(importlib.resources.files("jaxem") / "data" / "faithful.csv") as path:
-        return read_table(path)
+    text = (importlib.resources.files("jaxem") / "data" / "faithful.csv").read_text(encoding="utf-8")
+    header, *lines = text.split()
+    return Table(np.array([line.split(",") for line in lines], float), tuple(header.split(",")))
+
+
+def read_table(path: str | Path, columns: Sequence[str] | None = None) -> Table:
+    """Read a table of numbers; the suffix tells the format: .csv, .tsv, .txt, .parquet or .npy.
+
+    Text files may have a header or none (then the columns are x1, x2, ...); comma, tab, semicolon and space are
+    recognised as delimiters.
+
+    Args:
+        path: the file.
+        columns: names of the columns to keep, in this order; all by default, which must then all be numbers.
+
+    Raises:
+        DataError: naming the file, the place, what was found there and what to do.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path} is a directory; give a file")
+    if not path.exists():
+        raise DataError(f"{path} does not exist; check the name")
+    readers = {".npy": _read_npy, ".parquet": _read_parquet, ".csv": _read_text, ".tsv": _read_text, ".txt": _read_text}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path} has the suffix {path.suffix!r}; give one of {', '.join(sorted(readers))}")
+    try:
+        return reader(path, columns)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read_npy(path: Path, columns: Sequence[str] | None) -> Table:
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} is no npy file of numbers ({_line(error)})") from error
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+        raise DataError(f"{path} holds {getattr(values, 'dtype', 'several arrays')}; give an npy file of real numbers")
+    if values.ndim != 2:
+        raise DataError(f"{path} holds an array of shape {values.shape}; give [n, d], for one feature [n, 1]")
+    names = tuple(f"x{j + 1}" for j in range(values.shape[1]))
+    kept = _chosen(path, names, columns)
+    values = values[:, [names.index(name) for name in kept]]
+    return _checked(path, values.astype(np.float32 if values.dtype == np.float32 else np.float64), kept)
+
+
+def _read_parquet(path: Path, columns: Sequence[str] | None) -> Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} is no readable Parquet file ({_line(error)})") from error
+    return _from_arrow(path, table, columns)
+
+
+def _read_text(path: Path, columns: Sequence[str] | None) -> Table:
+    import pyarrow
+    import pyarrow.csv
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            head = file.read(SNIFFED)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text in UTF-8 (byte {error.start}); export it as UTF-8 CSV") from error
+    lines = [line for line in head.splitlines() if line.strip()]
+    if not lines:
+        raise DataError(f"{path} is empty; give a file with at least one row")
+    if "\0" in head:
+        raise DataError(f"{path} holds NUL bytes; it is no text file")
+    delimiter = _delimiter(lines[0])
+    first = next(csv.reader([lines[0]], delimiter=delimiter))
+    has_header = not all(_is_number(field) for field in first)
+    names = [field.strip() for field in first] if has_header else [f"x{j + 1}" for j in range(len(first))]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path} has two columns named {twice!r}; rename one")
+    try:
+        table = pyarrow.csv.read_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(
+                column_names=None if has_header else names, block_size=max(2**20, path.stat().st_size)
+            ),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
+            convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
+        )
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} is not a table: {_line(error)}; every row must have {len(names)} fields") from error
+    return _from_arrow(path, table.rename_columns(names), columns)
+
+
+def _from_arrow(path: Path, table: Any, columns: Sequence[str] | None) -> Table:
+    import pyarrow.types
+
+    names = tuple(str(name) for name in table.column_names)
+    kept = _chosen(path, names, columns)
+    arrays, single = [], True
+    for name in kept:
+        column = table.column(names.index(name))
+        kind = column.type
+        numeric = pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_boolean(kind)
+        if not numeric and len(column) > column.null_count:
+            found = next(value for value in column.to_pylist() if value is not None and not _is_number(str(value)))
+            row = column.to_pylist().index(found) + 1
+            raise DataError(
+                f"{path}: column {name!r} is not numeric (row {row} holds {str(found)[:40]!r}); "
+                "correct it or name the columns to use with --columns"
+            )
+        single &= pyarrow.types.is_float32(kind)
+        values = column.cast("float64") if numeric else None
+        arrays.append(np.full(len(column), np.nan) if values is None else values.to_numpy().astype(np.float64))
+    values = np.column_stack(arrays) if arrays else np.empty((table.num_rows, 0))
+    return _checked(path, values.astype(np.float32) if single else values, kept)
+
+
+def _chosen(path: Path, names: tuple[str, ...], columns: Sequence[str] | None) -> tuple[str, ...]:
+    if columns is None:
+        return names
+    for name in columns:
+        if name not in names:
+            raise DataError(f"{path} has no column {name!r}; it has {', '.join(names)[:200]}")
+    return tuple(columns)
+
+
+def _checked(path: Path, values: np.ndarray, columns: tuple[str, ...]) -> Table:
+    if values.shape[0] == 0:
+        raise DataError(f"{path} has no rows; give at least one")
+    if values.shape[1] == 0:
+        raise DataError(f"{path} has no columns; give at least one")
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, column = bad[0]
+        found = "a missing value or NaN" if math.isnan(values[row, column]) else str(values[row, column])
+        raise DataError(
+            f"{path}: row {row + 1}, column {columns[column]!r} holds {found}; fill or drop it ({len(bad)} such values)"
+        )
+    return Table(values, columns)
+
+
+def _delimiter(line: str) -> str:
+    counts = {delimiter: line.count(delimiter) for delimiter in ",\t;"}
+    best = max(counts, key=lambda delimiter: counts[delimiter])
+    if counts[best]:
+        return best
+    return " " if " " in line.strip() else ","
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field.strip().strip('"'))
+    except ValueError:
+        return field.strip() == ""
+    return True
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

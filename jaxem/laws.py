@@ -126,11 +126,11 @@ def verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None, seed: 
         notes.append(f"gradients and Hessian of {coordinates.size} of {p} coordinates, drawn with seed {seed}")
     with jax.enable_x64(True), jax.debug_nans(False):
         wide, prior = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (mixture, prior))
-        key = jax.random.key(seed)
-        measured = _measure(wide, jnp.asarray(data), key, jnp.asarray(coordinates), prior)
+        chance = Chance.draw(rng, data.shape[0], mixture.n_components, coordinates.size)
+        measured = _measure(wide, jnp.asarray(data), chance, jnp.asarray(coordinates), prior)
         residuals = {name: float(value) for name, value in measured.items()}
         try:
-            residuals["normalised"] = float(normalised(family, jnp.asarray(data), key))
+            residuals["normalised"] = float(normalised(family, jnp.asarray(data), chance.key))
         except (ValueError, TypeError, NotImplementedError) as error:
             notes.append(f"normalised: not tried, the family does not take one or two columns ({error})")
     laws = (Law(name, residuals[name], TOLERANCES[name]) for name in TOLERANCES if name in residuals)
@@ -156,22 +156,41 @@ TOLERANCES = {
 """residuals that float64 rounding may leave; broken formulas leave 1e-4 and more (tests/mutants.py)"""
 
 
+class Chance(NamedTuple):
+    """The random numbers of one report, drawn on the host: random generators are slow to compile."""
+
+    weight: Array  # [n], row weights, zero in every fifth row
+    jolts: Array  # [2, n], factors of the weights
+    noise: Array  # [3, n, k], responsibilities
+    span: Array  # [c], a direction
+    key: Array  # for `Family.sample`
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, n: int, k: int, c: int) -> "Chance":
+        """Numbers for n rows, k components and c coordinates."""
+        weight = np.where(np.arange(n) % 5 == 4, 0.0, rng.uniform(0.5, 1.5, n))
+        key = jax.random.key(int(rng.integers(2**31)))
+        drawn = (weight, rng.exponential(size=(2, n)), rng.dirichlet(np.ones(k), (3, n)), rng.normal(size=c))
+        return cls(*(jnp.asarray(values) for values in drawn), key)
+
+
 @jax.jit
 def _measure(
-    mixture: Mixture, x: Array, key: Array, coordinates: Array, prior: Prior | None = None
+    mixture: Mixture, x: Array, chance: Chance, coordinates: Array, prior: Prior | None = None
 ) -> dict[str, Array]:
     """All laws but `normalised` in one program, at `mixture` displaced."""
-    keys = jax.random.split(key, 5)
-    n = x.shape[0]
-    weight = jax.random.uniform(keys[0], (n,), x.dtype, 0.5, 1.5)
-    weight = jnp.where(np.arange(n) % 5 == 4, 0.0, weight)
-    elsewhere = jax.lax.map(lambda key: displaced(mixture, x, weight, key, prior), keys[1:3])
-    theta, other = (jax.tree.map(lambda leaf, i=i: leaf[i], elsewhere) for i in range(2))
+    weight = chance.weight
+
+    def elsewhere(drawn: tuple[Array, Array]) -> Mixture:
+        return displaced(mixture, x, weight, *drawn, prior)
+
+    pair = jax.lax.map(elsewhere, (chance.jolts, chance.noise[:2]))
+    theta, other = (jax.tree.map(lambda leaf, i=i: leaf[i], pair) for i in range(2))
     return {
         **of_stats(theta, x, weight, prior),
-        **of_bounds(theta, x, weight, keys[3], [mixture, other], prior),
-        **of_derivatives(theta, x, weight, keys[4], coordinates, prior),
-        "sample": of_draws(theta, keys[4], coordinates),
+        **of_bounds(theta, x, weight, chance.noise[2], [mixture, other], prior),
+        **of_derivatives(theta, x, weight, chance.span, coordinates, prior),
+        "sample": of_draws(theta, chance.key, coordinates),
     }
 
 
@@ -220,7 +239,7 @@ def of_stats(mixture: Mixture, x: Array, sample_weight: Array, prior: Prior | No
 
 
 def of_bounds(
-    mixture: Mixture, x: Array, sample_weight: Array, key: Array, others: list[Mixture], prior: Prior | None = None
+    mixture: Mixture, x: Array, sample_weight: Array, noise: Array, others: list[Mixture], prior: Prior | None = None
 ) -> dict[str, Array]:
     """The laws `tight` and `unbeaten`, by the proxy of several mixtures at the responsibilities of one."""
     log_prob = mixture.log_prob(x)
@@ -230,7 +249,7 @@ def of_bounds(
     mixtures = jax.tree.map(lambda *leaves: jnp.stack(leaves), mixture, new, *others)
     bounds = jax.lax.map(lambda other: proxy(other, mixture, x, sample_weight), mixtures)
     priors = [jnp.zeros((), x.dtype) if prior is None else prior.log_prob(m) for m in (mixture, new, *others)]
-    elsewhere = elbo(mixture, x, random_responsibilities(mixture, x, key), sample_weight)
+    elsewhere = elbo(mixture, x, random_responsibilities(mixture, x, noise), sample_weight)
     top = bounds[1] + priors[1]
     unit = scale(log_likelihood, sample_weight)
     return {
@@ -246,11 +265,12 @@ def of_bounds(
 
 
 def of_derivatives(
-    mixture: Mixture, x: Array, sample_weight: Array, key: Array, coordinates: Array, prior: Prior | None = None
+    mixture: Mixture, x: Array, sample_weight: Array, span: Array, coordinates: Array, prior: Prior | None = None
 ) -> dict[str, Array]:
     """The laws `fisher`, `stationary`, `maximal`, `rate` and, for Gaussians, `step`.
 
-    `coordinates` `[c]` are those in which the Hessian is taken and gradients are looked at.
+    `coordinates` `[c]` are those in which the Hessian is taken and gradients are looked at; `span` `[c]` is a random
+    direction in them.
     """
     free = mixture.unconstrain()
 
@@ -263,8 +283,8 @@ def of_derivatives(
         old = mixture.constrain(theta)
         return m_step(old, e_step(old, x, sample_weight), prior).unconstrain()
 
-    span = jnp.zeros_like(free).at[coordinates].set(jax.random.normal(key, coordinates.shape, x.dtype))
-    span = span * jnp.abs(em(free) - free)  # a direction in the units of each coordinate
+    # in the units of each coordinate
+    span = jnp.zeros_like(free).at[coordinates].set(span) * jnp.maximum(jnp.abs(free), 1e-3)
     top, pushed = jax.jvp(em, (free,), (span,))
 
     # one derivative of grad_phi Q serves all: at theta itself, along each coordinate at the top, and along theta's path
@@ -416,19 +436,18 @@ def _normalised(family: Family, x: Array, key: Array) -> Array:
 # -- what they share -----------------------------------------------------------------------------------------------------
 
 
-def displaced(mixture: Mixture, x: Array, sample_weight: Array, key: Array, prior: Prior | None = None) -> Mixture:
+def displaced(
+    mixture: Mixture, x: Array, sample_weight: Array, jolt: Array, noise: Array, prior: Prior | None = None
+) -> Mixture:
     """A mixture elsewhere, in the data's own scale: an M-step from responsibilities and weights part random."""
-    resp_key, weight_key = jax.random.split(key)
-    resp = random_responsibilities(mixture, x, resp_key)
-    resp = resp * (sample_weight * jax.random.exponential(weight_key, sample_weight.shape, x.dtype))[:, None]
+    resp = random_responsibilities(mixture, x, noise) * (sample_weight * jolt)[:, None]
     stats = mixture.family.suff_stats(mixture.components, x, resp)
     return m_step(mixture, Stats(jnp.zeros((), x.dtype), jnp.sum(resp, axis=0), stats), prior)
 
 
-def random_responsibilities(mixture: Mixture, x: Array, key: Array) -> Array:
-    """Responsibilities `[n, k]`, three tenths of each row drawn at random."""
-    resp = mixture.responsibilities(x)
-    return 0.7 * resp + 0.3 * jax.random.dirichlet(key, jnp.ones(resp.shape[1], resp.dtype), (resp.shape[0],))
+def random_responsibilities(mixture: Mixture, x: Array, noise: Array) -> Array:
+    """Responsibilities `[n, k]`, three tenths of each row those of `noise` `[n, k]`."""
+    return 0.7 * mixture.responsibilities(x) + 0.3 * noise
 
 
 def scale(value: Array, sample_weight: Array) -> Array:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -99,12 +100,14 @@ class Mixture:
 def as_supported(family: Family, x: ArrayLike, n_features: int | None = None) -> Array:
     """`as_data`, and a ValueError if a value cannot occur under the family."""
     data = as_data(x, n_features=n_features)
-    if not is_traced(data):
+    if is_traced(data):
+        return data
+    with jax.ensure_compile_time_eval():  # the data may be a constant inside somebody's jit
         possible = family.support(data)
-        if not bool(jnp.all(possible)):
-            row, column = jnp.argwhere(~possible)[0].tolist()
+        if possible is not True and not bool(jnp.all(possible)):
+            row, column = np.argwhere(~np.asarray(possible))[0]
             raise ValueError(
-                f"x[{row}, {column}] = {data[row, column]} cannot occur under {type(family).__name__}; "
+                f"x[{row}, {column}] = {np.asarray(data)[row, column]} cannot occur under {type(family).__name__}; "
                 "recode the data or choose another family"
             )
     return data

@@ -6,6 +6,7 @@ leading axis, and lanes that have stopped stay as they are until the last of the
 """
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,8 +41,8 @@ LANES = 64
 """restarts that climb at once"""
 START_FLOATS = 2**24
 """floats that starts drawn at once may keep alive"""
-PIECE_STEPS = 16
-"""turns between two calls of a callback"""
+PIECE_SECONDS = 0.25
+"""time between two calls of a callback, where a turn takes no longer"""
 MAX_RESTARTS = 2**24
 
 
@@ -211,18 +212,21 @@ def _fit_in_pieces(
     r = mixtures.log_weights.shape[0]
     prior = centred_prior(prior, mixtures, rows)
     batches = _batches(mixtures, width)
-    results, finished, passes, best_so_far = [], 0, 0, -np.inf
+    results, finished, passes, best_so_far, n_steps = [], 0, 0, -np.inf, 1
     for i in range(batches[1].shape[0]):
         state = _begin_jit(*jax.tree.map(lambda leaf, i=i: leaf[i], batches), rows, max_iter, accelerator)
         real = min(width, r - i * width)
         while True:
-            state = _advance_jit(state, rows, PIECE_STEPS, stop, prior, accelerator)
+            begun = time.perf_counter()
+            state = _advance_jit(state, rows, n_steps, stop, prior, accelerator)
             status, n_iter, value = (np.asarray(leaf)[:real] for leaf in (state.status, state.n_iter, state.objective))
             done = int(np.sum(status != Status.RUNNING))
             top = max(best_so_far, float(np.max(value)))
             callback(Lanes(finished + done, r, passes + int(np.sum(np.maximum(n_iter, 0))), top))
             if done == real:
                 break
+            pace = PIECE_SECONDS / max(time.perf_counter() - begun, 1e-6)
+            n_steps = max(1, int(n_steps * min(2.0, pace)))
         finished, passes, best_so_far = finished + real, passes + int(np.sum(np.maximum(n_iter, 0))), top
         results.append(jax.tree.map(lambda leaf, real=real: leaf[:real], _finish_jit(state, rows, prior)))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *results) if len(results) > 1 else results[0]

@@ -218,4 +218,5 @@ def _all_finite_on_device(x: Array) -> Array:
 
 def _all_finite(x: Array) -> bool:
     # small data: numpy, to spare a compilation; large data: where they lie
-    return bool(np.isfinite(np.asarray(x)).all() if x.size <= 2**20 else _all_finite_on_device(x))
+    with jax.ensure_compile_time_eval():  # the data may be a constant inside somebody's jit
+        return bool(np.isfinite(np.asarray(x)).all() if x.size <= 2**20 else _all_finite_on_device(x))

@@ -116,9 +116,10 @@ class Family(abc.ABC):
         ]
         return jnp.max(jnp.stack(sizes))
 
-    def support(self, x: Array) -> Array:
-        """Which entries of `x` `[n, d]` can occur at all, `[n, d]` of bool."""
-        return jnp.ones(x.shape, bool)
+    def support(self, x: Array) -> Array | bool:
+        """Which entries of `x` `[n, d]` can occur at all, `[n, d]` of bool, or True for any number."""
+        del x
+        return True
 
     def n_features(self, params: Params) -> int | None:
         """Number of columns d that `log_prob` expects, or None if the parameters do not tell."""

@@ -1,0 +1,484 @@
+"""The command line: jaxem fit | predict | score | sample | verify.
+
+What was asked for goes to stdout, progress and complaints to stderr. Exit codes: 0 done (also when a fit did not converge,
+which it says), 1 the data or the fit failed, 2 wrong usage, 130 interrupted. Data in float64 are computed in float64,
+whatever JAX's setting. JAX is imported only once there is work to do, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import enum
+import io as text_io
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.table import Table as Grid
+except ModuleNotFoundError as error:  # the extra is missing
+    raise SystemExit(f"jaxem: {error.name} is not installed; the command line needs: pip install 'jaxem[cli]'") from error
+
+if TYPE_CHECKING:
+    from jaxem.datasets import Table
+    from jaxem.families.base import Family
+    from jaxem.init import Initializer
+    from jaxem.loop import Result
+    from jaxem.mixture import Mixture
+    from jaxem.restarts import Landscape
+
+app = typer.Typer(
+    name="jaxem",
+    help="Fit mixture models by expectation-maximisation, from many starts at once, and verify the mathematics.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+SHOWN = 6
+"""features and components a printed table shows at most"""
+BUNDLED = "Old Faithful (bundled)"
+
+
+class Covariance(enum.StrEnum):
+    """Names of the Gaussian families, as in scikit-learn."""
+
+    FULL = "full"
+    TIED = "tied"
+    DIAG = "diag"
+    SPHERICAL = "spherical"
+
+
+class Init(enum.StrEnum):
+    """Names of the initialisers."""
+
+    KMEANS_PLUS_PLUS = "k-means++"
+    KMEANS = "kmeans"
+    RANDOM = "random"
+    RANDOM_POINTS = "random-points"
+
+
+Data = Annotated[Path | None, typer.Argument(help="csv, tsv, parquet or npy; Old Faithful if left out.")]
+Model = Annotated[Path, typer.Argument(help="A model that `jaxem fit --out` saved.")]
+Columns = Annotated[str | None, typer.Option(help="Names of the columns to use, separated by commas.")]
+Out = Annotated[Path | None, typer.Option(help="Write here instead of to stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
+ChunkSize = Annotated[int | None, typer.Option(min=1, help="Rows worked on at a time, to bound memory.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the random numbers.")]
+
+
+@app.command()
+def fit(
+    data: Data = None,
+    components: Annotated[int, typer.Option("-k", "--components", help="Number of components.")] = 2,
+    covariance: Annotated[Covariance, typer.Option(help="Form of the covariances.")] = Covariance.FULL,
+    restarts: Annotated[int, typer.Option(help="Number of starts.")] = 64,
+    seed: Seed = 0,
+    init: Annotated[Init, typer.Option(help="How starts are made.")] = Init.KMEANS_PLUS_PLUS,
+    tol: Annotated[
+        float | None, typer.Option(help="Stop below this gain of log-likelihood per row. [default: 1e-10]")
+    ] = None,
+    max_iter: Annotated[int, typer.Option(min=0, help="EM steps of a restart at most.")] = 10_000,
+    columns: Columns = None,
+    out: Annotated[Path | None, typer.Option(help="Save the best mixture here (safetensors).")] = None,
+    force: Force = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not verify the mathematics at the result.")] = False,
+    chunk_size: ChunkSize = None,
+) -> None:
+    """Fit a mixture of Gaussians to DATA by EM from many starts; without DATA to the bundled Old Faithful."""
+
+    def work() -> None:
+        import math
+
+        from jaxem.io import save
+        from jaxem.rows import as_components, as_count
+        from jaxem.stopping import Status
+
+        _check_free(out, force)
+        if tol is not None and not tol > -math.inf:
+            raise typer.BadParameter(f"{tol} is not a tolerance; give a number such as 1e-8", param_hint="--tol")
+        table = _read(data, columns)
+        as_components(components, table.values.shape[0])
+        as_count("restarts", restarts, most=2**20)
+        as_count("max_iter", max_iter, least=0, most=10**7)
+        with _precision(table):
+            result, landscape = _fit(table, components, covariance, restarts, seed, init, tol, max_iter, chunk_size)
+            status = Status(int(result.status))
+            _print_fit(data, table, covariance, result, landscape, status)
+            if status in (Status.DEGENERATE, Status.NONFINITE):
+                raise _Failure(_advice(table, components, covariance, status))
+            if not no_verify:
+                _print_verification(result.mixture, table)
+            if out is None:
+                print("not saved (--out FILE saves the mixture)")
+            else:
+                save(result.mixture, out, overwrite=force)
+                print(f"saved to {out}")
+
+    _run(work)
+
+
+@app.command()
+def predict(
+    model: Model,
+    data: Data = None,
+    proba: Annotated[bool, typer.Option("--proba", help="The probability of each component, not the likeliest.")] = False,
+    columns: Columns = None,
+    out: Out = None,
+    force: Force = False,
+) -> None:
+    """Print the component of each row of DATA, as CSV."""
+
+    def work() -> None:
+        import numpy as np
+
+        _check_free(out, force)
+        table = _read(data, columns)
+        with _precision(table):
+            mixture = _load(model)
+            resp = np.asarray(mixture.responsibilities(table.values))
+        if proba:
+            _write_csv([f"p{j}" for j in range(resp.shape[1])], resp.tolist(), out, force)
+        else:
+            _write_csv(["component"], [[label] for label in resp.argmax(axis=1).tolist()], out, force)
+
+    _run(work)
+
+
+@app.command()
+def score(model: Model, data: Data = None, columns: Columns = None) -> None:
+    """Print the log-likelihood of DATA under a model, in total and per row, and its BIC and AIC."""
+
+    def work() -> None:
+        import numpy as np
+
+        table = _read(data, columns)
+        with _precision(table):
+            mixture = _load(model)
+            log_prob = np.asarray(mixture.log_prob(table.values), np.float64)
+            total, n, p = float(log_prob.sum()), len(log_prob), mixture.n_parameters
+        print(f"log_likelihood {total:.6f}\nper_row {total / n:.6f}\nrows {n}")
+        print(f"bic {-2 * total + p * np.log(n):.6f}\naic {-2 * total + 2 * p:.6f}")
+
+    _run(work)
+
+
+@app.command()
+def sample(
+    model: Model,
+    n: Annotated[int, typer.Option("-n", "--rows", min=1, max=10**9, help="Number of rows.")] = 100,
+    seed: Seed = 0,
+    out: Out = None,
+    force: Force = False,
+) -> None:
+    """Draw rows from a model and print them as CSV, with the component each came from."""
+
+    def work() -> None:
+        import jax
+        import numpy as np
+
+        _check_free(out, force)
+        with jax.enable_x64(True):
+            mixture = _load(model)
+            rows, labels = (np.asarray(leaf) for leaf in mixture.sample(jax.random.key(seed), n))
+        names = [*(f"x{j + 1}" for j in range(rows.shape[1])), "component"]
+        _write_csv(names, ([*row, label] for row, label in zip(rows.tolist(), labels.tolist(), strict=True)), out, force)
+
+    _run(work)
+
+
+@app.command()
+def verify(model: Model, data: Data = None, columns: Columns = None, seed: Seed = 0) -> None:
+    """Try the laws of EM on a model and DATA, and print each with its residual and verdict."""
+
+    def work() -> None:
+        import jaxem
+
+        report = jaxem.verify(_load(model), _read(data, columns).values, seed=seed)
+        print(report)
+        if not report.ok:
+            raise _Failure("a law fails: the model's formulas do not fit together on these data")
+
+    _run(work)
+
+
+def main() -> None:
+    """Entry point of the `jaxem` command."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _interrupted()
+
+
+# -- work ----------------------------------------------------------------------------------------------------------------
+
+
+class _Failure(Exception):
+    """The work failed in a foreseen way; the message is what the user reads."""
+
+
+def _run(work: Callable[[], None]) -> None:
+    """Do the work in a thread, so that Ctrl-C is heard while XLA computes; turn what is foreseen into one line."""
+    failure: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+            sys.stdout.flush()
+        except BaseException as error:
+            failure.append(error)
+
+    worker = threading.Thread(target=guarded, daemon=True)
+    worker.start()
+    try:
+        while worker.is_alive():
+            worker.join(0.1)
+    except KeyboardInterrupt:
+        _interrupted()
+    if not failure:
+        return
+    error = failure[0]
+    if isinstance(error, BrokenPipeError):  # the reader of stdout has left: no fault of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0)
+    if isinstance(error, (_Failure, ValueError, TypeError, OSError, MemoryError)):
+        print(f"jaxem: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        raise typer.Exit(1)
+    raise error
+
+
+def _interrupted() -> None:
+    # the computing thread cannot be stopped, and files are written whole or not at all: leave at once
+    print("\njaxem: interrupted, nothing was saved", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(130)
+
+
+def _read(data: Path | None, columns: str | None) -> Table:
+    from jaxem.datasets import DataError, faithful_table, read_table
+
+    chosen = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+    if data is not None:
+        return read_table(data, chosen)
+    table = faithful_table()
+    if chosen is None:
+        return table
+    unknown = [name for name in chosen if name not in table.columns]
+    if unknown:
+        raise DataError(f"the bundled data have no column {unknown[0]!r}; they have {', '.join(table.columns)}")
+    return type(table)(table.values[:, [table.columns.index(name) for name in chosen]], tuple(chosen))
+
+
+def _load(model: Path) -> Mixture:
+    from jaxem.io import load
+
+    return load(model)
+
+
+def _precision(table: Table) -> Any:
+    """The scope in which data in float64 are computed in float64."""
+    import jax
+
+    return jax.enable_x64(table.values.dtype.itemsize == 8)
+
+
+def _check_free(out: Path | None, force: bool) -> None:
+    if out is None:
+        return
+    if out.exists() and not force:
+        raise FileExistsError(f"{out} exists; choose another name or add --force")
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{out.absolute().parent} does not exist; make it first")
+
+
+def _family(covariance: Covariance) -> Family:
+    import jaxem
+
+    return {"full": jaxem.Full(), "tied": jaxem.Tied(), "diag": jaxem.Diagonal(), "spherical": jaxem.Spherical()}[
+        covariance.value
+    ]
+
+
+def _initializer(init: Init) -> Initializer:
+    import jaxem
+
+    return {
+        "k-means++": jaxem.KMeansPlusPlus(),
+        "kmeans": jaxem.KMeans(),
+        "random": jaxem.RandomParameters(),
+        "random-points": jaxem.RandomPoints(),
+    }[init.value]
+
+
+def _fit(
+    table: Table,
+    components: int,
+    covariance: Covariance,
+    restarts: int,
+    seed: int,
+    init: Init,
+    tol: float | None,
+    max_iter: int,
+    chunk_size: int | None,
+) -> tuple[Result, Landscape]:
+    import jax
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    import jaxem
+
+    console = Console(stderr=True)
+    looks = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*looks, console=console, transient=True) as progress:
+        task = progress.add_task("drawing starts", total=restarts)
+        key, family = jax.random.key(seed), _family(covariance)
+        mixtures = jaxem.starts(key, family, table.values, components, restarts, _initializer(init))
+        progress.update(task, description="fitting restarts")
+
+        def show(lanes: jaxem.Lanes) -> None:
+            described = f"fitting restarts, {lanes.passes} passes, best {lanes.best:.4f}"
+            progress.update(task, completed=lanes.finished, description=described)
+
+        results = jaxem.fit_restarts(
+            mixtures,
+            table.values,
+            stop=None if tol is None else jaxem.GainBelow(tol),
+            max_iter=max_iter,
+            chunk_size=chunk_size,
+            callback=show,
+        )
+    return jax.block_until_ready(jaxem.best(results)), jaxem.landscape(results)
+
+
+# -- words ---------------------------------------------------------------------------------------------------------------
+
+
+def _print_fit(
+    data: Path | None, table: Table, covariance: Covariance, result: Result, landscape: Landscape, status: Any
+) -> None:
+    import numpy as np
+
+    n, d = table.values.shape
+    mixture, total = result.mixture, float(result.log_likelihood)
+    k, p = mixture.n_components, mixture.n_parameters
+    source = BUNDLED if data is None else str(data)
+    print(f"{source}: {n} rows, {d} columns; {k} components, {covariance.value} covariances, {p} parameters\n")
+    _print_components(mixture, covariance, table.columns)
+    print(f"log-likelihood  {total:.5f}")
+    print(f"BIC             {-2 * total + p * np.log(n):.3f} (lower is better)")
+    print(f"status          {status.name} after {int(result.n_iter)} passes{_meaning(status.name)}\n")
+
+    restarts = int(landscape.counts.sum()) + landscape.degenerate + landscape.failed
+    print(f"Landscape of optima, {restarts} restarts")
+    grid = Grid("log-likelihood", "restarts", box=None, pad_edge=False, header_style="")
+    for value, count in list(zip(landscape.log_likelihood, landscape.counts, strict=True))[:SHOWN]:
+        grid.add_row(f"{value:.5f}", str(count))
+    _print(grid)
+    if len(landscape.counts) > SHOWN:
+        print(f"... {len(landscape.counts) - SHOWN} more, {int(landscape.counts[SHOWN:].sum())} restarts")
+    if landscape.degenerate:
+        print(f"{landscape.degenerate} restarts collapsed and do not count")
+    if landscape.failed:
+        print(f"{landscape.failed} restarts failed")
+    print()
+
+
+def _meaning(status: str) -> str:
+    return {
+        "MAX_ITER": ": not converged, raise --max-iter",
+        "PRECISION_LIMITED": ": as far as the arithmetic goes",
+        "OBJECTIVE_FELL": ": the likelihood fell by more than rounding; rescale the data or use float64",
+    }.get(status, "")
+
+
+def _print_components(mixture: Mixture, covariance: Covariance, columns: tuple[str, ...]) -> None:
+    import numpy as np
+
+    weights = np.asarray(mixture.weights)
+    means, covariances = (np.asarray(leaf) for leaf in mixture.components)
+    shown, names = range(min(len(weights), SHOWN)), list(columns[:SHOWN])
+    grid = Grid(box=None, pad_edge=False, header_style="")
+    for header in ("component", "weight", *(f"mean {name}" for name in names)):
+        grid.add_column(header, justify="left" if header == "component" else "right", no_wrap=True)
+    for j in shown:
+        grid.add_row(str(j), f"{weights[j]:.5f}", *(f"{value:.6g}" for value in means[j, :SHOWN]))
+    _print(grid)
+    print()
+
+    grid = Grid(box=None, pad_edge=False, header_style="")
+    by_matrix = covariance in (Covariance.FULL, Covariance.TIED)
+    heads = {Covariance.SPHERICAL: ["variance"], Covariance.DIAG: [f"var {name}" for name in names]}
+    grid.add_column("covariance" if by_matrix else "component", no_wrap=True)
+    for header in [*(["feature"] if by_matrix else []), *heads.get(covariance, names)]:
+        grid.add_column(header, justify="left" if header == "feature" else "right", no_wrap=True)
+    if by_matrix:
+        matrices = covariances[None] if covariance == Covariance.TIED else covariances
+        for j, matrix in enumerate(matrices[:SHOWN]):
+            label = "all" if covariance == Covariance.TIED else str(j)
+            for i, name in enumerate(names):
+                grid.add_row(label if i == 0 else "", name, *(f"{value:.6g}" for value in matrix[i, :SHOWN]))
+    else:
+        for j in shown:
+            grid.add_row(str(j), *(f"{value:.6g}" for value in np.atleast_1d(covariances[j])[:SHOWN]))
+    _print(grid)
+    if len(weights) > SHOWN or len(columns) > SHOWN:
+        print(f"(the first {SHOWN} of {len(weights)} components and {len(columns)} columns; --out saves all)")
+    print()
+
+
+def _print(grid: Grid) -> None:
+    Console(width=200, soft_wrap=True, highlight=False, emoji=False, markup=False).print(grid)
+
+
+def _print_verification(mixture: Mixture, table: Table) -> None:
+    import jaxem
+
+    report = jaxem.verify(mixture, table.values)
+    failed = [law for law in report.laws if not law.ok]
+    slopes = {law.name: law.residual for law in report.laws}
+    held = len(report.laws) - len(failed)
+    print(f"Verified by autodiff: {held} of {len(report.laws)} laws hold")
+    print(f"  gradient of the proxy at the M-step {slopes['stationary']:.1e} (zero but for rounding)")
+    print(f"  its Hessian negative definite, largest scaled eigenvalue {slopes['maximal']:.2g}")
+    print(f"  proxy = log-likelihood at the E-step to {slopes['tight']:.1e}; an EM step never lowers it")
+    for law in failed:
+        print(f"  FAILS {law.name}: residual {law.residual:.1e}, at most {law.tolerance:.0e}")
+    for note in report.notes:
+        print(f"  {note}")
+    print()
+
+
+def _advice(table: Table, components: int, covariance: Covariance, status: Any) -> str:
+    import numpy as np
+
+    values = table.values
+    constant = [name for name, spread in zip(table.columns, np.ptp(values, axis=0), strict=True) if spread == 0]
+    distinct = len(np.unique(values[:100_000], axis=0))
+    if constant and covariance != Covariance.SPHERICAL:
+        reason = f"column {constant[0]!r} is constant, so its variance is zero; leave it out with --columns"
+    elif distinct < components:
+        reason = f"there are {distinct} distinct rows for {components} components; lower -k"
+    else:
+        reason = "components collapsed on too few rows; lower -k or use --covariance diag, spherical or tied"
+    return f"the fit is {status.name} and was not saved: {reason}"
+
+
+def _write_csv(header: list[str], rows: Any, out: Path | None, force: bool) -> None:
+    buffer = text_io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    if out is None:
+        sys.stdout.write(buffer.getvalue())
+        return
+    from jaxem.io import write_atomically
+
+    write_atomically(out, buffer.getvalue().encode(), force)
+    print(f"saved to {out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

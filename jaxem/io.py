@@ -1,0 +1,222 @@
+"""Save and load a Mixture as safetensors with a closed schema; no pickle, no import by name.
+
+A file holds the arrays `log_weights` and `components.<field>` and these strings: `format` ("jaxem-mixture"), `version`,
+`family` (one of FAMILIES), `n_components`, `n_features` and `sha256`, the digest of the arrays with their names, dtypes
+and shapes. Nothing else may be there. Files are written beside their destination, flushed and renamed, so that the path
+holds the old model or the new one, never half of one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from jaxem.families.base import Family
+from jaxem.families.discrete import Bernoulli, BernoulliParams
+from jaxem.families.gaussian import Diagonal, Full, GaussianParams, Spherical, Tied
+from jaxem.mixture import Mixture
+
+FORMAT, VERSION = "jaxem-mixture", "1"
+FAMILIES: dict[str, tuple[Family, type]] = {
+    "Spherical": (Spherical(), GaussianParams),
+    "Diagonal": (Diagonal(), GaussianParams),
+    "Tied": (Tied(), GaussianParams),
+    "Full": (Full(), GaussianParams),
+    "Bernoulli": (Bernoulli(), BernoulliParams),
+}
+"""what a file may hold; a new family is one more row"""
+METADATA = {"format", "version", "family", "n_components", "n_features", "sha256"}
+MAX_HEADER = 2**16
+"""bytes of a header; ours have a few hundred"""
+DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+
+
+class ModelFormatError(ValueError):
+    """A file that is not a model of ours; the message is one line and names the field."""
+
+
+def save(mixture: Mixture, path: str | Path, *, overwrite: bool = True) -> None:
+    """Write a mixture to `path`, atomically.
+
+    Raises:
+        TypeError: for a family that files do not know (one of your own).
+        ValueError: for parameters that are not finite.
+        FileExistsError: if the path exists and `overwrite` is false.
+    """
+    name = type(mixture.family).__name__
+    if FAMILIES.get(name, (None, None))[0] != mixture.family:
+        raise TypeError(f"mixture has family {mixture.family!r}, which a file cannot hold; give one of {[*FAMILIES]}")
+    if mixture.log_weights.ndim != 1:
+        raise ValueError(f"mixture has log_weights of shape {mixture.log_weights.shape}; save one mixture, not a batch")
+    arrays = {"log_weights": np.asarray(mixture.log_weights)}
+    for field, leaf in zip(mixture.components._fields, mixture.components, strict=True):
+        arrays[f"components.{field}"] = np.asarray(leaf)
+    for field, array in arrays.items():
+        if np.isnan(array).any() or (field != "log_weights" and np.isinf(array).any()):
+            raise ValueError(f"{field} holds values that are not finite; a failed fit is not saved")
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "family": name,
+        "n_components": str(mixture.n_components),
+        "n_features": str(mixture.family.n_features(mixture.components)),
+        "sha256": _digest(arrays),
+    }
+    write_atomically(Path(path), safetensors.numpy.save(arrays, metadata), overwrite)
+
+
+def load(path: str | Path) -> Mixture:
+    """Read a mixture that `save` wrote.
+
+    Raises:
+        ModelFormatError: naming the field, for anything else: truncated, changed, or no model at all.
+        OSError: if the file cannot be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; check the name")
+    header, size = _header(path)
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise ModelFormatError(f"{path}: format is not {FORMAT!r}; this is no model of jaxem")
+    if metadata.get("version") != VERSION:
+        raise ModelFormatError(f"{path}: version is {metadata.get('version')!r}; this jaxem reads {VERSION!r}")
+    if set(metadata) != METADATA:
+        raise ModelFormatError(f"{path}: metadata has the fields {sorted(metadata)}; expected {sorted(METADATA)}")
+    if metadata["family"] not in FAMILIES:
+        raise ModelFormatError(f"{path}: family is {metadata['family']!r}; known are {[*FAMILIES]}")
+    k, d = (_count(path, metadata, name) for name in ("n_components", "n_features"))
+    family, params = FAMILIES[metadata["family"]]
+    expected = {"log_weights": (k,), **_shapes(metadata["family"], k, d)}
+    _check_arrays(path, header, expected, size)
+    try:
+        arrays = safetensors.numpy.load(path.read_bytes())
+    except safetensors.SafetensorError as error:
+        raise ModelFormatError(f"{path}: {error}") from error
+    if _digest(arrays) != metadata["sha256"]:
+        raise ModelFormatError(f"{path}: sha256 does not match; the file was changed or damaged")
+    _check_values(path, arrays, metadata["family"])
+    leaves = (jnp.asarray(arrays[f"components.{field}"]) for field in params._fields)  # type: ignore[attr-defined]
+    return Mixture(jnp.asarray(arrays["log_weights"]), params(*leaves), family)
+
+
+def _shapes(family: str, k: int, d: int) -> dict[str, tuple[int, ...]]:
+    if family == "Bernoulli":
+        return {"components.probs": (k, d)}
+    covariances = {"Spherical": (k,), "Diagonal": (k, d), "Tied": (d, d), "Full": (k, d, d)}[family]
+    return {"components.means": (k, d), "components.covariances": covariances}
+
+
+def _header(path: Path) -> tuple[dict[str, dict], int]:
+    """The file's header, read without its arrays, and the number of bytes that follow it."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER, size - 8):
+            raise ModelFormatError(f"{path}: header is truncated or too long; this is no model of jaxem")
+        try:
+            header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_no_duplicates)
+        except (UnicodeDecodeError, ValueError, RecursionError) as error:
+            raise ModelFormatError(f"{path}: header is not the JSON of a model ({error})") from error
+    if not isinstance(header, dict):
+        raise ModelFormatError(f"{path}: header is not the JSON of a model")
+    return header, size - 8 - length
+
+
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _count(path: Path, metadata: Mapping[str, str], name: str) -> int:
+    text = metadata[name]
+    if not (isinstance(text, str) and text.isascii() and text.isdigit() and 0 < len(text) <= 9 and int(text) > 0):
+        raise ModelFormatError(f"{path}: {name} is {text!r}; expected a positive whole number")
+    return int(text)
+
+
+def _check_arrays(path: Path, header: dict[str, dict], expected: dict[str, tuple[int, ...]], size: int) -> None:
+    if set(header) != set(expected):
+        raise ModelFormatError(f"{path}: arrays are {sorted(header)}; expected {sorted(expected)}")
+    total, dtypes = 0, set()
+    for name, shape in expected.items():
+        entry = header[name]
+        if not isinstance(entry, dict) or entry.get("shape") != list(shape) or entry.get("dtype") not in DTYPES:
+            raise ModelFormatError(f"{path}: {name} is {entry}; expected shape {list(shape)} and one of {[*DTYPES]}")
+        dtypes.add(entry["dtype"])
+        total += int(np.prod(shape, dtype=object)) * DTYPES[entry["dtype"]].itemsize
+    if len(dtypes) > 1:
+        raise ModelFormatError(f"{path}: dtype differs between arrays: {sorted(dtypes)}")
+    if total != size:
+        raise ModelFormatError(f"{path}: data has {size} bytes where the shapes need {total}; the file is truncated")
+
+
+def _check_values(path: Path, arrays: Mapping[str, np.ndarray], family: str) -> None:
+    log_weights = arrays["log_weights"].astype(np.float64)
+    if np.isnan(log_weights).any() or abs(np.exp(log_weights).sum() - 1) > 1e-3:
+        raise ModelFormatError(f"{path}: log_weights do not belong to weights that sum to one")
+    for name, array in arrays.items():
+        if name != "log_weights" and not np.isfinite(array).all():
+            raise ModelFormatError(f"{path}: {name} holds values that are not finite")
+    if family == "Bernoulli":
+        probs = arrays["components.probs"]
+        if (probs < 0).any() or (probs > 1).any():
+            raise ModelFormatError(f"{path}: components.probs holds values outside 0 and 1")
+        return
+    covariances = arrays["components.covariances"].astype(np.float64)
+    if family in ("Spherical", "Diagonal"):
+        proper = bool((covariances > 0).all())
+    else:
+        symmetric = np.allclose(covariances, np.swapaxes(covariances, -1, -2), rtol=1e-4, atol=0)
+        try:
+            np.linalg.cholesky(covariances)
+            proper = symmetric
+        except np.linalg.LinAlgError:
+            proper = False
+    if not proper:
+        raise ModelFormatError(f"{path}: components.covariances is not positive definite")
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, content: bytes, overwrite: bool) -> None:
+    """Write a file so that its path holds the old content or the new one, never a part, whatever happens."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; give the name of a file")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; choose another name or allow overwriting it")
+    handle, temporary = tempfile.mkstemp(dir=path.parent or Path(), prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
