@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.families.base import alive
+from jaxem.families.base import alive, tiny
 from jaxem.mixture import Mixture, as_supported
 from jaxem.priors import Prior
 from jaxem.rows import Rows, as_weights, block_size, ready, sum_blocks
@@ -117,7 +117,7 @@ def _e_step(mixture: Mixture, x: Array, sample_weight: Array | None, block: int)
 
 @jax.jit
 def _elbo(log_joint: Array, resp: Array, weights: Array | None) -> Array:
-    used = resp > 0
+    used = resp >= tiny(resp.dtype)  # 0 log 0 = 0; XLA takes what is below the smallest normal number for 0 as well
     log_ratio = jnp.where(used, log_joint, 0.0) - jnp.log(jnp.where(used, resp, 1.0))
     of_rows = jnp.sum(jnp.where(used, resp * log_ratio, 0.0), axis=1)  # [n]
     return jnp.sum(of_rows) if weights is None else jnp.sum(jnp.where(weights > 0, weights * of_rows, 0.0))

@@ -26,7 +26,7 @@ from jax import Array
 
 from jaxem.families.base import Family, alive
 from jaxem.mixture import Mixture
-from jaxem.rows import block_size, ready, sum_blocks
+from jaxem.rows import Rows, block_size, ready, sum_blocks
 
 HIGHEST = jax.lax.Precision.HIGHEST
 SHARE = 0.1
@@ -208,15 +208,16 @@ def _nearest(family: Family, x: Array, sample_weight: Array, centres: Array) -> 
     return _m_step_from(family, rows, k, resp_of)
 
 
-def _m_step_from(family: Family, rows: Any, k: int, resp_of: Callable[..., Array], *more: Array) -> Mixture:
+def _m_step_from(family: Family, rows: Rows, k: int, resp_of: Callable[..., Array], *more: Array) -> Mixture:
     """The M-step of responsibilities `resp_of(x [d, b], ...) -> [b, k]`, twice.
 
     The first is taken about the pooled fit and tells where the means are, the second about those means, so that no
-    digit of a small variance is lost to a mean far from the pooled one.
+    digit of a small variance is lost to a mean far from the pooled one. Where the M-step gives no density (a constant
+    feature), the start is the pooled fit, moved to rows.
     """
     n, d = rows.weights.size, rows.blocks.shape[1]
-    x = rows.blocks.transpose(0, 2, 1).reshape(n, d)
-    params = family.init(x, k, rows.weights.reshape(n))
+    x, weights = rows.blocks.transpose(0, 2, 1).reshape(n, d), rows.weights.reshape(n)
+    pooled = params = family.init(x, k, weights)
     counts = jnp.ones(k, x.dtype)
     for _ in range(2):
 
@@ -226,6 +227,9 @@ def _m_step_from(family: Family, rows: Any, k: int, resp_of: Callable[..., Array
 
         counts, stats = sum_blocks(of_block, rows, *more)
         params = family.m_step(params, counts, stats)
+    proper = jnp.all(jnp.isfinite(family.log_prob(params, x[:k])))
+    placed = family.place(pooled, x, x[:k], weights)
+    params = jax.tree.map(lambda found, instead: jnp.where(proper, found, instead), params, placed)
     owned = alive(counts)
     shares = jnp.where(owned, counts, 1.0) / jnp.sum(counts)
     return Mixture(jnp.where(owned, jnp.log(shares), -jnp.inf), params, family)

@@ -189,7 +189,7 @@ class Chance(NamedTuple):
     def draw(cls, rng: np.random.Generator, n: int, k: int, c: int) -> "Chance":
         """Numbers for n rows, k components and c coordinates."""
         weight = np.where(np.arange(n) % 5 == 4, 0.0, rng.uniform(0.5, 1.5, n))
-        key = jax.random.key(int(rng.integers(2**31)), impl="rbg")  # compiles in a fraction of the default's time
+        key = jax.random.key(int(rng.integers(2**31)))
         drawn = (weight, rng.exponential(size=(2, n)), rng.dirichlet(np.ones(k), (3, n)), rng.normal(size=c))
         return cls(*(jnp.asarray(values) for values in drawn), key)
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -34,6 +35,8 @@ from jaxem.stopping import GainBelow, Progress, Status, StoppingRule
 
 MAX_ITER = 2000
 """turns a fit makes at most, by default"""
+MAX_TURNS = 10**7
+"""the largest `max_iter`: a trace of it must fit in memory"""
 NOISE = 8
 """units of rounding of (|objective| + total weight) that a gain may be off by"""
 FALL = {64: 1e-12, 32: 1e-5}
@@ -101,10 +104,11 @@ def begin(mixture: Mixture, rows: Rows, max_iter: int, accelerator: Any = None) 
     )
 
 
+@functools.partial(jax.jit, static_argnames="accelerator")
 def advance(
     state: State,
     rows: Rows,
-    n_steps: int | Array,
+    n_steps: ArrayLike,
     *,
     stop: StoppingRule,
     prior: Prior | None = None,
@@ -213,8 +217,8 @@ def fit(
             f"mixture has log_weights of shape {mixture.log_weights.shape}; fit takes one mixture, fit_restarts many"
         )
     rows = as_ready(mixture, x, sample_weight, lanes=1, chunk_size=chunk_size)
-    stop = default_stop(rows.blocks.dtype) if stop is None else stop
-    max_iter = as_count("max_iter", max_iter, least=0, most=10**8)
+    stop, prior = as_options(rows, stop, prior)
+    max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
     with computing(mixture, rows):
         return _fit(mixture, rows, prior, stop, max_iter, accelerator)
 
@@ -241,7 +245,7 @@ def _turn(state: State, *, rows: Rows, stop: StoppingRule, prior: Prior | None, 
     if accelerator is not None:
         is_plain = first | ~state.accepted
         anchor = old.unconstrain()
-        updates, memory = accelerator.update(
+        updates, memory = optax.with_extra_args_support(accelerator).update(
             plain.unconstrain() - anchor, memory, anchor, value=state.objective, accepted=state.accepted
         )
         proposal = _where(is_plain, plain, old.constrain(anchor + updates))
@@ -321,9 +325,11 @@ def _ready(data: Array, weights: Array | None, centred: bool, block: int) -> Row
     return ready(data, weights, centred=centred, block=block)
 
 
-def default_stop(dtype: Any) -> GainBelow:
-    """The stopping rule of a fit that was given none."""
-    return GainBelow(DEFAULT_TOL[jnp.finfo(dtype).bits])
+def as_options(rows: Rows, stop: StoppingRule | None, prior: Prior | None) -> tuple[StoppingRule, Prior | None]:
+    """The stopping rule, the default one if None, and the prior, with numbers of one dtype: one program for all."""
+    dtype = rows.blocks.dtype
+    stop = GainBelow(DEFAULT_TOL[jnp.finfo(dtype).bits]) if stop is None else stop
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (stop, prior))
 
 
 def centred(mixture: Mixture, rows: Rows) -> Mixture:

@@ -21,15 +21,16 @@ from jaxem.families.base import Family
 from jaxem.init import Initializer, KMeansPlusPlus
 from jaxem.loop import (
     MAX_ITER,
+    MAX_TURNS,
     Result,
     State,
     advance,
+    as_options,
     as_ready,
     begin,
     centred,
     centred_prior,
     computing,
-    default_stop,
     finish,
 )
 from jaxem.mixture import Mixture
@@ -164,8 +165,8 @@ def fit_restarts(
     width = -(-r // n_batches)
     one = jax.tree.map(lambda leaf: leaf[0], mixtures)
     rows = as_ready(one, x, sample_weight, lanes=width, chunk_size=chunk_size)
-    stop = default_stop(rows.blocks.dtype) if stop is None else stop
-    max_iter = as_count("max_iter", max_iter, least=0, most=10**8)
+    stop, prior = as_options(rows, stop, prior)
+    max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
     with computing(mixtures, rows):
         if callback is None:
             return _fit_restarts(mixtures, rows, prior, stop, width, max_iter, accelerator)
@@ -218,7 +219,7 @@ def _fit_in_pieces(
         real = min(width, r - i * width)
         while True:
             begun = time.perf_counter()
-            state = _advance_jit(state, rows, n_steps, stop, prior, accelerator)
+            state = advance(state, rows, n_steps, stop=stop, prior=prior, accelerator=accelerator)
             status, n_iter, value = (np.asarray(leaf)[:real] for leaf in (state.status, state.n_iter, state.objective))
             done = int(np.sum(status != Status.RUNNING))
             top = max(best_so_far, float(np.max(value)))
@@ -256,19 +257,17 @@ _begin_jit = jax.jit(_begin, static_argnums=(3, 4))
 _finish_jit = jax.jit(_finish)
 
 
-@functools.partial(jax.jit, static_argnums=5)
-def _advance_jit(
-    state: State, rows: Rows, n_steps: Array, stop: StoppingRule, prior: Prior | None, accelerator: Any
-) -> State:
-    return advance(state, rows, n_steps, stop=stop, prior=prior, accelerator=accelerator)
-
-
-@jax.jit
 def best(results: Result) -> Result:
     """The restart with the highest finite objective among those that did not collapse.
 
     If all collapsed it is the highest finite one, which says so in its status; if none is finite, the first.
     """
+    with computing(results):
+        return _best(results)
+
+
+@jax.jit
+def _best(results: Result) -> Result:
     finite = jnp.isfinite(results.objective) & (results.status != Status.NONFINITE)
     sound = finite & (results.status != Status.DEGENERATE)
     eligible = jnp.where(jnp.any(sound), sound, finite)

@@ -166,6 +166,7 @@ def as_data(x: ArrayLike, *, n_features: int | None = None) -> Array:
         x = np.asarray(x)
         if x.dtype.kind not in "biuf":
             raise ValueError(f"x has dtype {x.dtype}; give real numbers")
+        x = x.astype(x.dtype.newbyteorder("="), copy=False)
     elif jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError(f"x has dtype {x.dtype}; give real numbers")
     if np.ndim(x) != 2:
@@ -208,7 +209,7 @@ def as_weights(sample_weight: ArrayLike | None, n: int, dtype: Any) -> Array | N
         raise ValueError(f"sample_weight[{bad[0]}] = {values[bad[0]]}; weights must be finite and not negative")
     if not np.any(values > 0):
         raise ValueError("sample_weight is zero everywhere; at least one row must count")
-    return jnp.asarray(sample_weight, dtype)
+    return jnp.asarray(values.astype(values.dtype.newbyteorder("="), copy=False), dtype)
 
 
 @jax.jit

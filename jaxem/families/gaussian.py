@@ -318,8 +318,10 @@ class Tied(_Gaussian):
 
 
 def _dot(subscripts: str, *operands: Array) -> Array:
-    # HIGHEST: by default a GPU may multiply in TF32 and a TPU in bfloat16, which destroys covariances
-    return jnp.einsum(subscripts, *operands, precision=HIGHEST)
+    # HIGHEST: by default a GPU may multiply in TF32 and a TPU in bfloat16, which destroys covariances.
+    # The barrier: XLA's CPU compiler (jax 0.10.2) turns a product with a broadcast operand, summed over its rows, into
+    # a read of memory nobody wrote. Derivatives by the means are such products (tests/test_loop.py has the case).
+    return jnp.einsum(subscripts, *jax.lax.optimization_barrier(operands), precision=HIGHEST)
 
 
 def _differences(params: GaussianParams, x: Array) -> Array:

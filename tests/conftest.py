@@ -1,0 +1,20 @@
+"""Settings of the suite: float64 unless JAX_ENABLE_X64=0, no silent rank promotion, three tolerances by name."""
+
+import os
+
+os.environ.setdefault("JAX_ENABLE_X64", "1")
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+X64 = jax.config.jax_enable_x64
+DTYPE = "float64" if X64 else "float32"
+
+EXACT = 0.0
+ROUNDING = 1e-10 if X64 else 2e-5  # relative
+STATISTICAL = 5.0  # standard errors
+
+
+def pytest_report_header(config):
+    return f"jax mode: {DTYPE} (JAX_ENABLE_X64={int(X64)}), backend {jax.default_backend()}"

@@ -1,0 +1,150 @@
+"""Where climbs start: the lecture's two initialisers to the letter, k-means against its own definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from sklearn.cluster import KMeans as PeerKMeans
+
+import jaxem
+from jaxem.init import kmeans, kmeans_plus_plus, random_rows
+from tests.cases import GAUSSIANS, Case, blobs
+from tests.conftest import ROUNDING
+
+KEY = jax.random.key(3)
+INITIALIZERS = (jaxem.KMeansPlusPlus(), jaxem.KMeans(), jaxem.RandomParameters(), jaxem.RandomPoints())
+
+
+def three_blobs(n=150):
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0], [8.0, 0.0], [0.0, 9.0]])
+    return centres[np.arange(n) % 3] + rng.normal(size=(n, 2)), centres
+
+
+def covariance_of(family, x):
+    """The lecture's global variance, and its analogues."""
+    covariance = np.cov(x.T, bias=True)
+    return {
+        "Spherical": np.sum((x - x.mean(axis=0)) ** 2) / x.size,
+        "Diagonal": np.diag(covariance),
+    }.get(type(family).__name__, covariance)
+
+
+@pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
+def test_kmeans_start_is_the_lectures(family):
+    """Centres of k-means, the variance of all the data for every cluster, proportions as weights."""
+    x, _ = three_blobs()
+    start = jax.tree.map(lambda leaf: leaf[0], jaxem.starts(KEY, family, x, 3, 1, jaxem.KMeans()))
+    means, covariances = (np.asarray(leaf, float) for leaf in start.components)
+    labels = cdist(x, means).argmin(axis=1)
+    for j in range(3):
+        np.testing.assert_allclose(means[j], x[labels == j].mean(axis=0), rtol=20 * ROUNDING, atol=20 * ROUNDING)
+        np.testing.assert_allclose(start.weights[j], np.mean(labels == j), rtol=10 * ROUNDING)
+    expected = covariance_of(family, x)
+    each = covariances if isinstance(family, jaxem.Tied) else covariances[1]
+    np.testing.assert_allclose(each, expected, rtol=20 * ROUNDING, atol=20 * ROUNDING)
+
+
+@pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
+def test_random_start_is_the_lectures(family):
+    """Means at different rows, the pooled covariance, weights that vary from start to start."""
+    x, _ = three_blobs()
+    starts = jaxem.starts(KEY, family, x, 4, 30, jaxem.RandomParameters())
+    means = np.asarray(starts.components.means, float)
+    distance = np.abs(means[:, :, None] - x[None, None]).max(axis=-1)  # [r, k, n]
+    assert distance.min(axis=-1).max() < 10 * ROUNDING
+    rows = distance.argmin(axis=-1)
+    assert all(len(set(row)) == 4 for row in rows.tolist())
+    covariances = starts.components.covariances
+    each = covariances[5] if isinstance(family, jaxem.Tied) else covariances[5, 2]
+    np.testing.assert_allclose(each, covariance_of(family, x), rtol=20 * ROUNDING, atol=20 * ROUNDING)
+    np.testing.assert_allclose(jnp.sum(starts.weights, axis=1), 1.0, rtol=10 * ROUNDING)
+    # Dirichlet(1, 1, 1, 1) has mean 1/4 and variance 3/80
+    weights = np.asarray(starts.weights, float)
+    assert np.all(np.abs(weights.mean(axis=0) - 0.25) < 5 * np.sqrt(3 / 80 / 30))
+    assert weights.std() > 0.1
+
+
+def test_kmeans_is_a_fixed_point_and_as_good_as_a_peer():
+    x, _ = three_blobs()
+    w = np.random.default_rng(1).uniform(0.2, 2, len(x))
+    centres, counts = kmeans(KEY, jnp.asarray(x), 3, jnp.asarray(w, jnp.asarray(x).dtype))
+    labels = cdist(x, np.asarray(centres, float)).argmin(axis=1)
+    for j in range(3):
+        expected = np.average(x[labels == j], axis=0, weights=w[labels == j])
+        np.testing.assert_allclose(centres[j], expected, rtol=20 * ROUNDING, atol=20 * ROUNDING)
+        np.testing.assert_allclose(counts[j], w[labels == j].sum(), rtol=10 * ROUNDING)
+    inertia = np.sum(w * cdist(x, np.asarray(centres, float)).min(axis=1) ** 2)
+    peer = PeerKMeans(3, n_init=5, random_state=0, tol=0).fit(x, sample_weight=w)
+    np.testing.assert_allclose(inertia, peer.inertia_, rtol=20 * ROUNDING)
+
+
+def test_kmeans_plus_plus_takes_rows_far_apart():
+    x, centres = three_blobs()
+    hits = 0
+    rows = jnp.asarray(x)
+    draw = jax.jit(lambda key: kmeans_plus_plus(key, rows, 3, jnp.ones(len(x), rows.dtype)))
+    for seed in range(20):
+        found = draw(jax.random.key(seed))
+        distance = np.abs(np.asarray(found, float)[:, None] - x[None]).max(axis=-1)
+        assert distance.min(axis=1).max() < 10 * ROUNDING
+        hits += len(set(cdist(found, centres).argmin(axis=1).tolist())) == 3
+    assert hits >= 19
+
+
+def test_rows_are_drawn_in_proportion_to_their_weight():
+    x = jnp.arange(4.0)[:, None]
+    w = jnp.asarray([1.0, 0.0, 3.0, 4.0])
+    draws = jax.vmap(lambda key: random_rows(key, x, w, 1)[0, 0])(jax.random.split(KEY, 4000))
+    for value, share in enumerate([1 / 8, 0, 3 / 8, 4 / 8]):
+        error = np.sqrt(share * (1 - share) / 4000)
+        assert abs(float(jnp.mean(draws == value)) - share) <= 5 * error
+
+
+def test_from_responsibilities_is_one_m_step():
+    case = Case(jaxem.Full(), 3, 2, 0)
+    x = case.data(40)
+    resp = np.random.default_rng(0).dirichlet(np.ones(3), 40)
+    starts = jaxem.starts(KEY, case.family, x, 3, 2, jaxem.FromResponsibilities(jnp.asarray(resp)))
+    counts = resp.sum(axis=0)
+    means = (resp.T @ x) / counts[:, None]
+    np.testing.assert_allclose(starts.weights[1], counts / 40, rtol=20 * ROUNDING)
+    np.testing.assert_allclose(starts.components.means[1], means, rtol=20 * ROUNDING, atol=10 * ROUNDING)
+    diff = x - means[2]
+    expected = (resp[:, 2, None] * diff).T @ diff / counts[2]
+    np.testing.assert_allclose(starts.components.covariances[1, 2], expected, rtol=50 * ROUNDING, atol=50 * ROUNDING)
+
+
+def test_from_mixture_is_that_mixture():
+    case = Case(jaxem.Diagonal(), 2, 2, 0)
+    mixture, x = case.mixture(), case.data(30) + 1e3
+    starts = jaxem.starts(KEY, case.family, x, 2, 3, jaxem.FromMixture(mixture))
+    for a, b in zip(jax.tree.leaves(starts), jax.tree.leaves(mixture), strict=True):
+        np.testing.assert_array_equal(a[2], b)
+
+
+@pytest.mark.parametrize("initializer", INITIALIZERS, ids=lambda initializer: type(initializer).__name__)
+@pytest.mark.parametrize("family", [jaxem.Full(), jaxem.Bernoulli()], ids=lambda family: type(family).__name__)
+def test_every_start_is_a_mixture(initializer, family):
+    """Finite, with finite likelihood: also with constant features, repeated rows and one row per component."""
+    rng = np.random.default_rng(0)
+    for x in (
+        (rng.uniform(size=(30, 3)) < 0.5).astype(float),
+        np.repeat((rng.uniform(size=(2, 3)) < 0.5).astype(float), 5, axis=0),
+        np.column_stack([np.ones(20), rng.uniform(size=20) < 0.5, rng.uniform(size=20) < 0.3]).astype(float),
+        np.eye(4)[:, :3],
+    ):
+        starts = jax.jit(lambda key, x=x: jaxem.starts(key, family, x, 4, 6, initializer))(KEY)
+        assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(starts))
+        values = jax.vmap(lambda start, x=x: jaxem.e_step(start, x).log_likelihood)(starts)
+        assert bool(jnp.all(jnp.isfinite(values)))
+
+
+def test_starts_do_not_depend_on_an_offset():
+    """Differences of rows that float32 holds exactly are exact: a start is the same anywhere."""
+    x = blobs(100)
+    for initializer in INITIALIZERS:
+        near = jaxem.starts(KEY, jaxem.Full(), x, 3, 4, initializer)
+        far = jaxem.starts(KEY, jaxem.Full(), x + 2.0**16, 3, 4, initializer)
+        np.testing.assert_allclose(far.components.covariances, near.components.covariances, rtol=2e-2, atol=2e-2)

@@ -1,0 +1,166 @@
+"""Many climbs at once: what a lane gives, what it cannot spoil, and the optima they find."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxem
+from jaxem import GainBelow, Status, restarts
+from tests.cases import (
+    GAUSSIANS,
+    REFERENCE_FAMILIES,
+    Case,
+    blobs,
+    reference_data,
+    reference_fits,
+)
+from tests.conftest import ROUNDING, X64
+
+KEY = jax.random.key(0)
+
+
+def lane(tree, i):
+    return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
+@pytest.mark.parametrize("family", [*GAUSSIANS, jaxem.Bernoulli()], ids=lambda family: type(family).__name__)
+def test_a_restart_alone_gives_what_it_gives_in_a_batch(family):
+    x = Case(family, 3, 2, 0).data(150)
+    starts = jaxem.starts(KEY, family, x, 3, 20)
+    together = jaxem.fit_restarts(starts, x, stop=GainBelow(1e-7 if X64 else 1e-4), max_iter=300)
+    for i in (0, 7, 19):
+        alone = jaxem.fit(lane(starts, i), x, stop=GainBelow(1e-7 if X64 else 1e-4), max_iter=300)
+        if X64:
+            assert int(alone.n_iter) == int(together.n_iter[i])
+            assert int(alone.status) == int(together.status[i])
+        for a, b in zip(jax.tree.leaves(alone.mixture), jax.tree.leaves(lane(together.mixture, i)), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-9 if X64 else 2e-2, rtol=1e-9 if X64 else 2e-2)
+
+
+@pytest.mark.parametrize(
+    "initializer",
+    [jaxem.KMeansPlusPlus(), jaxem.KMeans(), jaxem.RandomParameters(), jaxem.RandomPoints()],
+    ids=lambda initializer: type(initializer).__name__,
+)
+def test_more_restarts_never_lose_one(initializer):
+    x = blobs(50)
+    few, many = (jaxem.starts(KEY, jaxem.Full(), x, 3, r, initializer) for r in (5, 70))
+    for a, b in zip(jax.tree.leaves(few), jax.tree.leaves(many), strict=True):
+        np.testing.assert_allclose(a, b[:5], rtol=10 * ROUNDING, atol=10 * ROUNDING)
+    different = {float(value) for value in many.components.means[:, 0, 0]}
+    assert len(different) > 10
+
+
+def test_a_bad_lane_spoils_no_other():
+    x = blobs(90)
+    starts = jaxem.starts(KEY, jaxem.Full(), x, 2, 6)
+    clean = jaxem.fit_restarts(starts, x)
+    means, covariances = starts.components
+    # lane 1 is NaN, lane 3 sits on one point, lane 4 has an infinite mean
+    means = means.at[1].set(jnp.nan).at[3, 0].set(x[0]).at[4, 0, 0].set(jnp.inf)
+    covariances = covariances.at[3, 0].set(1e-6 * jnp.eye(2))
+    broken = jaxem.Mixture(starts.log_weights, jaxem.GaussianParams(means, covariances), starts.family)
+    results = jaxem.fit_restarts(broken, x)
+    assert [int(results.status[i]) for i in (1, 3, 4)] == [Status.NONFINITE, Status.DEGENERATE, Status.NONFINITE]
+    for i in (0, 2, 5):
+        chex.assert_trees_all_close(lane(results.mixture, i), lane(clean.mixture, i), rtol=100 * ROUNDING, atol=ROUNDING)
+        assert results.status[i] == clean.status[i]
+    assert int(jaxem.best(results).status) in (Status.CONVERGED, Status.PRECISION_LIMITED)
+    seen = jaxem.landscape(results, tol=1e-2)
+    assert (seen.degenerate, seen.failed, seen.counts.sum()) == (1, 2, 3)
+
+
+def test_best_skips_collapsed_and_failed_lanes():
+    x = blobs(40)
+    results = jaxem.fit_restarts(jaxem.starts(KEY, jaxem.Spherical(), x, 2, 4), x, max_iter=5)
+    status = jnp.asarray([Status.CONVERGED, Status.DEGENERATE, Status.MAX_ITER, Status.NONFINITE])
+    objective = jnp.asarray([1.0, 9.0, 3.0, jnp.nan], results.objective.dtype)
+    made = results._replace(status=status, objective=objective)
+    assert float(jaxem.best(made).objective) == 3.0
+    collapsed = made._replace(status=jnp.full(4, int(Status.DEGENERATE)))
+    assert float(jaxem.best(collapsed).objective) == 9.0
+    assert int(jaxem.best(collapsed).status) == Status.DEGENERATE
+
+
+def test_landscape_groups_by_objective():
+    x = blobs(40)
+    results = jaxem.fit_restarts(jaxem.starts(KEY, jaxem.Spherical(), x, 2, 6), x, max_iter=5)
+    values = jnp.asarray([1.0, 5.0, 4.9995, 1.0005, 5.0, 3.0], results.objective.dtype)
+    made = results._replace(objective=values, log_likelihood=values, status=jnp.full(6, int(Status.CONVERGED)))
+    seen = jaxem.landscape(made, tol=1e-3)
+    np.testing.assert_array_equal(seen.counts, [3, 1, 2])
+    np.testing.assert_array_equal(seen.index, [1, 5, 3])
+
+
+def test_thousands_of_restarts():
+    x = blobs(200)
+    starts = jaxem.starts(KEY, jaxem.Spherical(), x, 3, 3000)
+    results = jaxem.fit_restarts(starts, x, stop=GainBelow(1e-4), max_iter=50)
+    assert results.objective.shape == (3000,)
+    assert results.trace.shape == (3000, 51)
+    alone = jaxem.fit(lane(starts, 2999), x, stop=GainBelow(1e-4), max_iter=50)
+    np.testing.assert_allclose(alone.objective, results.objective[2999], rtol=10 * ROUNDING)
+    assert bool(jnp.all(results.status != Status.RUNNING))
+
+
+def test_callback_hears_of_progress_and_changes_nothing():
+    x = blobs(80)
+    starts = jaxem.starts(KEY, jaxem.Diagonal(), x, 3, 100)
+    heard = []
+    options = {"stop": GainBelow(1e-5), "max_iter": 200}
+    pieces = jaxem.fit_restarts(starts, x, callback=heard.append, **options)
+    whole = jaxem.fit_restarts(starts, x, **options)
+    chex.assert_trees_all_close(pieces.objective, whole.objective, rtol=10 * ROUNDING)
+    np.testing.assert_array_equal(pieces.status, whole.status)
+    assert [seen.finished for seen in heard] == sorted(seen.finished for seen in heard)
+    assert heard[-1].finished == heard[-1].total == 100
+    assert heard[-1].passes == int(jnp.sum(pieces.n_iter))
+    np.testing.assert_allclose(heard[-1].best, jnp.max(pieces.objective), rtol=ROUNDING)
+
+
+def test_an_interrupted_fit_stops():
+    x = blobs(80)
+    starts = jaxem.starts(KEY, jaxem.Diagonal(), x, 3, 10)
+
+    def interrupt(lanes):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jaxem.fit_restarts(starts, x, callback=interrupt)
+
+
+def test_restarts_compile_once():
+    x = blobs(64)
+    starts = jaxem.starts(KEY, jaxem.Full(), x, 2, 8)
+    jaxem.fit_restarts(starts, x, stop=GainBelow(1e-3))
+    before = restarts._fit_restarts._cache_size()
+    for seed, tol in enumerate((1e-4, 1e-6)):
+        jaxem.fit_restarts(jaxem.starts(jax.random.key(seed), jaxem.Full(), x, 2, 8), x + 1, stop=GainBelow(tol))
+    assert restarts._fit_restarts._cache_size() == before
+
+
+@pytest.mark.skipif(not X64, reason="1e-6 nats need float64")
+@pytest.mark.parametrize(
+    "fit", reference_fits(), ids=lambda fit: f"{fit['data']}-{fit['K']}-{fit['cov']}"
+)
+def test_reference_fits(fit):
+    """The best of 64 restarts from k-means++ is the best known maximum, and no degenerate one."""
+    x, family = reference_data(fit["data"].removeprefix("faithful_")), REFERENCE_FAMILIES[fit["cov"]]
+    starts = jaxem.starts(KEY, family, x, fit["K"], 64, jaxem.KMeansPlusPlus())
+    results = jaxem.fit_restarts(starts, x, stop=GainBelow(1e-13), max_iter=20_000)
+    result = jaxem.best(results)
+    assert int(result.status) == Status.CONVERGED
+    assert abs(float(result.log_likelihood) - fit["loglik"]) < 1e-6
+
+    # the rule of the file, by numpy
+    weights, (means, covariances) = np.asarray(result.mixture.weights), result.mixture.components
+    scale = np.sqrt(x.var(axis=0))
+    matrices = np.asarray(family.as_matrices(covariances, fit["K"], x.shape[1])) / np.outer(scale, scale)
+    assert np.linalg.eigvalsh(matrices).min() >= 1e-4
+    assert weights.min() * len(x) >= x.shape[1] + 1
+
+    order, expected = np.argsort(means[:, 0]), np.argsort(np.asarray(fit["means"])[:, 0])
+    np.testing.assert_allclose(weights[order], np.asarray(fit["weights"])[expected], atol=1e-4)
+    np.testing.assert_allclose(np.asarray(means)[order], np.asarray(fit["means"])[expected], rtol=1e-3)
