@@ -199,6 +199,8 @@ def kmeans(key: Array, x: Array, k: int, sample_weight: Array, *, n_iter: int = 
 def _nearest(family: Family, x: Array, sample_weight: Array, centres: Array) -> Mixture:
     """One M-step after giving each row to its nearest centre, but for a small share to all."""
     k = centres.shape[0]
+    if k == 1:
+        return Mixture(jnp.zeros(1, x.dtype), family.init(x, 1, sample_weight), family)
 
     def resp_of(block: Array) -> Array:
         member = _one_hot(jnp.sum((block[None] - centres[:, :, None]) ** 2, axis=1))  # [k, b]

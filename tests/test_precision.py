@@ -64,8 +64,6 @@ def test_a_start_far_from_the_data_recovers(family):
     resp, params = truth(family, x.astype(float))
     start = jaxem.starts(jax.random.key(0), family, x, 2, 1, jaxem.FromResponsibilities(jnp.asarray(resp)))
     start = jax.tree.map(lambda leaf: leaf[0], start)
-    far = start._replace if hasattr(start, "_replace") else None
-    del far
     moved = jaxem.Mixture(
         start.log_weights, start.components._replace(means=start.components.means + jnp.float32(1e4)), family
     )
@@ -75,12 +73,11 @@ def test_a_start_far_from_the_data_recovers(family):
 
 
 def test_float32_pair_of_points_with_their_own_components():
-    """[[9999], [0]]: each point its own component; the variance is noise above zero, not 112."""
-    x = np.array([[9999.0], [0.0]], np.float32)
-    start = jaxem.starts(
-        jax.random.key(0), jaxem.Spherical(), x, 2, 1, jaxem.FromResponsibilities(jnp.eye(2))
-    )
-    assert float(jnp.max(start.components.covariances)) < 0.1
+    """Two pairs 9,999 apart, half a unit within: variances 1/16, where raw moments in float32 give 112."""
+    x = np.array([[9999.0], [9999.5], [0.0], [0.5]], np.float32)
+    halves = jaxem.FromResponsibilities(jnp.repeat(jnp.eye(2), 2, axis=0))
+    start = jaxem.starts(jax.random.key(0), jaxem.Spherical(), x, 2, 1, halves)
+    np.testing.assert_allclose(start.components.covariances, 0.0625, rtol=1e-6)
 
 
 @pytest.mark.parametrize("family", GAUSSIANS, **NAMES)

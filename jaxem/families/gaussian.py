@@ -318,14 +318,26 @@ class Tied(_Gaussian):
 
 
 def _dot(subscripts: str, *operands: Array) -> Array:
-    # HIGHEST: by default a GPU may multiply in TF32 and a TPU in bfloat16, which destroys covariances.
-    # The barrier: XLA's CPU compiler (jax 0.10.2) turns a product with a broadcast operand, summed over its rows, into
-    # a read of memory nobody wrote. Derivatives by the means are such products (tests/test_loop.py has the case).
-    return jnp.einsum(subscripts, *jax.lax.optimization_barrier(operands), precision=HIGHEST)
+    # HIGHEST: by default a GPU may multiply in TF32 and a TPU in bfloat16, which destroys covariances
+    return jnp.einsum(subscripts, *operands, precision=HIGHEST)
 
 
 def _differences(params: GaussianParams, x: Array) -> Array:
-    return x[None] - params.means[:, :, None]  # [k, d, b]
+    return _difference(params.means, x)
+
+
+@jax.custom_jvp
+def _difference(means: Array, x: Array) -> Array:
+    return x[None] - means[:, :, None]  # [k, d, b]
+
+
+@_difference.defjvp
+def _difference_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    diff = _difference(*primals)
+    # times 1, in a way that XLA cannot see: its CPU compiler (jax 0.10.2, YNN fusion) makes of a matrix product with a
+    # plainly broadcast operand, as this derivative is, summed over rows, a read of memory nobody wrote (tests/test_loop)
+    one = 1.0 + 0.0 * jax.lax.stop_gradient(diff)
+    return diff, one * (tangents[1][None] - tangents[0][:, :, None])
 
 
 def _positive(counts: Array) -> Array:
