@@ -5,7 +5,7 @@ line answers `--help` without JAX.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -52,7 +52,7 @@ _HOME = {
 }
 _MODULES = ("datasets", "em", "families", "init", "io", "laws", "loop", "mixture", "restarts", "rows", "stopping")
 
-__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

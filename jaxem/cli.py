@@ -22,7 +22,9 @@ try:
     from rich.console import Console
     from rich.table import Table as Grid
 except ModuleNotFoundError as error:  # the extra is missing
-    raise SystemExit(f"jaxem: {error.name} is not installed; the command line needs: pip install 'jaxem[cli]'") from error
+    raise SystemExit(
+        f"jaxem: {error.name} is not installed; the command line needs: pip install 'jaxem[cli]'"
+    ) from error
 
 if TYPE_CHECKING:
     from jaxem.datasets import Table
@@ -62,6 +64,13 @@ class Init(enum.StrEnum):
     RANDOM_POINTS = "random-points"
 
 
+def _whole(text: str | int) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number; give one such as 3") from None
+
+
 Data = Annotated[Path | None, typer.Argument(help="csv, tsv, parquet or npy; Old Faithful if left out.")]
 Model = Annotated[Path, typer.Argument(help="A model that `jaxem fit --out` saved.")]
 Columns = Annotated[str | None, typer.Option(help="Names of the columns to use, separated by commas.")]
@@ -74,19 +83,21 @@ Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the rando
 @app.command()
 def fit(
     data: Data = None,
-    components: Annotated[int, typer.Option("-k", "--components", help="Number of components.")] = 2,
+    components: Annotated[int, typer.Option("-k", "--components", parser=_whole, help="Number of components.")] = 2,
     covariance: Annotated[Covariance, typer.Option(help="Form of the covariances.")] = Covariance.FULL,
-    restarts: Annotated[int, typer.Option(help="Number of starts.")] = 64,
+    restarts: Annotated[int, typer.Option(parser=_whole, help="Number of starts.")] = 64,
     seed: Seed = 0,
     init: Annotated[Init, typer.Option(help="How starts are made.")] = Init.KMEANS_PLUS_PLUS,
     tol: Annotated[
         float | None, typer.Option(help="Stop below this gain of log-likelihood per row. [default: 1e-10]")
     ] = None,
-    max_iter: Annotated[int, typer.Option(min=0, help="EM steps of a restart at most.")] = 10_000,
+    max_iter: Annotated[int, typer.Option(parser=_whole, help="EM steps of a restart at most.")] = 10_000,
     columns: Columns = None,
     out: Annotated[Path | None, typer.Option(help="Save the best mixture here (safetensors).")] = None,
     force: Force = False,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not verify the mathematics at the result.")] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not verify the mathematics at the result.")
+    ] = False,
     chunk_size: ChunkSize = None,
 ) -> None:
     """Fit a mixture of Gaussians to DATA by EM from many starts; without DATA to the bundled Old Faithful."""
@@ -110,7 +121,7 @@ def fit(
             status = Status(int(result.status))
             _print_fit(data, table, covariance, result, landscape, status)
             if status in (Status.DEGENERATE, Status.NONFINITE):
-                raise _Failure(_advice(table, components, covariance, status))
+                raise _FitError(_advice(table, components, covariance, status))
             if not no_verify:
                 _print_verification(result.mixture, table)
             if out is None:
@@ -126,7 +137,9 @@ def fit(
 def predict(
     model: Model,
     data: Data = None,
-    proba: Annotated[bool, typer.Option("--proba", help="The probability of each component, not the likeliest.")] = False,
+    proba: Annotated[
+        bool, typer.Option("--proba", help="The probability of each component, not the likeliest.")
+    ] = False,
     columns: Columns = None,
     out: Out = None,
     force: Force = False,
@@ -186,7 +199,9 @@ def sample(
             mixture = _load(model)
             rows, labels = (np.asarray(leaf) for leaf in mixture.sample(jax.random.key(seed), n))
         names = [*(f"x{j + 1}" for j in range(rows.shape[1])), "component"]
-        _write_csv(names, ([*row, label] for row, label in zip(rows.tolist(), labels.tolist(), strict=True)), out, force)
+        _write_csv(
+            names, ([*row, label] for row, label in zip(rows.tolist(), labels.tolist(), strict=True)), out, force
+        )
 
     _run(work)
 
@@ -201,7 +216,7 @@ def verify(model: Model, data: Data = None, columns: Columns = None, seed: Seed 
         report = jaxem.verify(_load(model), _read(data, columns).values, seed=seed)
         print(report)
         if not report.ok:
-            raise _Failure("a law fails: the model's formulas do not fit together on these data")
+            raise _FitError("a law fails: the model's formulas do not fit together on these data")
 
     _run(work)
 
@@ -217,7 +232,7 @@ def main() -> None:
 # -- work ----------------------------------------------------------------------------------------------------------------
 
 
-class _Failure(Exception):
+class _FitError(Exception):
     """The work failed in a foreseen way; the message is what the user reads."""
 
 
@@ -245,7 +260,7 @@ def _run(work: Callable[[], None]) -> None:
     if isinstance(error, BrokenPipeError):  # the reader of stdout has left: no fault of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0)
-    if isinstance(error, (_Failure, ValueError, TypeError, OSError, MemoryError)):
+    if isinstance(error, (_FitError, ValueError, TypeError, OSError, MemoryError)):
         print(f"jaxem: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         raise typer.Exit(1)
     raise error

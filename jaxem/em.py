@@ -52,7 +52,7 @@ def e_step(
     if isinstance(x, Rows):
         return pass_over(mixture, x)
     data, weights = as_rows(mixture.family, x, sample_weight, mixture)
-    return _e_step(mixture, data, weights, block_size(*data.shape, mixture.n_components, chunk_size=chunk_size))
+    return _e_step(mixture, data, weights, block_size(data.shape, mixture.n_components, chunk_size=chunk_size))
 
 
 @jax.jit

@@ -113,7 +113,7 @@ class FromResponsibilities:
         resp = jnp.asarray(self.resp, x.dtype)
         if resp.shape != (x.shape[0], n_components):
             raise ValueError(f"resp has shape {resp.shape}; give [n, k] = {(x.shape[0], n_components)}")
-        rows = ready(x, sample_weight, centred=False, block=block_size(*x.shape, n_components))
+        rows = ready(x, sample_weight, centred=False, block=block_size(x.shape, n_components))
         m, b = rows.weights.shape
         padded = jnp.pad(resp, ((0, m * b - x.shape[0]), (0, 0))).reshape(m, b, n_components)
         return _m_step_from(family, rows, n_components, lambda _, of_block: of_block, padded)
@@ -172,7 +172,7 @@ def kmeans(key: Array, x: Array, k: int, sample_weight: Array, *, n_iter: int = 
 
     Stops when no centre moves, or after `n_iter` steps. A cluster that loses all its rows keeps its centre.
     """
-    rows = ready(x, sample_weight, centred=False, block=block_size(*x.shape, k))
+    rows = ready(x, sample_weight, centred=False, block=block_size(x.shape, k))
 
     def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         centres, _, _, i = carry
@@ -206,7 +206,7 @@ def _nearest(family: Family, x: Array, sample_weight: Array, centres: Array) -> 
         member = _one_hot(jnp.sum((block[None] - centres[:, :, None]) ** 2, axis=1))  # [k, b]
         return ((1.0 - SHARE) * member + SHARE / k).T
 
-    rows = ready(x, sample_weight, centred=False, block=block_size(*x.shape, k))
+    rows = ready(x, sample_weight, centred=False, block=block_size(x.shape, k))
     return _m_step_from(family, rows, k, resp_of)
 
 
@@ -242,7 +242,9 @@ def _draw(key: Array, mass: Array, fallback: Array, count: int) -> Array:
     cumulative = jnp.cumsum(jnp.where(jnp.sum(mass) > 0, mass, fallback))
     total = cumulative[-1]
     # below the total, or the search would run past the last row that counts
-    level = jnp.minimum(jax.random.uniform(key, (count,), mass.dtype) * total, jnp.nextafter(total, jnp.zeros_like(total)))
+    level = jnp.minimum(
+        jax.random.uniform(key, (count,), mass.dtype) * total, jnp.nextafter(total, jnp.zeros_like(total))
+    )
     return jnp.searchsorted(cumulative, level, side="right")
 
 

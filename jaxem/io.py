@@ -9,10 +9,12 @@ holds the old model or the new one, never half of one.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,7 @@ FAMILIES: dict[str, tuple[Family, type]] = {
 METADATA = {"format", "version", "family", "n_components", "n_features", "sha256"}
 MAX_HEADER = 2**16
 """bytes of a header; ours have a few hundred"""
-DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+DTYPES: dict[str, np.dtype] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 
 class ModelFormatError(ValueError):
@@ -115,7 +117,7 @@ def _shapes(family: str, k: int, d: int) -> dict[str, tuple[int, ...]]:
     return {"components.means": (k, d), "components.covariances": covariances}
 
 
-def _header(path: Path) -> tuple[dict[str, dict], int]:
+def _header(path: Path) -> tuple[dict[str, Any], int]:
     """The file's header, read without its arrays, and the number of bytes that follow it."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -145,7 +147,7 @@ def _count(path: Path, metadata: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
-def _check_arrays(path: Path, header: dict[str, dict], expected: dict[str, tuple[int, ...]], size: int) -> None:
+def _check_arrays(path: Path, header: dict[str, Any], expected: dict[str, tuple[int, ...]], size: int) -> None:
     if set(header) != set(expected):
         raise ModelFormatError(f"{path}: arrays are {sorted(header)}; expected {sorted(expected)}")
     total, dtypes = 0, set()
@@ -154,7 +156,7 @@ def _check_arrays(path: Path, header: dict[str, dict], expected: dict[str, tuple
         if not isinstance(entry, dict) or entry.get("shape") != list(shape) or entry.get("dtype") not in DTYPES:
             raise ModelFormatError(f"{path}: {name} is {entry}; expected shape {list(shape)} and one of {[*DTYPES]}")
         dtypes.add(entry["dtype"])
-        total += int(np.prod(shape, dtype=object)) * DTYPES[entry["dtype"]].itemsize
+        total += math.prod(shape) * DTYPES[entry["dtype"]].itemsize
     if len(dtypes) > 1:
         raise ModelFormatError(f"{path}: dtype differs between arrays: {sorted(dtypes)}")
     if total != size:

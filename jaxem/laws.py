@@ -190,8 +190,8 @@ class Chance(NamedTuple):
         """Numbers for n rows, k components and c coordinates."""
         weight = np.where(np.arange(n) % 5 == 4, 0.0, rng.uniform(0.5, 1.5, n))
         key = jax.random.key(int(rng.integers(2**31)))
-        drawn = (weight, rng.exponential(size=(2, n)), rng.dirichlet(np.ones(k), (3, n)), rng.normal(size=c))
-        return cls(*(jnp.asarray(values) for values in drawn), key)
+        jolts, noise, span = rng.exponential(size=(2, n)), rng.dirichlet(np.ones(k), (3, n)), rng.normal(size=c)
+        return cls(jnp.asarray(weight), jnp.asarray(jolts), jnp.asarray(noise), jnp.asarray(span), key)
 
 
 @jax.jit
@@ -335,8 +335,9 @@ def of_derivatives(
         "maximal": jnp.linalg.eigvalsh(0.5 * (correlation + correlation.T))[-1],
         "rate": jnp.max(jnp.abs(drift[coordinates]) / unit),
     }
-    if isinstance(mixture.family, (Spherical, Diagonal, Full, Tied)) and prior is None:
-        laws["step"] = _step(mixture, ascent, mixture.constrain(top), jnp.sum(sample_weight))
+    family = mixture.family
+    if isinstance(family, (Spherical, Diagonal, Full, Tied)) and prior is None:
+        laws["step"] = _step(mixture, family, ascent, mixture.constrain(top), jnp.sum(sample_weight))
     return laws
 
 
@@ -356,13 +357,15 @@ def of_draws(mixture: Mixture, key: Array, coordinates: Array) -> dict[str, Arra
     return {"sample": jnp.max(jnp.abs(jnp.mean(scores, axis=0)) / jnp.where(error > 0, error, 1.0))}
 
 
-def _step(mixture: Mixture, ascent: Mixture, new: Mixture, total: Array) -> Array:
+def _step(
+    mixture: Mixture, family: Spherical | Diagonal | Full | Tied, ascent: Mixture, new: Mixture, total: Array
+) -> Array:
     """M(theta) against theta + P(theta) grad l(theta), `ascent` being grad l in log weights, means and covariances.
 
     P is (diag p - p p') / n for weights, Sigma_j / N_j for means, 2 / N_j Sigma_j (x) Sigma_j for covariances about the
     *old* means; the M-step centres at the new ones, which takes delta_j delta_j' off. (Xu and Jordan 1996, theorem 1)
     """
-    family, p, old = mixture.family, mixture.weights, mixture.components
+    p, old = mixture.weights, mixture.components
     k, d = old.means.shape
     # of l as a function of unnormalised log weights: the gradient is N_j itself, and p_j + (N_j - p_j n) / n = N_j / n
     counts = ascent.log_weights
@@ -432,7 +435,7 @@ def of_density(family: Family, x: np.ndarray, key: Array) -> dict[str, Array]:
     points = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
     log_density = jax.jit(family.log_prob)(params, jnp.asarray(points))[:, 0]
     integral = np.sum(functools.reduce(np.multiply.outer, shares).ravel() * np.exp(np.asarray(log_density)))
-    inside = np.mean(np.all((second >= low) & (second <= high), axis=1))
+    inside = float(np.mean(np.all((second >= low) & (second <= high), axis=1)))
     error = np.sqrt(max(inside * (1 - inside), 1 / BOX_DRAWS) / BOX_DRAWS)
     return {"normalised": jnp.asarray(abs(integral - inside) / error)}
 
@@ -477,5 +480,3 @@ def _relative(a: Array, b: Array) -> Array:
 
 def _largest(residuals: list[Array]) -> Array:
     return jnp.max(jnp.stack(residuals))
-
-

@@ -273,9 +273,14 @@ def _turn(state: State, *, rows: Rows, stop: StoppingRule, prior: Prior | None, 
     verdict = jnp.where((verdict == Status.RUNNING) & (n_iter >= _max_iter(state)), Status.MAX_ITER, verdict)
 
     moved = running & accepted
-    kept = _where(moved, (proposal, stats, value, gain), (old, state.stats, state.objective, state.gain))
+    mixture, stats, value, climbed = _where(
+        moved, (proposal, stats, value, gain), (old, state.stats, state.objective, state.gain)
+    )
     new = State(
-        *kept,
+        mixture=mixture,
+        stats=stats,
+        objective=value,
+        gain=climbed,
         # plain EM alone: an accelerated gain says nothing of EM's rate
         ratio=jnp.where(moved & clear & is_plain, gain / state.gain, state.ratio),
         accepted=jnp.where(running, accepted, state.accepted),
@@ -314,9 +319,8 @@ def as_ready(
             raise ValueError("sample_weight was given with ready Rows, which carry their own; give one of the two")
         return x
     data, weights = as_rows(mixture.family, x, sample_weight, mixture)
-    n, d = data.shape
-    k = as_components(mixture.n_components, n)
-    block = block_size(n, d, k, lanes=lanes, chunk_size=chunk_size)
+    k = as_components(mixture.n_components, data.shape[0])
+    block = block_size(data.shape, k, lanes=lanes, chunk_size=chunk_size)
     return _ready(data, weights, mixture.family.location, block)
 
 

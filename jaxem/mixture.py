@@ -93,7 +93,7 @@ class Mixture:
     def _over_rows(self, function: Callable[..., Array], x: ArrayLike, chunk_size: int | None) -> Array:
         data = as_supported(self.family, x, n_features=self.family.n_features(self.components))
         data = data.astype(jnp.promote_types(data.dtype, self.log_weights.dtype))
-        block = block_size(*data.shape, self.n_components, chunk_size=chunk_size)
+        block = block_size(data.shape, self.n_components, chunk_size=chunk_size)
         return function(self, data, block)
 
 

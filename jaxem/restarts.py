@@ -35,7 +35,7 @@ from jaxem.loop import (
 )
 from jaxem.mixture import Mixture
 from jaxem.priors import Prior
-from jaxem.rows import Rows, as_components, as_count, block_size, ready
+from jaxem.rows import Rows, as_components, as_count, ready
 from jaxem.stopping import Status, StoppingRule
 
 LANES = 64
@@ -70,7 +70,7 @@ class Landscape(NamedTuple):
         log_likelihood: `[m]`, of each optimum's best restart.
         objective: `[m]`, likewise; optima are told apart by it.
         counts: `[m]`, restarts that ended there.
-        index: `[m]`, the best restart of each.
+        best_restart: `[m]`, which restart that is.
         degenerate: restarts that collapsed, not among the optima.
         failed: restarts without a finite objective, not among them either.
     """
@@ -78,7 +78,7 @@ class Landscape(NamedTuple):
     log_likelihood: np.ndarray
     objective: np.ndarray
     counts: np.ndarray
-    index: np.ndarray
+    best_restart: np.ndarray
     degenerate: int
     failed: int
 
@@ -110,14 +110,14 @@ def starts(
     k = as_components(n_components, data.shape[0])
     r = as_count("n_restarts", n_restarts, most=MAX_RESTARTS)
     initializer = KMeansPlusPlus() if initializer is None else initializer
+    # ones as an argument, not a constant, or XLA spends seconds folding what follows from them
+    weights = jnp.ones(data.shape[0], data.dtype) if weights is None else weights
     with computing(data):
         return _starts(key, family, data, weights, k, r, initializer)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 4, 5))
-def _starts(
-    key: Array, family: Family, x: Array, weights: Array | None, k: int, r: int, initializer: Initializer
-) -> Mixture:
+def _starts(key: Array, family: Family, x: Array, weights: Array, k: int, r: int, initializer: Initializer) -> Mixture:
     n, d = x.shape
     rows = ready(x, weights, centred=False, block=n)  # rows of weight 0 replaced
     data, weight = rows.blocks[0].T, rows.weights[0]

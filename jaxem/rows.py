@@ -114,8 +114,9 @@ def map_rows(per_row: Callable[[Array], Any], x: Array, block: int) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(m * b, *leaf.shape[2:])[:n], mapped)
 
 
-def block_size(n: int, d: int, k: int, *, lanes: int = 1, chunk_size: int | None = None) -> int:
-    """Rows in a block: `chunk_size` if given, else as many as keep `lanes * k * d` floats a row in cache."""
+def block_size(shape: tuple[int, ...], k: int, *, lanes: int = 1, chunk_size: int | None = None) -> int:
+    """Rows in a block of x `[n, d]`: `chunk_size` if given, else as many as keep `lanes * k * d` floats a row in cache."""
+    n, d = shape
     if chunk_size is not None:
         return min(n, as_count("chunk_size", chunk_size))
     platform = jax.default_backend()
@@ -159,7 +160,6 @@ def as_data(x: ArrayLike, *, n_features: int | None = None) -> Array:
     Integers and booleans become JAX's default float, half precision becomes float32 (a sum over rows overflows it).
     Values are checked for NaN and infinity unless `x` is traced.
     """
-    raw = x
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise ValueError(f"x has a mask over {int(np.sum(x.mask))} values; drop those rows or fill them in")
     if not isinstance(x, jax.Array):
@@ -178,18 +178,22 @@ def as_data(x: ArrayLike, *, n_features: int | None = None) -> Array:
         raise ValueError(f"x has shape {(n, d)}; give at least one row and one column")
     if n_features is not None and d != n_features:
         raise ValueError(f"x has {d} columns, the mixture {n_features}; give the columns it was fitted on")
+    if not is_traced(x) and not _all_finite(x):
+        row, column = np.argwhere(~np.isfinite(np.asarray(x)))[0]
+        value = np.asarray(x)[row, column]
+        raise ValueError(f"x[{row}, {column}] = {value}; drop or fill row {row}, every value must be finite")
+    given = x
     if not jnp.issubdtype(x.dtype, jnp.floating):
         x = jnp.asarray(x, float)
     elif jnp.finfo(x.dtype).bits < 32:
         x = jnp.asarray(x, jnp.float32)
     else:
         x = jnp.asarray(x)
-    if not is_traced(x) and not _all_finite(x):
+    narrowed = not is_traced(x) and x.dtype.itemsize < given.dtype.itemsize
+    if narrowed and not _all_finite(x):
         row, column = np.argwhere(~np.isfinite(np.asarray(x)))[0]
-        value = np.asarray(raw)[row, column]
-        if np.isfinite(value):
-            raise ValueError(f"x[{row}, {column}] = {value} is too large for {x.dtype}; rescale it or use float64")
-        raise ValueError(f"x[{row}, {column}] = {value}; drop or fill row {row}, every value must be finite")
+        value = np.asarray(given)[row, column]
+        raise ValueError(f"x[{row}, {column}] = {value} is too large for {x.dtype}; rescale it or use float64")
     return x
 
 
@@ -217,7 +221,9 @@ def _all_finite_on_device(x: Array) -> Array:
     return jnp.all(jnp.isfinite(x))
 
 
-def _all_finite(x: Array) -> bool:
-    # small data: numpy, to spare a compilation; large data: where they lie
+def _all_finite(x: Array | np.ndarray) -> bool:
+    # on the host with numpy, and small data too, to spare a compilation; large data where they lie
+    if isinstance(x, np.ndarray):
+        return bool(np.isfinite(x).all())
     with jax.ensure_compile_time_eval():  # the data may be a constant inside somebody's jit
         return bool(np.isfinite(np.asarray(x)).all() if x.size <= 2**20 else _all_finite_on_device(x))

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.datasets import load_iris
 
 import jaxem
-from jaxem import Beta, Bernoulli, BernoulliParams, Diagonal, Family, Full, GaussianParams, Mixture, Spherical, Tied
+from jaxem import Bernoulli, BernoulliParams, Beta, Diagonal, Family, Full, GaussianParams, Mixture, Spherical, Tied
 
 GAUSSIANS = (Spherical(), Diagonal(), Tied(), Full())
 DATA = Path(__file__).parent / "data"

@@ -80,7 +80,7 @@ def test_elbo_agrees_with_numpy(case):
 
 
 def test_stationary_by_hand(start):
-    """"Verify by taking derivatives and setting them equal to zero": in the natural parameters, without laws.py."""
+    """ "Verify by taking derivatives and setting them equal to zero": in the natural parameters, without laws.py."""
     new = jaxem.m_step(start, jaxem.e_step(start, X))
 
     def proxy(logits, means, variances):

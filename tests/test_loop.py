@@ -61,7 +61,9 @@ def test_ascent_over_random_problems(family, n, d, k):
         result = jaxem.fit(start, x, stop=FOREVER, max_iter=40)
         return result.trace, result.status, result.objective
 
-    traces, statuses, objectives = (np.asarray(leaf) for leaf in jax.vmap(climb)(jax.random.split(jax.random.key(n), 84)))
+    traces, statuses, objectives = (
+        np.asarray(leaf) for leaf in jax.vmap(climb)(jax.random.split(jax.random.key(n), 84))
+    )
     rises = np.diff(traces, axis=1)
     allowed = FALL * (np.abs(traces[:, 1:]) + n)
     assert np.all(np.isnan(rises) | (rises >= -allowed))
@@ -112,7 +114,9 @@ def test_a_tolerance_finer_than_rounding_says_so():
 def test_nan_is_never_convergence():
     x = blobs(50)
     mixture = start_of(jaxem.Spherical(), x, 2)
-    broken = jaxem.Mixture(mixture.log_weights, mixture.components._replace(means=mixture.components.means * jnp.nan), mixture.family)
+    broken = jaxem.Mixture(
+        mixture.log_weights, mixture.components._replace(means=mixture.components.means * jnp.nan), mixture.family
+    )
     result = jaxem.fit(broken, x)
     assert int(result.status) == Status.NONFINITE
     assert int(result.n_iter) == 0
@@ -196,7 +200,7 @@ def test_reverse_mode_gives_one_clear_error():
     x = blobs(40)
     mixture = start_of(jaxem.Spherical(), x, 2)
     for function in (jax.grad, jax.jacrev):
-        with pytest.raises(NotImplementedError, match="jax.jvp or jax.jacfwd"):
+        with pytest.raises(NotImplementedError, match=r"jax\.jvp or jax\.jacfwd"):
             function(lambda start: jaxem.fit(start, x).log_likelihood)(mixture)
 
 
@@ -248,7 +252,9 @@ def test_a_bad_accelerator_cannot_lower_the_objective(factor):
     x = blobs(120, separation=2.5)
     mixture = start_of(jaxem.Diagonal(), x, 2)
     tol = 1e-9 if X64 else 1e-5
-    result = jaxem.fit(mixture, x, stop=GainBelow(tol), max_iter=5000, accelerator=optax.with_extra_args_support(optax.scale(factor)))
+    result = jaxem.fit(
+        mixture, x, stop=GainBelow(tol), max_iter=5000, accelerator=optax.with_extra_args_support(optax.scale(factor))
+    )
     rises = np.diff(np.asarray(result.trace)[: int(result.n_iter) + 1])
     assert np.all(rises >= -FALL * (abs(float(result.objective)) + 120))
     plain = jaxem.fit(mixture, x, stop=GainBelow(tol), max_iter=5000)

@@ -61,7 +61,7 @@ def test_float32_with_clusters_far_apart(family, d):
 def test_a_start_far_from_the_data_recovers(family):
     """Means 10,000 deviations away, where the first step cancels all digits of float32: no NaN, the same answer."""
     x = blobs(200).astype(np.float32)
-    resp, params = truth(family, x.astype(float))
+    resp, _ = truth(family, x.astype(float))
     start = jaxem.starts(jax.random.key(0), family, x, 2, 1, jaxem.FromResponsibilities(jnp.asarray(resp)))
     start = jax.tree.map(lambda leaf: leaf[0], start)
     moved = jaxem.Mixture(

@@ -65,7 +65,9 @@ def test_a_bad_lane_spoils_no_other():
     results = jaxem.fit_restarts(broken, x)
     assert [int(results.status[i]) for i in (1, 3, 4)] == [Status.NONFINITE, Status.DEGENERATE, Status.NONFINITE]
     for i in (0, 2, 5):
-        chex.assert_trees_all_close(lane(results.mixture, i), lane(clean.mixture, i), rtol=100 * ROUNDING, atol=ROUNDING)
+        chex.assert_trees_all_close(
+            lane(results.mixture, i), lane(clean.mixture, i), rtol=100 * ROUNDING, atol=ROUNDING
+        )
         assert results.status[i] == clean.status[i]
     assert int(jaxem.best(results).status) in (Status.CONVERGED, Status.PRECISION_LIMITED)
     seen = jaxem.landscape(results, tol=1e-2)
@@ -91,7 +93,7 @@ def test_landscape_groups_by_objective():
     made = results._replace(objective=values, log_likelihood=values, status=jnp.full(6, int(Status.CONVERGED)))
     seen = jaxem.landscape(made, tol=1e-3)
     np.testing.assert_array_equal(seen.counts, [3, 1, 2])
-    np.testing.assert_array_equal(seen.index, [1, 5, 3])
+    np.testing.assert_array_equal(seen.best_restart, [1, 5, 3])
 
 
 def test_thousands_of_restarts():
@@ -142,9 +144,7 @@ def test_restarts_compile_once():
 
 
 @pytest.mark.skipif(not X64, reason="1e-6 nats need float64")
-@pytest.mark.parametrize(
-    "fit", reference_fits(), ids=lambda fit: f"{fit['data']}-{fit['K']}-{fit['cov']}"
-)
+@pytest.mark.parametrize("fit", reference_fits(), ids=lambda fit: f"{fit['data']}-{fit['K']}-{fit['cov']}")
 def test_reference_fits(fit):
     """The best of 64 restarts from k-means++ is the best known maximum, and no degenerate one."""
     x, family = reference_data(fit["data"].removeprefix("faithful_")), REFERENCE_FAMILIES[fit["cov"]]

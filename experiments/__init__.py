@@ -1,0 +1,1 @@
+"""Experiments on jaxem's public API: python -m experiments.NAME configs/NAME.toml"""

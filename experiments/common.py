@@ -1,0 +1,116 @@
+"""What every experiment shares: a checked TOML config, a folder of results, a CSV, a figure, timing.
+
+    python -m experiments.NAME configs/NAME.toml [--out FOLDER]
+
+A config that is wrong (unknown key, wrong type, missing file) gives one line that names the key, before any work is done.
+"""
+
+import argparse
+import csv
+import difflib
+import os
+import statistics
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pydantic
+from matplotlib.figure import Figure
+
+
+class Config(pydantic.BaseModel):
+    """Base of the configs: no unknown keys, no coercion."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+SomeConfig = TypeVar("SomeConfig", bound=Config)
+
+
+class ConfigError(Exception):
+    """A config that cannot be used; the message is one line."""
+
+
+def load_config(kind: type[SomeConfig], path: Path) -> SomeConfig:
+    """Read and check a TOML file."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML: {error}") from error
+    try:
+        return kind.model_validate(values)
+    except pydantic.ValidationError as error:
+        # an unknown key explains a missing one
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        key = ".".join(str(part) for part in first["loc"])
+        close = difflib.get_close_matches(key, kind.model_fields, 1)
+        hint = f"; did you mean {close[0]!r}?" if first["type"] == "extra_forbidden" and close else ""
+        raise ConfigError(f"{path}: {key}: {first['msg']} (found {first['input']!r}){hint}") from error
+
+
+def run(kind: type[SomeConfig], experiment: Callable[[SomeConfig, Path], Iterable[str]]) -> None:
+    """The command line of an experiment: prints the lines it yields, the last one its conclusion."""
+    name = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=experiment.__doc__)
+    parser.add_argument("config", type=Path, help="a TOML file from configs/")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for CSV and figures")
+    arguments = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)  # a script may choose; what is to be float32 says so
+    try:
+        config = load_config(kind, arguments.config)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        for line in experiment(config, arguments.out):
+            print(line, flush=True)
+    except (ConfigError, OSError) as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; what was finished is in {arguments.out}", file=sys.stderr)
+        sys.exit(130)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table, whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Save and close a figure, whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, dpi=150, bbox_inches="tight", format=path.suffix[1:])
+    plt.close(figure)
+    os.replace(temporary, path)
+
+
+def seconds(function: Callable[[], Any], repeats: int) -> float:
+    """Median time of a call, in seconds, after one call that compiles."""
+    jax.block_until_ready(function())
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def hardware() -> str:
+    """What the numbers were measured on."""
+    device = jax.devices()[0]
+    return f"{os.cpu_count()} CPU cores, {device.platform} ({device.device_kind}), jax {jax.__version__}"

@@ -1,0 +1,144 @@
+"""Twenty seeded bugs in the families and em.py, each a one-line change of the source: do the laws kill them all?
+
+    python -m tests.mutants            prints each mutant and the laws that kill it; exit code 1 if one survives
+
+A mutant is a copy of the package under another name with one snippet replaced; `verify` of the copy judges a mixture of
+the copy's own family. The laws live in the copy as well, unchanged.
+"""
+
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("JAX_ENABLE_X64", "1")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxem
+
+
+class Mutant(NamedTuple):
+    """`before` in `file` becomes `after`; seen with a mixture of `family`."""
+
+    what: str
+    file: str
+    before: str
+    after: str
+    family: str
+
+
+GAUSSIAN, DISCRETE, EM, BASE = "families/gaussian.py", "families/discrete.py", "em.py", "families/base.py"
+MUTANTS = (
+    Mutant("unbiased variance, N_k - 1", GAUSSIAN, "_recentred(second / _positive(counts)[:, None, None]",
+           "_recentred(second / (_positive(counts) - 1.0)[:, None, None]", "Full"),
+    Mutant("d forgotten in the spherical variance", GAUSSIAN, "_cancelled(moved)) / delta.shape[1]",
+           "_cancelled(moved))", "Spherical"),
+    Mutant("stale mean in the variance", GAUSSIAN, "- delta**2 + _cancelled(delta**2)", "", "Diagonal"),
+    Mutant("a half missing in the density", GAUSSIAN, "return -0.5 * (squares", "return -1.0 * (squares", "Spherical"),
+    Mutant("log determinant halved", GAUSSIAN, "return whitener, 2.0 * jnp.sum", "return whitener, 1.0 * jnp.sum", "Full"),
+    Mutant("log determinant without d", GAUSSIAN, "diff.shape[1] * jnp.log(covariances)", "jnp.log(covariances)",
+           "Spherical"),
+    Mutant("2 pi without d", GAUSSIAN, "(diff.shape[1] * LOG_2PI + log_det)", "(LOG_2PI + log_det)", "Full"),
+    Mutant("transposed Cholesky factor in the density", GAUSSIAN, '_dot("kij,kjb->kib", whitener, diff)',
+           '_dot("kji,kjb->kib", whitener, diff)', "Full"),
+    Mutant("transposed Cholesky factor in the sampler", GAUSSIAN, '_dot("nij,nj->ni", factors[labels], noise)',
+           '_dot("nji,nj->ni", factors[labels], noise)', "Full"),
+    Mutant("deviation for variance in the density", GAUSSIAN, "jnp.sum(diff**2, axis=1) / covariances[:, None]",
+           "jnp.sum(diff**2, axis=1) / covariances[:, None] ** 2", "Spherical"),
+    Mutant("a damped step of the means", GAUSSIAN, "GaussianParams(params.means + delta, covariances)",
+           "GaussianParams(params.means + 0.9 * delta, covariances)", "Tied"),
+    Mutant("tied moves weighted alike", GAUSSIAN, "(counts / total)[:, None] * delta, delta)",
+           "delta / counts.shape[0], delta)", "Tied"),
+    Mutant("variances averaged over features", GAUSSIAN, 'return _dot("kb,kdb->kd", resp, diff**2)',
+           'return jnp.mean(_dot("kb,kdb->kd", resp, diff**2), axis=1, keepdims=True) + 0.0 * diff[:, :, 0]', "Diagonal"),
+    Mutant("weights of rows squared", BASE, "return jnp.sum(jnp.where(w > 0, w * values, 0.0))",
+           "return jnp.sum(jnp.where(w > 0, w**2 * values, 0.0))", "Full"),
+    Mutant("weights of rows ignored in the statistics", GAUSSIAN, "resp = resp * w[None, :]  # [k, b]",
+           "resp = resp * (w > 0)[None, :]", "Diagonal"),
+    Mutant("mixing weights left out of the E-step", EM,
+           "mixture.family.block_stats, mixture.components, mixture.log_weights)",
+           "mixture.family.block_stats, mixture.components, 0.0 * mixture.log_weights)", "Spherical"),
+    Mutant("mixing weights not normalised", EM, "/ jnp.sum(stats.counts)\n", "/ (jnp.sum(stats.counts) + 1.0)\n", "Tied"),
+    Mutant("mixing weights smoothed", EM, "jnp.where(owned, stats.counts, 1.0) / jnp.sum(stats.counts)",
+           "(stats.counts + 1.0) / jnp.sum(stats.counts + 1.0)", "Bernoulli"),
+    Mutant("entropy with the wrong sign in the elbo", EM, "- jnp.log(jnp.where(used, resp, 1.0))",
+           "+ jnp.log(jnp.where(used, resp, 1.0))", "Spherical"),
+    Mutant("responsibilities sharpened", BASE, "resp = joint / jnp.where(total > 0, total, 1.0)",
+           "resp = joint**2 / jnp.sum(joint**2, axis=axis, keepdims=True)", "Diagonal"),
+    Mutant("zeros counted as ones", DISCRETE, 'zeros, 1.0 - x, precision=HIGHEST)', 'zeros, x, precision=HIGHEST)',
+           "Bernoulli"),
+    Mutant("prior counted once too often", DISCRETE, "total + alpha + beta - 2.0", "total + alpha + beta - 1.0",
+           "Bernoulli"),
+    Mutant("the chart loses a sign", GAUSSIAN, "return jnp.exp(free).reshape(k, d)", "return jnp.exp(-free).reshape(k, d)",
+           "Diagonal"),
+)  # fmt: skip
+
+
+def data(family):
+    """Rows [60, 3] with correlated features of different scales, or bits."""
+    rng = np.random.default_rng(0)
+    if family == "Bernoulli":
+        return (rng.uniform(size=(60, 3)) < [0.2, 0.5, 0.7]).astype(float)
+    return rng.normal(size=(60, 3)) @ np.array([[1.0, 0.8, 0.1], [0.0, 0.7, 0.3], [0.0, 0.0, 1.5]]) + [0.0, 1.0, -2.0]
+
+
+def killers(mutant=None):
+    """Names of the laws that fail for a mutant (for the unchanged package if None)."""
+    family = "Full" if mutant is None else mutant.family
+    with tempfile.TemporaryDirectory() as folder:
+        number = "unchanged" if mutant is None else str(MUTANTS.index(mutant))
+        name = f"jaxem_mutant_{number}"
+        target = Path(folder) / name
+        shutil.copytree(Path(jaxem.__file__).parent, target, ignore=shutil.ignore_patterns("__pycache__"))
+        if mutant is not None:
+            path = target / mutant.file
+            source = path.read_text()
+            assert source.count(mutant.before) == 1, f"{mutant.what}: {mutant.before!r} is not in {mutant.file} once"
+            path.write_text(source.replace(mutant.before, mutant.after))
+        for path in target.rglob("*.py"):
+            path.write_text(path.read_text().replace("jaxem.", f"{name}.").replace('"forward_only"', f'"{name}"'))
+        sys.path.insert(0, folder)
+        try:
+            copy = importlib.import_module(name)
+            verify, kind = copy.verify, getattr(copy, family)()
+            importlib.import_module(f"{name}.laws")
+        finally:
+            sys.path.remove(folder)
+        x = data(family)
+        prior = copy.Beta(2.0, 3.0) if family == "Bernoulli" else None
+        rng = np.random.default_rng(1)
+        log_weights = jnp.log(jnp.asarray([0.3, 0.7]))
+        if family == "Bernoulli":
+            components = copy.BernoulliParams(jnp.asarray(rng.uniform(0.2, 0.8, (2, 3))))
+        else:
+            covariance = np.cov(x.T, bias=True)
+            forms = {"Spherical": np.array([1.0, 2.0]), "Diagonal": np.stack([np.diag(covariance)] * 2),
+                     "Tied": covariance, "Full": np.stack([covariance] * 2)}  # fmt: skip
+            components = copy.GaussianParams(jnp.asarray(x[:2]), jnp.asarray(forms[family]))
+        report = verify(copy.Mixture(log_weights, components, kind), x, prior=prior)
+        for module in [module for module in sys.modules if module.split(".")[0] == name]:
+            del sys.modules[module]
+    return [law.name for law in report.laws if not law.ok]
+
+
+def main():
+    """Print who kills whom."""
+    survivors = 0
+    print(f"unchanged: {killers() or 'no law fails'}")
+    for mutant in MUTANTS:
+        laws = killers(mutant)
+        survivors += not laws
+        print(f"{'killed by ' + ', '.join(laws) if laws else 'SURVIVES'}: {mutant.what} ({mutant.family})", flush=True)
+        jax.clear_caches()
+    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants killed")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

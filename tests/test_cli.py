@@ -1,0 +1,184 @@
+"""The command line as a stranger uses it: what it prints, what it refuses, and with which exit code."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import jaxem
+from jaxem import io
+
+COMMAND = [sys.executable, "-m", "jaxem.cli"]
+
+
+def run(*arguments, cwd=None, **options):
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, **options)
+
+
+def fails(done, message, code=1):
+    assert done.returncode == code, (done.returncode, done.stderr)
+    assert re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 1:
+        assert len(done.stderr.strip().splitlines()) == 1
+    return done
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A saved model and what the fit printed."""
+    path = tmp_path_factory.mktemp("model") / "m.safetensors"
+    return path, run("fit", "--out", path)
+
+
+def test_fit_without_a_file(model):
+    path, done = model
+    assert done.returncode == 0, done.stderr
+    for expected in (
+        "Old Faithful (bundled): 272 rows, 2 columns",
+        "log-likelihood  -1130.26396",
+        "BIC             2322.192 (lower is better)",
+        "CONVERGED",
+        "Landscape of optima, 64 restarts",
+        "laws hold",
+        f"saved to {path}",
+    ):
+        assert expected in done.stdout, done.stdout
+    assert re.search(r"Verified by autodiff: (\d+) of \1 laws hold", done.stdout)
+    np.testing.assert_allclose(sorted(io.load(path).weights), [0.355872857106, 0.644127142894], atol=1e-5)
+
+
+def test_predict_score_and_sample(model, tmp_path):
+    path, _ = model
+    x, mixture = jaxem.datasets.faithful(), io.load(path)
+    labels = run("predict", path).stdout.split()
+    assert labels[0] == "component"
+    np.testing.assert_array_equal([int(label) for label in labels[1:]], mixture.responsibilities(x).argmax(axis=1))
+
+    np.savetxt(tmp_path / "x.csv", x[:5], delimiter=",", header="a,b", comments="")
+    rows = run("predict", path, tmp_path / "x.csv", "--proba").stdout.splitlines()
+    assert rows[0] == "p0,p1"
+    found = np.array([row.split(",") for row in rows[1:]], float)
+    np.testing.assert_allclose(found, mixture.responsibilities(x[:5]), atol=1e-5)
+
+    done = run("score", path)
+    assert "log_likelihood -1130.263960" in done.stdout
+    assert "bic 2322.19" in done.stdout
+
+    one, other = (run("sample", path, "-n", 7, "--seed", 3).stdout for _ in range(2))
+    assert one == other
+    assert one.splitlines()[0] == "x1,x2,component"
+    assert len(one.splitlines()) == 8
+    done = run("sample", path, "-n", 7, "--seed", 3, "--out", tmp_path / "s.csv")
+    assert (tmp_path / "s.csv").read_text() == one
+    assert "saved" in done.stderr
+
+
+def test_verify(model):
+    done = run("verify", model[0])
+    assert done.returncode == 0
+    assert "stationary   holds" in done.stdout
+    assert "verified: yes" in done.stdout
+
+
+def test_options_of_fit(tmp_path):
+    np.save(tmp_path / "x.npy", jaxem.datasets.faithful())
+    done = run(
+        "fit", tmp_path / "x.npy", "-k", 3, "--covariance", "tied", "--restarts", 8, "--seed", 1, "--init", "kmeans",
+        "--max-iter", 2, "--no-verify", "--columns", "x2,x1", "--chunk-size", 50,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "MAX_ITER after 2 passes: not converged, raise --max-iter" in done.stdout
+    assert "mean x2  mean x1" in done.stdout
+    assert "Verified" not in done.stdout
+
+
+def test_help_answers_at_once():
+    run("--help")
+    times = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        done = run("--help")
+        times.append(time.perf_counter() - begun)
+    assert done.returncode == 0
+    assert "predict" in done.stdout
+    assert run("fit", "--help").returncode == 0
+
+
+def test_refusals(model, tmp_path):
+    path, _ = model
+    text = tmp_path / "text.csv"
+    text.write_text("a,b\n1,2\n3,red\n")
+    (tmp_path / "nan.csv").write_text("a,b\n1,2\n3,nan\n")
+    (tmp_path / "bad.safetensors").write_bytes(path.read_bytes()[:-5])
+    before = path.read_bytes()
+    fails(run("fit", text), "column 'b' is not numeric")
+    fails(run("fit", tmp_path / "nan.csv"), "row 2, column 'b'")
+    fails(run("fit", tmp_path / "nothing.csv"), "does not exist")
+    fails(run("fit", "-k", 0), "n_components = 0")
+    fails(run("fit", "-k", 10**12), "exceeds the 272 rows")
+    fails(run("fit", "--restarts", 0), "restarts = 0")
+    fails(run("fit", "--out", path), "exists.*--force")
+    assert path.read_bytes() == before
+    fails(run("fit", "--out", tmp_path / "no" / "m"), "does not exist; make it first")
+    fails(run("predict", tmp_path / "bad.safetensors"), "truncated")
+    fails(run("predict", tmp_path / "nothing"), "does not exist")
+    fails(run("predict", path, "--columns", "waiting"), "x has 1 columns, the mixture 2")
+    fails(run("fit", "-k", "2.5"), "'2.5' is not a whole number", code=2)
+    fails(run("fit", "--covariance", "diagonal"), "full", code=2)
+    fails(run("fit", "--colour", "red"), "No such option", code=2)
+    fails(run("nonsense"), "No such command", code=2)
+
+
+def test_degenerate_data_get_advice(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savetxt(
+        tmp_path / "c.csv",
+        np.column_stack([rng.normal(size=50), np.ones(50)]),
+        delimiter=",",
+        header="a,b",
+        comments="",
+    )
+    out = tmp_path / "m"
+    done = fails(run("fit", tmp_path / "c.csv", "--out", out), "DEGENERATE.*column 'b' is constant.*--columns")
+    assert "nan" not in done.stdout.lower()
+    assert not out.exists()
+    done = run("fit", tmp_path / "c.csv", "--columns", "a", "-k", 1, "--no-verify")
+    assert done.returncode == 0
+    assert "CONVERGED" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_stops_within_seconds(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(200_000, 8)))
+    out = tmp_path / "m.safetensors"
+    process = subprocess.Popen(
+        [*COMMAND, "fit", str(tmp_path / "x.npy"), "-k", "20", "--restarts", "500", "--out", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(8)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    begun = time.perf_counter()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.perf_counter() - begun < 30  # a bound against hanging, not a measurement
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert os.listdir(tmp_path) == ["x.npy"]
+
+
+def test_stdout_may_be_closed_early(model):
+    done = subprocess.run(
+        f"{sys.executable} -m jaxem.cli sample {model[0]} -n 100000 | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "x1,x2,component\n"
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,209 @@
+"""Models and tables on disk: what goes out comes back; what is wrong is named; nothing is half-written."""
+
+import json
+import os
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+import jaxem
+from jaxem import datasets, io
+from tests.cases import ORACLES, Case, named
+from tests.conftest import DTYPE
+
+
+@pytest.mark.parametrize("case", **named(ORACLES))
+def test_save_and_load(case, tmp_path):
+    mixture = case.mixture()
+    io.save(mixture, tmp_path / "m.safetensors")
+    loaded = io.load(tmp_path / "m.safetensors")
+    assert loaded.family == mixture.family
+    assert jax.tree.structure(loaded) == jax.tree.structure(mixture)
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(mixture), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype == DTYPE
+    assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+def test_a_dead_component_is_kept(tmp_path):
+    mixture = Case(jaxem.Full(), 2, 2, 0).mixture()
+    dead = jaxem.Mixture(jnp.asarray([0.0, -jnp.inf]), mixture.components, mixture.family)
+    io.save(dead, tmp_path / "m")
+    np.testing.assert_array_equal(io.load(tmp_path / "m").weights, [1.0, 0.0])
+
+
+def test_save_refuses(tmp_path):
+    mixture = Case(jaxem.Spherical(), 2, 2, 0).mixture()
+    path = tmp_path / "m"
+    io.save(mixture, path)
+    before = path.read_bytes()
+    broken = jaxem.Mixture(mixture.log_weights * jnp.nan, mixture.components, mixture.family)
+    with pytest.raises(ValueError, match="log_weights holds values that are not finite"):
+        io.save(broken, path)
+    with pytest.raises(FileExistsError, match="exists"):
+        io.save(mixture, path, overwrite=False)
+
+    class Mine(jaxem.Spherical):
+        pass
+
+    with pytest.raises(TypeError, match="which a file cannot hold"):
+        io.save(jaxem.Mixture(mixture.log_weights, mixture.components, Mine()), path)
+    with pytest.raises(IsADirectoryError):
+        io.save(mixture, tmp_path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def edit(path, change_header=None, change_data=None):
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header, data = json.loads(content[8 : 8 + length]), bytearray(content[8 + length :])
+    if change_header:
+        change_header(header)
+    if change_data:
+        change_data(data)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(data))
+
+
+LIES = {
+    "format": lambda h: h["__metadata__"].update(format="other"),
+    "version": lambda h: h["__metadata__"].update(version="99"),
+    "family": lambda h: h["__metadata__"].update(family="os.system"),
+    "n_components": lambda h: h["__metadata__"].update(n_components="-1"),
+    "n_features": lambda h: h["__metadata__"].update(n_features="999999999"),
+    "sha256": lambda h: h["__metadata__"].update(sha256="0" * 64),
+    "metadata": lambda h: h["__metadata__"].update(extra="1"),
+    "arrays": lambda h: h.pop("log_weights"),
+    "log_weights": lambda h: h["log_weights"].update(shape=[3]),
+    "components.means": lambda h: h["components.means"].update(dtype="I64"),
+}
+
+
+@pytest.mark.parametrize("field", LIES)
+def test_a_lie_in_the_header_is_named(field, tmp_path):
+    path = tmp_path / "m"
+    io.save(Case(jaxem.Full(), 2, 2, 0).mixture(), path)
+    edit(path, LIES[field])
+    with pytest.raises(io.ModelFormatError, match="components.means" if field == "n_features" else field):
+        io.load(path)
+
+
+def test_every_truncation_and_every_flipped_byte_is_seen(tmp_path):
+    path = tmp_path / "m"
+    io.save(Case(jaxem.Diagonal(), 2, 1, 0).mixture(), path)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(io.ModelFormatError):
+            io.load(path)
+    for i in range(len(whole) - 40, len(whole)):  # the arrays
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+        with pytest.raises(io.ModelFormatError, match="sha256"):
+            io.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04\x95", b"\xff" * 100, b"PK\x03\x04" + b"\0" * 50])
+def test_foreign_files(content, tmp_path):
+    (tmp_path / "m").write_bytes(content)
+    with pytest.raises(io.ModelFormatError):
+        io.load(tmp_path / "m")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        io.load(tmp_path / "nothing")
+
+
+def test_parameters_that_are_no_mixture(tmp_path):
+    mixture = Case(jaxem.Full(), 2, 2, 0).mixture()
+    covariances = mixture.components.covariances
+    for name, changed in {
+        "log_weights": jaxem.Mixture(mixture.log_weights + 1.0, mixture.components, mixture.family),
+        "components.covariances": jaxem.Mixture(
+            mixture.log_weights, mixture.components._replace(covariances=-covariances), mixture.family
+        ),
+    }.items():
+        io.save(changed, tmp_path / "m")
+        with pytest.raises(io.ModelFormatError, match=name):
+            io.load(tmp_path / "m")
+
+
+def test_tables_of_every_format(tmp_path):
+    values = np.array([[1.0, 2.5], [3.0, -4e3]])
+    texts = {
+        "header.csv": "a,b\n1,2.5\n3,-4e3\n",
+        "none.csv": "1,2.5\n3,-4e3\n",
+        "bom.csv": "\ufeffa,b\r\n1,2.5\r\n3,-4e3\r\n",
+        "quoted.csv": '"a","b"\n"1","2.5"\n3,-4e3\n',
+        "tabs.tsv": "a\tb\n1\t2.5\n3\t-4e3\n",
+        "semicolons.txt": "a;b\n1;2.5\n3;-4e3\n",
+        "spaces.txt": "1 2.5\n3 -4e3\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+        table = datasets.read_table(tmp_path / name)
+        np.testing.assert_array_equal(table.values, values, err_msg=name)
+        assert table.columns in (("a", "b"), ("x1", "x2"))
+    np.save(tmp_path / "x.npy", values.astype(np.float32))
+    table = datasets.read_table(tmp_path / "x.npy")
+    np.testing.assert_array_equal(table.values, values.astype(np.float32))
+    assert table.values.dtype == np.float32
+    pyarrow.parquet.write_table(pyarrow.table({"a": [1, 3], "b": values[:, 1]}), tmp_path / "x.parquet")
+    table = datasets.read_table(tmp_path / "x.parquet", ["b"])
+    np.testing.assert_array_equal(table.values, values[:, 1:])
+    assert table.columns == ("b",)
+
+
+def test_faithful_is_old_faithful():
+    x = datasets.faithful()
+    assert x.shape == (272, 2)
+    np.testing.assert_allclose(x.mean(axis=0), [3.487783, 70.897059], atol=1e-6)
+    assert datasets.faithful_table().columns == ("eruptions", "waiting")
+
+
+BAD_TEXT = {
+    "empty": ("", "is empty"),
+    "only a header": ("a,b\n", "has no rows"),
+    "ragged": ("a,b\n1,2\n3\n", "is not a table.*2 fields"),
+    "text": ("a,b\n1,2\n3,red\n", r"column 'b' is not numeric \(row 2 holds 'red'\).*--columns"),
+    "missing": ("a,b\n1,2\n,4\n", "row 2, column 'a' holds a missing value"),
+    "NA": ("a,b\n1,NA\n3,4\n", "row 1, column 'b' holds a missing value"),
+    "infinite": ("a,b\n1,inf\n3,4\n", "row 1, column 'b' holds inf"),
+    "twice": ("a,a\n1,2\n", "two columns named 'a'"),
+    "NUL": ("a,b\n1,\0\n", "NUL"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_TEXT.values(), ids=BAD_TEXT)
+def test_bad_tables(text, message, tmp_path):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(datasets.DataError, match=message) as error:
+        datasets.read_table(tmp_path / "x.csv")
+    assert "\n" not in str(error.value)
+
+
+def test_bad_files(tmp_path):
+    np.save(tmp_path / "objects.npy", np.array([{}, 1], object), allow_pickle=True)
+    np.save(tmp_path / "flat.npy", np.arange(3.0))
+    (tmp_path / "not.npy").write_bytes(b"hello")
+    (tmp_path / "not.parquet").write_bytes(b"hello")
+    (tmp_path / "x.xlsx").write_bytes(b"hello")
+    (tmp_path / "latin.csv").write_bytes("é\n1\n".encode("latin-1"))
+    for name, message in {
+        "objects.npy": "no npy file of numbers",
+        "flat.npy": r"shape \(3,\)",
+        "not.npy": "no npy file",
+        "not.parquet": "no readable Parquet",
+        "x.xlsx": "suffix",
+        "latin.csv": "UTF-8",
+        "missing.csv": "does not exist",
+        ".": "is a directory",
+    }.items():
+        with pytest.raises(datasets.DataError, match=message):
+            datasets.read_table(tmp_path / name)
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(datasets.DataError, match="no column 'c'; it has a, b"):
+        datasets.read_table(tmp_path / "x.csv", ["c"])

@@ -1,0 +1,23 @@
+"""The laws catch every seeded mutant: one by default, all with -m slow. `python -m tests.mutants` prints the table."""
+
+import pytest
+
+from tests.conftest import X64
+from tests.mutants import MUTANTS, killers
+
+pytestmark = pytest.mark.skipif(not X64, reason="verify computes in float64 in either mode")
+
+
+def test_there_are_twenty():
+    assert len(MUTANTS) >= 20
+
+
+def test_the_unchanged_package_and_one_mutant():
+    assert killers() == []
+    assert "stationary" in killers(MUTANTS[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS[1:], ids=lambda mutant: mutant.what)
+def test_every_mutant_is_killed(mutant):
+    assert killers(mutant)
