@@ -22,6 +22,7 @@ from jaxem.init import Initializer, KMeansPlusPlus
 from jaxem.loop import (
     MAX_ITER,
     MAX_TURNS,
+    NOISE,
     Result,
     State,
     advance,
@@ -275,7 +276,7 @@ def _best(results: Result) -> Result:
     return jax.tree.map(lambda leaf: leaf[i], results)
 
 
-def landscape(results: Result, tol: float = 1e-3) -> Landscape:
+def landscape(results: Result, tol: float | None = None) -> Landscape:
     """Group restarts by the optimum they ended in.
 
     Restarts whose objectives lie within `tol` nats of the best of a group are taken to have ended in the same optimum
@@ -283,7 +284,7 @@ def landscape(results: Result, tol: float = 1e-3) -> Landscape:
 
     Args:
         results: leaves `[r, ...]`.
-        tol: nats; make it larger than what the stopping rule leaves to gain.
+        tol: nats, more than the stopping rule leaves to gain; by default 1e-3, or what rounding hides if that is more.
     """
     value, status = np.asarray(results.objective), np.asarray(results.status)
     log_likelihood = np.asarray(results.log_likelihood)
@@ -291,6 +292,9 @@ def landscape(results: Result, tol: float = 1e-3) -> Landscape:
     degenerate = ~failed & (status == Status.DEGENERATE)
     order = np.flatnonzero(~failed & ~degenerate)
     order = order[np.argsort(-value[order], kind="stable")]
+    if tol is None:
+        largest = np.max(np.abs(value[order]), initial=0.0)
+        tol = max(1e-3, 100 * NOISE * float(np.finfo(value.dtype).eps) * float(largest))
     leaders: list[int] = []
     counts: list[int] = []
     for i in order.tolist():

@@ -18,5 +18,5 @@ ROUNDING = 1e-10 if X64 else 2e-5  # relative
 STATISTICAL = 5.0  # standard errors
 
 
-def pytest_report_header(config):
-    return f"jax mode: {DTYPE} (JAX_ENABLE_X64={int(X64)}), backend {jax.default_backend()}"
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"jax mode: {DTYPE} (JAX_ENABLE_X64={int(X64)}), backend {jax.default_backend()}")

@@ -77,6 +77,7 @@ def test_gain_rule_is_the_lectures():
     result = jaxem.fit(start_of(jaxem.Full(), x, 2), x, stop=GainBelow(1e-4))
     gains = np.diff(np.asarray(result.trace))[: int(result.n_iter)] / 100
     assert int(result.status) == Status.CONVERGED
+    assert np.all(np.isnan(np.asarray(result.trace)[int(result.n_iter) + 1 :]))
     assert gains[-1] < 1e-4
     assert np.all(gains[:-1] >= 1e-4)
 
