@@ -8,15 +8,15 @@ A config that is wrong (unknown key, wrong type, missing file) gives one line th
 import argparse
 import csv
 import difflib
+import io
 import os
 import statistics
 import sys
-import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 import matplotlib
@@ -26,6 +26,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pydantic
 from matplotlib.figure import Figure
+
+from jaxem.io import write_atomically
+
+
+Positive = Annotated[int, pydantic.Field(gt=0)]
+Sizes = Annotated[list[Positive], pydantic.Field(min_length=2)]
 
 
 class Config(pydantic.BaseModel):
@@ -73,7 +79,7 @@ def run(kind: type[SomeConfig], experiment: Callable[[SomeConfig, Path], Iterabl
         arguments.out.mkdir(parents=True, exist_ok=True)
         for line in experiment(config, arguments.out):
             print(line, flush=True)
-    except (ConfigError, OSError) as error:
+    except (ConfigError, OSError, ValueError) as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
@@ -83,20 +89,19 @@ def run(kind: type[SomeConfig], experiment: Callable[[SomeConfig, Path], Iterabl
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table, whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode(), overwrite=True)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Save and close a figure, whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=150, bbox_inches="tight", format=path.suffix[1:])
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, bbox_inches="tight", format=path.suffix[1:])
     plt.close(figure)
-    os.replace(temporary, path)
+    write_atomically(path, picture.getvalue(), overwrite=True)
 
 
 def seconds(function: Callable[[], Any], repeats: int) -> float:

@@ -10,28 +10,29 @@
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+import pydantic
 
 import jaxem
-from experiments.common import Config, hardware, run, save_figure, seconds, write_csv
+from experiments.common import Config, Positive, Sizes, hardware, run, save_figure, seconds, write_csv
 
 
 class LectureConfig(Config):
     """configs/lecture.toml"""
 
     seed: int
-    restarts: int
-    max_iter: int
-    n: list[int]
-    k: list[int]
-    d: list[int]
-    base: list[int]
-    repeats: int
+    restarts: Positive
+    max_iter: Positive
+    n: Sizes
+    k: Sizes
+    d: Sizes
+    base: Annotated[list[Positive], pydantic.Field(min_length=3, max_length=3)]
+    repeats: Positive
 
 
 X = np.array([0.2, -0.9, -1.0, 1.2, 1.8])[:, None]
@@ -60,7 +61,16 @@ def worked_example(out: Path) -> Iterator[str]:
     )
     yield "worked example: " + ", ".join(f"{name} = {float(value):.5f}" for name, value in table)
     soft = np.mean((resp > 0.01) & (resp < 0.99))
-    yield f"soft assignment: {soft:.0%} of the posteriors are strictly between 0.01 and 0.99; every row sums to one: true"
+    whole = np.allclose(resp.sum(axis=1), 1.0)
+    yield (
+        f"the posterior is a soft assignment: {soft:.0%} of its entries lie between 0.01 and 0.99 and rows "
+        f"{'sum' if whole else 'do not sum'} to one: {verdict(soft > 0 and whole)}"
+    )
+
+
+def verdict(holds: bool) -> str:
+    """How the lecture puts it."""
+    return "true" if holds else "not true"
 
 
 def local_optima(config: LectureConfig, out: Path) -> Iterator[str]:
@@ -76,7 +86,7 @@ def local_optima(config: LectureConfig, out: Path) -> Iterator[str]:
     share = seen.counts[0] / config.restarts
     yield (
         f"different starts end in different optima: {len(seen.counts)} of them from {config.restarts} random starts on Old "
-        f"Faithful with K = 3 ({ended:.0%} converged), the best ({rows[0][0]}) from {share:.0%}: true"
+        f"Faithful with K = 3 ({ended:.0%} converged), the best ({rows[0][0]}) from {share:.0%}: {verdict(len(rows) > 1)}"
     )
 
 
@@ -160,7 +170,10 @@ def cost(config: LectureConfig, out: Path) -> Iterator[str]:
     factor = float(np.median([row[4] / row[5] for row in rows]))
     listed = "; ".join(f"in {name} EM {em:.2f}, k-means {km:.2f}" for name, (em, km) in slopes.items())
     yield f"cost of one iteration, slopes on log-log axes: {listed}"
-    yield f"read as an order, O(nKd) for both: true; read as a time: EM costs {factor:.1f} times as much per iteration: not true"
+    steepest = max(slope for pair in slopes.values() for slope in pair)
+    yield f"EM and k-means cost the same, read as an order, O(nKd) (no slope above 1.15): {verdict(steepest <= 1.15)}"
+    same = 0.8 < factor < 1.25
+    yield f"read as a time: one iteration of EM takes {factor:.1f} times as long as one of k-means: {verdict(same)}"
 
 
 def lecture(config: LectureConfig, out: Path) -> Iterator[str]:

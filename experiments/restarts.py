@@ -12,17 +12,17 @@ import numpy as np
 from matplotlib.ticker import ScalarFormatter
 
 import jaxem
-from experiments.common import Config, hardware, run, save_figure, write_csv
+from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
 
 
 class RestartsConfig(Config):
     """configs/restarts.toml"""
 
     seed: int
-    n_components: int
-    restarts: int
-    max_iter: int
-    looped: int
+    n_components: Positive
+    restarts: Positive
+    max_iter: Positive
+    looped: Positive
 
 
 INITIALIZERS = {

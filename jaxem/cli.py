@@ -89,7 +89,7 @@ def fit(
     seed: Seed = 0,
     init: Annotated[Init, typer.Option(help="How starts are made.")] = Init.KMEANS_PLUS_PLUS,
     tol: Annotated[
-        float | None, typer.Option(help="Stop below this gain of log-likelihood per row. [default: 1e-10]")
+        float | None, typer.Option(help="Stop below this gain per row. [default: 1e-10; float32 data 1e-5]")
     ] = None,
     max_iter: Annotated[int, typer.Option(parser=_whole, help="EM steps of a restart at most.")] = 10_000,
     columns: Columns = None,
@@ -100,7 +100,10 @@ def fit(
     ] = False,
     chunk_size: ChunkSize = None,
 ) -> None:
-    """Fit a mixture of Gaussians to DATA by EM from many starts; without DATA to the bundled Old Faithful."""
+    """Fit a mixture of Gaussians to DATA by EM from many starts; without DATA to the bundled Old Faithful.
+
+    A fit that did not converge says so and exits 0; one that collapsed is not saved and exits 1 with advice.
+    """
 
     def work() -> None:
         import math
@@ -119,16 +122,15 @@ def fit(
         with _precision(table):
             result, landscape = _fit(table, components, covariance, restarts, seed, init, tol, max_iter, chunk_size)
             status = Status(int(result.status))
+            failed = status in (Status.DEGENERATE, Status.NONFINITE)
+            if out is not None and not failed:  # before anything is printed: stdout may be closed
+                save(result.mixture, out, overwrite=force)
             _print_fit(data, table, covariance, result, landscape, status)
-            if status in (Status.DEGENERATE, Status.NONFINITE):
+            if failed:
                 raise _FitError(_advice(table, components, covariance, status))
             if not no_verify:
                 _print_verification(result.mixture, table)
-            if out is None:
-                print("not saved (--out FILE saves the mixture)")
-            else:
-                save(result.mixture, out, overwrite=force)
-                print(f"saved to {out}")
+            print("not saved (--out FILE saves the mixture)" if out is None else f"saved to {out}")
 
     _run(work)
 
@@ -183,7 +185,7 @@ def score(model: Model, data: Data = None, columns: Columns = None) -> None:
 @app.command()
 def sample(
     model: Model,
-    n: Annotated[int, typer.Option("-n", "--rows", min=1, max=10**9, help="Number of rows.")] = 100,
+    n: Annotated[int, typer.Option("-n", "--rows", min=1, max=10**7, help="Number of rows.")] = 100,
     seed: Seed = 0,
     out: Out = None,
     force: Force = False,
@@ -213,7 +215,9 @@ def verify(model: Model, data: Data = None, columns: Columns = None, seed: Seed 
     def work() -> None:
         import jaxem
 
-        report = jaxem.verify(_load(model), _read(data, columns).values, seed=seed)
+        table = _read(data, columns)
+        with _precision(table):
+            report = jaxem.verify(_load(model), table.values, seed=seed)
         print(report)
         if not report.ok:
             raise _FitError("a law fails: the model's formulas do not fit together on these data")
@@ -260,16 +264,20 @@ def _run(work: Callable[[], None]) -> None:
     if isinstance(error, BrokenPipeError):  # the reader of stdout has left: no fault of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0)
-    if isinstance(error, (_FitError, ValueError, TypeError, OSError, MemoryError)):
+    if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
+        error = MemoryError("out of memory; use --chunk-size, fewer --restarts, a smaller --max-iter or fewer rows")
+    if isinstance(error, (_FitError, ValueError, TypeError, OSError, MemoryError, OverflowError)):
         print(f"jaxem: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         raise typer.Exit(1)
     raise error
 
 
 def _interrupted() -> None:
-    # the computing thread cannot be stopped, and files are written whole or not at all: leave at once
-    print("\njaxem: interrupted, nothing was saved", file=sys.stderr)
+    # the computing thread cannot be stopped: leave at once, but for a file being written, which is finished first
+    print("\njaxem: interrupted", file=sys.stderr)
     sys.stderr.flush()
+    if "jaxem.io" in sys.modules:
+        sys.modules["jaxem.io"].WRITING.acquire(timeout=10)
     os._exit(130)
 
 
@@ -306,8 +314,13 @@ def _check_free(out: Path | None, force: bool) -> None:
         return
     if out.exists() and not force:
         raise FileExistsError(f"{out} exists; choose another name or add --force")
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{out.absolute().parent} does not exist; make it first")
+    folder = out.absolute().parent
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a directory; give the name of a file")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist; make it first")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} cannot be written to; choose another folder")
 
 
 def _family(covariance: Covariance) -> Family:
@@ -445,7 +458,10 @@ def _print_components(mixture: Mixture, covariance: Covariance, columns: tuple[s
 
 
 def _print(grid: Grid) -> None:
-    Console(width=200, soft_wrap=True, highlight=False, emoji=False, markup=False).print(grid)
+    # to a string first: rich would end the process where stdout is closed early
+    console = Console(file=text_io.StringIO(), width=200, highlight=False, emoji=False, markup=False)
+    console.print(grid)
+    print("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()))  # type: ignore[attr-defined]
 
 
 def _print_verification(mixture: Mixture, table: Table) -> None:
@@ -476,6 +492,8 @@ def _advice(table: Table, components: int, covariance: Covariance, status: Any) 
         reason = f"column {constant[0]!r} is constant, so its variance is zero; leave it out with --columns"
     elif distinct < components:
         reason = f"there are {distinct} distinct rows for {components} components; lower -k"
+    elif not np.isfinite(np.sum(values.astype(np.float64) ** 2)):
+        reason = "the squares of the values overflow; rescale the data"
     else:
         reason = "components collapsed on too few rows; lower -k or use --covariance diag, spherical or tied"
     return f"the fit is {status.name} and was not saved: {reason}"

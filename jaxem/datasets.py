@@ -127,7 +127,7 @@ def _read_text(path: Path, columns: Sequence[str] | None) -> Table:
         table = pyarrow.csv.read_csv(
             path,
             read_options=pyarrow.csv.ReadOptions(
-                column_names=None if has_header else names, block_size=max(2**20, path.stat().st_size)
+                column_names=None if has_header else names, block_size=min(2**30, max(2**20, path.stat().st_size))
             ),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
             convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
@@ -148,17 +148,19 @@ def _from_arrow(path: Path, table: Any, columns: Sequence[str] | None) -> Table:
         kind = column.type
         numeric = pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_boolean(kind)
         if not numeric and len(column) > column.null_count:
-            found = next(value for value in column.to_pylist() if value is not None and not _is_number(str(value)))
-            row = column.to_pylist().index(found) + 1
+            values = column.to_pylist()
+            present = [value for value in values if value is not None]
+            found = next((value for value in present if not _is_number(str(value))), present[0])
+            row = values.index(found) + 1
             raise DataError(
-                f"{path}: column {name!r} is not numeric (row {row} holds {str(found)[:40]!r}); "
+                f"{path}: column {name!r} is not numeric but {kind} (row {row} holds {str(found)[:40]!r}); "
                 "correct it or name the columns to use with --columns"
             )
         single &= pyarrow.types.is_float32(kind)
-        values = column.cast("float64") if numeric else None
-        arrays.append(np.full(len(column), np.nan) if values is None else values.to_numpy().astype(np.float64))
-    values = np.column_stack(arrays) if arrays else np.empty((table.num_rows, 0))
-    return _checked(path, values.astype(np.float32) if single else values, kept)
+        as_float = column.cast("float64", safe=False).to_numpy() if numeric else np.full(len(column), np.nan)
+        arrays.append(as_float.astype(np.float64))
+    stacked = np.column_stack(arrays) if arrays else np.empty((table.num_rows, 0))
+    return _checked(path, stacked.astype(np.float32) if single else stacked, kept)
 
 
 def _chosen(path: Path, names: tuple[str, ...], columns: Sequence[str] | None) -> tuple[str, ...]:

@@ -25,10 +25,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.families.base import alive, tiny
-from jaxem.mixture import Mixture, as_supported
+from jaxem.families.base import alive, normalise, tiny, weighted_sum
+from jaxem.mixture import Mixture, as_supported, log_joint
 from jaxem.priors import Prior
-from jaxem.rows import Rows, as_weights, block_size, ready, sum_blocks
+from jaxem.rows import Rows, as_weights, block_size, blocked, ready, sum_blocks
 from jaxem.stats import Stats
 
 
@@ -50,6 +50,8 @@ def e_step(
         ValueError: the argument, the value found and the remedy, in one line.
     """
     if isinstance(x, Rows):
+        if sample_weight is not None:
+            raise ValueError("sample_weight was given with ready Rows, which carry their own; give one of the two")
         return pass_over(mixture, x)
     data, weights = as_rows(mixture.family, x, sample_weight, mixture)
     return _e_step(mixture, data, weights, block_size(data.shape, mixture.n_components, chunk_size=chunk_size))
@@ -58,9 +60,7 @@ def e_step(
 @jax.jit
 def m_step(mixture: Mixture, stats: Stats, prior: Prior | None = None) -> Mixture:
     """The mixture that maximises the proxy (plus the log prior), given `stats` taken about `mixture`."""
-    owned = alive(stats.counts)
-    shares = jnp.where(owned, stats.counts, 1.0) / jnp.sum(stats.counts)
-    log_weights = jnp.where(owned, jnp.log(shares), -jnp.inf)
+    log_weights = log_shares(stats.counts)
     components = mixture.family.m_step(mixture.components, stats.counts, stats.components, prior)
     return Mixture(log_weights, components, mixture.family)
 
@@ -70,21 +70,50 @@ def objective(mixture: Mixture, stats: Stats, prior: Prior | None = None) -> Arr
     return stats.log_likelihood if prior is None else stats.log_likelihood + prior.log_prob(mixture)
 
 
-def proxy(new: Mixture, old: Mixture, x: ArrayLike, sample_weight: ArrayLike | None = None) -> Array:
-    """The lecture's l-hat, `[]`: the elbo of `new` at the responsibilities of `old`.
+def proxy(
+    new: Mixture,
+    old: Mixture,
+    x: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+    *,
+    prior: Prior | None = None,
+    chunk_size: int | None = None,
+) -> Array:
+    """The lecture's l-hat, `[]`: the elbo of `new` at the responsibilities of `old`, plus the log prior of `new`.
 
-    proxy(theta, theta) is the log-likelihood of theta, and its gradient there is that of the log-likelihood.
+    proxy(theta, theta) is the objective of theta, and its gradient there is that of the objective. The arguments are
+    those of `e_step`; no array `[n, k]` is made.
     """
-    return elbo(new, x, old.responsibilities(x), sample_weight)
+    data, weights = as_rows(new.family, x, sample_weight, new)
+    block = block_size(data.shape, new.n_components, chunk_size=chunk_size)
+    return _proxy(new, old, data, weights, prior, block)
 
 
-def elbo(mixture: Mixture, x: ArrayLike, resp: ArrayLike, sample_weight: ArrayLike | None = None) -> Array:
-    """sum_i w_i sum_j r_ij log( p(x_i and j) / r_ij ), `[]`, for any responsibilities `resp` `[n, k]`; 0 log 0 = 0."""
-    log_joint = mixture.log_joint(x)  # [n, k]
-    if jnp.shape(resp) != log_joint.shape:
-        raise ValueError(f"resp has shape {jnp.shape(resp)}; give one row for each of x, {log_joint.shape}")
-    weights = as_weights(sample_weight, log_joint.shape[0], log_joint.dtype)
-    return _elbo(log_joint, jnp.asarray(resp, log_joint.dtype), weights)
+def elbo(
+    mixture: Mixture,
+    x: ArrayLike,
+    resp: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+    *,
+    prior: Prior | None = None,
+    chunk_size: int | None = None,
+) -> Array:
+    """sum_i w_i sum_j r_ij log( p(x_i and j) / r_ij ), `[]`, for any responsibilities `resp` `[n, k]`; 0 log 0 = 0.
+
+    A lower bound of the log-likelihood (with `prior`, of the objective) where rows of `resp` sum to one.
+    """
+    data, weights = as_rows(mixture.family, x, sample_weight, mixture)
+    shape = (data.shape[0], mixture.n_components)
+    if jnp.shape(resp) != shape:
+        raise ValueError(f"resp has shape {jnp.shape(resp)}; give one row for each of x, {shape}")
+    block = block_size(data.shape, mixture.n_components, chunk_size=chunk_size)
+    return _elbo(mixture, data, jnp.asarray(resp, data.dtype), weights, prior, block)
+
+
+def log_shares(counts: Array) -> Array:
+    """The weights' M-step: log of each count's share of the sum, `[k]`; -inf for a component without rows."""
+    owned = alive(counts)
+    return jnp.where(owned, jnp.log(jnp.where(owned, counts, 1.0) / jnp.sum(counts)), -jnp.inf)
 
 
 # -- the pass, without the edge ------------------------------------------------------------------------------------------
@@ -115,9 +144,27 @@ def _e_step(mixture: Mixture, x: Array, sample_weight: Array | None, block: int)
     return pass_over(mixture.astype(x.dtype), rows)
 
 
-@jax.jit
-def _elbo(log_joint: Array, resp: Array, weights: Array | None) -> Array:
+@functools.partial(jax.jit, static_argnums=5)
+def _proxy(new: Mixture, old: Mixture, x: Array, sample_weight: Array | None, prior: Prior | None, block: int) -> Array:
+    def of_block(block: Array, w: Array) -> Array:
+        return _bound(log_joint(new, block.T), normalise(log_joint(old, block.T), axis=1)[1], w)
+
+    total = sum_blocks(of_block, ready(x, sample_weight, centred=False, block=block))
+    return total if prior is None else total + prior.log_prob(new)
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def _elbo(
+    mixture: Mixture, x: Array, resp: Array, sample_weight: Array | None, prior: Prior | None, block: int
+) -> Array:
+    rows = ready(x, sample_weight, centred=False, block=block)
+    of_rows = blocked(resp, rows)
+    total = sum_blocks(lambda block, w, r: _bound(log_joint(mixture, block.T), r, w), rows, of_rows)
+    return total if prior is None else total + prior.log_prob(mixture)
+
+
+def _bound(log_joint: Array, resp: Array, w: Array) -> Array:
+    """sum_i w_i sum_j r_ij (log p(x_i, j) - log r_ij), `[]`, of a block of rows."""
     used = resp >= tiny(resp.dtype)  # 0 log 0 = 0; XLA takes what is below the smallest normal number for 0 as well
     log_ratio = jnp.where(used, log_joint, 0.0) - jnp.log(jnp.where(used, resp, 1.0))
-    of_rows = jnp.sum(jnp.where(used, resp * log_ratio, 0.0), axis=1)  # [n]
-    return jnp.sum(of_rows) if weights is None else jnp.sum(jnp.where(weights > 0, weights * of_rows, 0.0))
+    return weighted_sum(w, jnp.sum(jnp.where(used, resp * log_ratio, 0.0), axis=1))

@@ -12,7 +12,7 @@ and
 
 All are pure functions of (key, family, x, n_components, sample_weight), pytrees themselves, and run under jit and vmap.
 Rows are drawn by inverting the cumulative sum of the weights with one uniform number: a row of weight 0 is never drawn,
-and the draw is the same whether it is there or not.
+and but for rounding of that sum the draw is the same whether it is there or not.
 """
 
 import dataclasses
@@ -24,9 +24,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.em import log_shares
 from jaxem.families.base import Family, alive
 from jaxem.mixture import Mixture
-from jaxem.rows import Rows, block_size, ready, sum_blocks
+from jaxem.rows import Rows, block_size, blocked, ready, sum_blocks
 
 HIGHEST = jax.lax.Precision.HIGHEST
 SHARE = 0.1
@@ -114,9 +115,7 @@ class FromResponsibilities:
         if resp.shape != (x.shape[0], n_components):
             raise ValueError(f"resp has shape {resp.shape}; give [n, k] = {(x.shape[0], n_components)}")
         rows = ready(x, sample_weight, centred=False, block=block_size(x.shape, n_components))
-        m, b = rows.weights.shape
-        padded = jnp.pad(resp, ((0, m * b - x.shape[0]), (0, 0))).reshape(m, b, n_components)
-        return _m_step_from(family, rows, n_components, lambda _, of_block: of_block, padded)
+        return _m_step_from(family, rows, n_components, lambda _, of_block: of_block, blocked(resp, rows))
 
 
 @_pytree()
@@ -131,6 +130,9 @@ class FromMixture:
 
     def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
         del key, sample_weight
+        if self.mixture.family != family or self.mixture.log_weights.shape != (n_components,):
+            found = f"{self.mixture.log_weights.shape} of {type(self.mixture.family).__name__}"
+            raise ValueError(f"mixture is {found}; give one of {n_components} components of {type(family).__name__}")
         return self.mixture.astype(x.dtype)
 
 
@@ -232,9 +234,7 @@ def _m_step_from(family: Family, rows: Rows, k: int, resp_of: Callable[..., Arra
     proper = jnp.all(jnp.isfinite(family.log_prob(params, x[:k])))
     placed = family.place(pooled, x, x[:k], weights)
     params = jax.tree.map(lambda found, instead: jnp.where(proper, found, instead), params, placed)
-    owned = alive(counts)
-    shares = jnp.where(owned, counts, 1.0) / jnp.sum(counts)
-    return Mixture(jnp.where(owned, jnp.log(shares), -jnp.inf), params, family)
+    return Mixture(log_shares(counts), params, family)
 
 
 def _draw(key: Array, mass: Array, fallback: Array, count: int) -> Array:
@@ -245,7 +245,12 @@ def _draw(key: Array, mass: Array, fallback: Array, count: int) -> Array:
     level = jnp.minimum(
         jax.random.uniform(key, (count,), mass.dtype) * total, jnp.nextafter(total, jnp.zeros_like(total))
     )
-    return jnp.searchsorted(cumulative, level, side="right")
+    found = jnp.searchsorted(cumulative, level, side="right")
+    # rounding of the sum may put the level at a row without mass: take the next that has some, or else the last
+    n, index = mass.shape[0], jnp.arange(mass.shape[0])
+    counted = jnp.where(jnp.sum(mass) > 0, mass, fallback) > 0
+    following = jax.lax.cummin(jnp.where(counted, index, n), reverse=True)[jnp.minimum(found, n - 1)]
+    return jnp.where(following < n, following, jnp.max(jnp.where(counted, index, 0)))
 
 
 def _squared_distances(x: Array, centres: Array) -> Array:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ MAX_HEADER = 2**16
 DTYPES: dict[str, np.dtype] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 
+WRITING = threading.Lock()
+"""held while a file is written: who ends the process takes it first"""
+
+
 class ModelFormatError(ValueError):
     """A file that is not a model of ours; the message is one line and names the field."""
 
@@ -64,6 +69,14 @@ def save(mixture: Mixture, path: str | Path, *, overwrite: bool = True) -> None:
     for field, array in arrays.items():
         if np.isnan(array).any() or (field != "log_weights" and np.isinf(array).any()):
             raise ValueError(f"{field} holds values that are not finite; a failed fit is not saved")
+    if (
+        len({array.dtype.str for array in arrays.values()} | {"<f4", "<f8"}) > 2
+        or len({a.dtype for a in arrays.values()}) > 1
+    ):
+        raise ValueError(
+            f"parameters have dtypes {[str(a.dtype) for a in arrays.values()]}; give one, float32 or float64"
+        )
+    _check_values("mixture", arrays, name)
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -93,7 +106,7 @@ def load(path: str | Path) -> Mixture:
         raise ModelFormatError(f"{path}: version is {metadata.get('version')!r}; this jaxem reads {VERSION!r}")
     if set(metadata) != METADATA:
         raise ModelFormatError(f"{path}: metadata has the fields {sorted(metadata)}; expected {sorted(METADATA)}")
-    if metadata["family"] not in FAMILIES:
+    if not isinstance(metadata["family"], str) or metadata["family"] not in FAMILIES:
         raise ModelFormatError(f"{path}: family is {metadata['family']!r}; known are {[*FAMILIES]}")
     k, d = (_count(path, metadata, name) for name in ("n_components", "n_features"))
     family, params = FAMILIES[metadata["family"]]
@@ -163,7 +176,7 @@ def _check_arrays(path: Path, header: dict[str, Any], expected: dict[str, tuple[
         raise ModelFormatError(f"{path}: data has {size} bytes where the shapes need {total}; the file is truncated")
 
 
-def _check_values(path: Path, arrays: Mapping[str, np.ndarray], family: str) -> None:
+def _check_values(path: Path | str, arrays: Mapping[str, np.ndarray], family: str) -> None:
     log_weights = arrays["log_weights"].astype(np.float64)
     if np.isnan(log_weights).any() or abs(np.exp(log_weights).sum() - 1) > 1e-3:
         raise ModelFormatError(f"{path}: log_weights do not belong to weights that sum to one")
@@ -179,7 +192,9 @@ def _check_values(path: Path, arrays: Mapping[str, np.ndarray], family: str) -> 
     if family in ("Spherical", "Diagonal"):
         proper = bool((covariances > 0).all())
     else:
-        symmetric = np.allclose(covariances, np.swapaxes(covariances, -1, -2), rtol=1e-4, atol=0)
+        deviations = np.sqrt(np.maximum(np.diagonal(covariances, axis1=-2, axis2=-1), 0))
+        unit = deviations[..., :, None] * deviations[..., None, :]
+        symmetric = bool((np.abs(covariances - np.swapaxes(covariances, -1, -2)) <= 1e-4 * unit).all())
         try:
             np.linalg.cholesky(covariances)
             proper = symmetric
@@ -204,6 +219,11 @@ def write_atomically(path: Path, content: bytes, overwrite: bool) -> None:
         raise IsADirectoryError(f"{path} is a directory; give the name of a file")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another name or allow overwriting it")
+    with WRITING:
+        _replace(path, content)
+
+
+def _replace(path: Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent or Path(), prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:

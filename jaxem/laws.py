@@ -114,7 +114,8 @@ def verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None, seed: 
         True
     """
     family = mixture.family
-    data = np.asarray(as_supported(family, x, n_features=family.n_features(mixture.components)), np.float64)
+    with jax.enable_x64(True):
+        data = np.asarray(as_supported(family, x, n_features=family.n_features(mixture.components)), np.float64)
     as_components(mixture.n_components, data.shape[0])
     rng, notes = np.random.default_rng(seed), []
     p = mixture.n_parameters
@@ -128,6 +129,9 @@ def verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None, seed: 
         notes.append(f"gradients and Hessian of {coordinates.size} of {p} coordinates, drawn with seed {seed}")
     with jax.enable_x64(True):
         wide, prior = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (mixture, prior))
+        if family.location:  # the laws speak of formulas, not of what is left of digits far from the origin
+            centre = data.mean(axis=0)
+            data, wide = data - centre, wide.shift(jnp.asarray(-centre))
         chance = Chance.draw(rng, data.shape[0], mixture.n_components, coordinates.size)
         x, weight = jnp.asarray(data), chance.weight
         theta, other = _displaced_twice(wide, x, chance, prior)
@@ -215,7 +219,7 @@ def of_stats(mixture: Mixture, x: Array, sample_weight: Array, prior: Prior | No
     family, n = mixture.family, x.shape[0]
     kept = np.arange(n) % 5 != 4
     first = jnp.asarray(np.arange(n) < (n + 1) // 2)
-    offset = 3.0 * jnp.max(jnp.abs(x), axis=0) + 1.0 if family.location else jnp.zeros(x.shape[1], x.dtype)
+    offset = 3.0 * jnp.max(jnp.abs(x), axis=0) + 1e-3 if family.location else jnp.zeros(x.shape[1], x.dtype)
     moved = mixture.shift(offset) if family.location else mixture
 
     composed = _compose(mixture, x[kept], sample_weight[kept])
@@ -286,9 +290,7 @@ def of_derivatives(
     free = mixture.unconstrain()
 
     def q(phi: Array, theta: Array) -> Array:
-        new = mixture.constrain(phi)
-        bound = proxy(new, mixture.constrain(theta), x, sample_weight)
-        return bound if prior is None else bound + prior.log_prob(new)
+        return proxy(mixture.constrain(phi), mixture.constrain(theta), x, sample_weight, prior=prior)
 
     def em(theta: Array) -> Array:
         old = mixture.constrain(theta)

@@ -113,24 +113,25 @@ def as_supported(family: Family, x: ArrayLike, n_features: int | None = None) ->
     return data
 
 
-def _joint(mixture: Mixture, x: Array) -> Array:
+def log_joint(mixture: Mixture, x: Array) -> Array:
+    """`Mixture.log_joint` of a block of rows `[b, d]`, without the edge."""
     return mixture.family.log_prob(mixture.components, x) + mixture.log_weights[None, :]
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _log_joint(mixture: Mixture, x: Array, block: int) -> Array:
-    return map_rows(lambda rows: _joint(mixture, rows), x, block)
+    return map_rows(lambda rows: log_joint(mixture, rows), x, block)
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _log_prob(mixture: Mixture, x: Array, block: int) -> Array:
-    return map_rows(lambda rows: normalise(_joint(mixture, rows), axis=1)[0], x, block)
+    return map_rows(lambda rows: normalise(log_joint(mixture, rows), axis=1)[0], x, block)
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _responsibilities(mixture: Mixture, x: Array, block: int) -> Array:
     def of_rows(rows: Array) -> Array:
-        log_prob, resp = normalise(_joint(mixture, rows), axis=1)
+        log_prob, resp = normalise(log_joint(mixture, rows), axis=1)
         return jnp.where(log_prob[:, None] == -jnp.inf, mixture.weights[None, :], resp)
 
     return map_rows(of_rows, x, block)

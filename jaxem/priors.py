@@ -43,6 +43,11 @@ class Beta(Prior):
     alpha: Array | float = 2.0
     beta: Array | float = 2.0
 
+    def __post_init__(self) -> None:
+        for name, value in (("alpha", self.alpha), ("beta", self.beta)):
+            if isinstance(value, (int, float)) and not 1.0 <= value < float("inf"):
+                raise ValueError(f"{name} = {value} gives no maximum inside; give a finite number of at least 1")
+
     def log_prob(self, mixture: Any) -> Array:
         """Log prior `[]` of a Bernoulli mixture."""
         probs = mixture.components.probs  # [k, d]

@@ -45,7 +45,7 @@ START_FLOATS = 2**24
 """floats that starts drawn at once may keep alive"""
 PIECE_SECONDS = 0.25
 """time between two calls of a callback, where a turn takes no longer"""
-MAX_RESTARTS = 2**24
+MAX_RESTARTS, MAX_TRACES = 2**24, 2**30
 
 
 class Lanes(NamedTuple):
@@ -168,6 +168,10 @@ def fit_restarts(
     rows = as_ready(one, x, sample_weight, lanes=width, chunk_size=chunk_size)
     stop, prior = as_options(rows, stop, prior)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
+    if r * (max_iter + 1) > MAX_TRACES:
+        raise ValueError(
+            f"max_iter = {max_iter} for {r} restarts makes traces of {r * max_iter:.0e} numbers; lower one"
+        )
     with computing(mixtures, rows):
         if callback is None:
             return _fit_restarts(mixtures, rows, prior, stop, width, max_iter, accelerator)

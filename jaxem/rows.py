@@ -96,6 +96,13 @@ def sum_blocks(per_block: Callable[..., Any], rows: Rows, *more: Array) -> Any:
     return jax.lax.scan(add, zeros, blocks)[0]
 
 
+def blocked(of_rows: Array, rows: Rows) -> Array:
+    """An array of the rows `[n, ...]` cut up as the rows are, `[m, b, ...]`, padded with zeros."""
+    m, b = rows.weights.shape
+    padding = [(0, m * b - of_rows.shape[0])] + [(0, 0)] * (of_rows.ndim - 1)
+    return jnp.pad(of_rows, padding).reshape(m, b, *of_rows.shape[1:])
+
+
 def zeros_like_result(function: Callable[..., Any], *args: Any) -> Any:
     """Zeros in the shapes and dtypes of `function(*args)`, which is not computed."""
     shapes = jax.eval_shape(function, *args)
@@ -163,10 +170,13 @@ def as_data(x: ArrayLike, *, n_features: int | None = None) -> Array:
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise ValueError(f"x has a mask over {int(np.sum(x.mask))} values; drop those rows or fill them in")
     if not isinstance(x, jax.Array):
-        x = np.asarray(x)
+        try:
+            x = np.asarray(x)
+        except ValueError:
+            raise ValueError("x is ragged; give rows of one length, [n, d]") from None
         if x.dtype.kind not in "biuf":
             raise ValueError(f"x has dtype {x.dtype}; give real numbers")
-        x = x.astype(x.dtype.newbyteorder("="), copy=False)
+        x = x.astype(np.float64 if x.dtype.itemsize > 8 else x.dtype.newbyteorder("="), copy=False)
     elif jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError(f"x has dtype {x.dtype}; give real numbers")
     if np.ndim(x) != 2:
@@ -213,7 +223,13 @@ def as_weights(sample_weight: ArrayLike | None, n: int, dtype: Any) -> Array | N
         raise ValueError(f"sample_weight[{bad[0]}] = {values[bad[0]]}; weights must be finite and not negative")
     if not np.any(values > 0):
         raise ValueError("sample_weight is zero everywhere; at least one row must count")
-    return jnp.asarray(values.astype(values.dtype.newbyteorder("="), copy=False), dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        cast = values.astype(jnp.dtype(dtype))
+        if not np.isfinite(np.sum(cast)) or not np.any(cast > 0):
+            raise ValueError(
+                f"sample_weight sums to {values.sum()}, which {cast.dtype} cannot hold; rescale it to about 1"
+            )
+    return jnp.asarray(cast)
 
 
 @jax.jit

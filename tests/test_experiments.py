@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.common import ConfigError, load_config
+from experiments.restarts import RestartsConfig
+
 ROOT = Path(__file__).parents[1]
 NAMES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py")) if path.stem not in ("__init__", "common")]
 
@@ -31,12 +34,14 @@ def test_bad_configs(tmp_path):
     for text, message in {
         good.replace("restarts = 8", "restart = 8"): "did you mean 'restarts'?",
         good.replace("restarts = 8", 'restarts = "8"'): "restarts: Input should be a valid integer",
+        good.replace("restarts = 8", "restarts = 0"): "restarts: Input should be greater than 0",
         good.replace("seed = 0", "seed ="): "is no TOML",
     }.items():
         (tmp_path / "bad.toml").write_text(text)
-        done = run("restarts", tmp_path / "bad.toml", tmp_path)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+        with pytest.raises(ConfigError, match=message) as error:
+            load_config(RestartsConfig, tmp_path / "bad.toml")
+        assert "\n" not in str(error.value)
     done = run("restarts", tmp_path / "missing.toml", tmp_path)
+    assert done.returncode == 2
     assert "cannot be read" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -9,7 +9,11 @@ import jaxem
 from tests.cases import GAUSSIANS, blobs
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-FAMILIES = (*GAUSSIANS, jaxem.Bernoulli())
+FAMILIES = (
+    jaxem.Full(),
+    jaxem.Bernoulli(),
+    *(pytest.param(family, marks=pytest.mark.slow) for family in GAUSSIANS if family != jaxem.Full()),
+)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)

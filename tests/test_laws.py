@@ -164,6 +164,17 @@ def test_rate_is_the_missing_information():
 
 
 @pytest.mark.slow
+def test_verify_judges_formulas_not_digits_far_from_the_origin():
+    case = Case(jaxem.Full(), 2, 2, 0)
+    mixture = case.mixture()
+    far = jaxem.Mixture(
+        mixture.log_weights, mixture.components._replace(means=mixture.components.means + 2.0**27), case.family
+    )
+    report = jaxem.verify(far, case.data() + 2.0**27)
+    assert report.ok, f"\n{report}"
+
+
+@pytest.mark.slow
 def test_verify_samples_many_rows_and_says_so():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(12_345, 1))

@@ -30,8 +30,11 @@ from jaxem.stats import Stats
 
 HIGHEST = jax.lax.Precision.HIGHEST
 LOG_2PI = math.log(2 * math.pi)
-MIN_EIGENVALUE = 1e-4
-"""a covariance is collapsed when its smallest eigenvalue, with the data scaled to unit variances, is below this"""
+MIN_EIGENVALUE, FEW = 1e-4, 5
+"""a component has collapsed if the smallest eigenvalue of its covariance, with the data scaled to unit variances, is below
+the first and it holds fewer than FEW * (d + 1) rows: a spike on a few rows, not a tight cluster of many"""
+FLAT = 8
+"""units of rounding below which that eigenvalue is a collapse however many rows there are"""
 CANCELLATION = 8
 """units of rounding of delta^2 that a variance is raised by, so that cancelled digits cannot make it negative"""
 
@@ -154,8 +157,11 @@ class _Gaussian(Family):
 
     def degenerate(self, params: GaussianParams, counts: Array, variance: Array) -> Array:
         inverse_scale = jnp.where(variance > 0, jax.lax.rsqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
-        flat = self.smallest_eigenvalue(params.covariances, inverse_scale) < MIN_EIGENVALUE
-        return flat | (counts < self.min_counts(params.means.shape[1]))
+        smallest = self.smallest_eigenvalue(params.covariances, inverse_scale)
+        d = params.means.shape[1]
+        spike = (smallest < MIN_EIGENVALUE) & (counts < FEW * (d + 1))
+        flat = smallest < FLAT * epsilon(variance.dtype)
+        return spike | flat | (counts < self.min_counts(d))
 
     def step_size(self, old: GaussianParams, new: GaussianParams) -> Array:
         k, d = old.means.shape
@@ -203,7 +209,8 @@ class Spherical(_Gaussian):
 
     def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array) -> Array:
         # a feature without variance is no direction to collapse in: sigma^2 is shared with the others
-        return covariances * jnp.min(jnp.where(inverse_scale > 0, inverse_scale, jnp.inf)) ** 2
+        least = jnp.min(jnp.where(inverse_scale > 0, inverse_scale, jnp.inf))
+        return jnp.where(jnp.isfinite(least), covariances * least**2, 0.0)
 
     def unconstrain_covariances(self, covariances: Array) -> Array:
         return _log(covariances)
