@@ -29,7 +29,6 @@ from matplotlib.figure import Figure
 
 from jaxem.io import write_atomically
 
-
 Positive = Annotated[int, pydantic.Field(gt=0)]
 Sizes = Annotated[list[Positive], pydantic.Field(min_length=2)]
 

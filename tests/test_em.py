@@ -45,9 +45,11 @@ def test_weight_zero_is_absent(family, far):
     w = np.concatenate([np.ones(40), np.zeros(3), np.ones(40)])
     mixture = Case(family, 2, 2, 0).mixture()
     close(jaxem.e_step(mixture, wild, w), jaxem.e_step(mixture, x), 5)
+    if far > 1e9:
+        return
     options = {"stop": jaxem.GainBelow(-jnp.inf), "max_iter": 20}
     close(jaxem.fit(mixture, wild, w, **options).mixture, jaxem.fit(mixture, x, **options).mixture, 100)
-    if far > 1e9 or family != jaxem.Full():
+    if family != jaxem.Full():
         return
     for initializer in (jaxem.KMeansPlusPlus(), jaxem.KMeans(), jaxem.RandomParameters(), jaxem.RandomPoints()):
         one = jaxem.starts(jax.random.key(0), family, wild, 2, 5, initializer, w)
@@ -81,7 +83,7 @@ def test_ready_rows_are_the_raw_rows():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64] if X64 else [np.float32])
-@pytest.mark.parametrize("case", **named(CASES[:-1:2]))
+@pytest.mark.parametrize("case", **named((CASES[0], CASES[-2])))
 def test_dtype_in_is_dtype_out(case, dtype):
     mixture = case.mixture().astype(dtype)
     x = case.data().astype(dtype)

@@ -135,7 +135,11 @@ def test_from_mixture_is_that_mixture():
 
 
 @pytest.mark.parametrize("initializer", INITIALIZERS, ids=lambda initializer: type(initializer).__name__)
-@pytest.mark.parametrize("family", [jaxem.Full(), jaxem.Bernoulli()], ids=lambda family: type(family).__name__)
+@pytest.mark.parametrize(
+    "family",
+    [jaxem.Full(), pytest.param(jaxem.Bernoulli(), marks=pytest.mark.slow)],
+    ids=lambda family: type(family).__name__,
+)
 def test_every_start_is_a_mixture(initializer, family):
     """Finite, with finite likelihood: also with constant features, repeated rows and one row per component."""
     rng = np.random.default_rng(0)
