@@ -11,7 +11,7 @@ from tests.cases import ORACLES, named
 from tests.conftest import ROUNDING, X64
 
 X = np.array([0.2, -0.9, -1.0, 1.2, 1.8])[:, None]
-DIGITS = 5e-9 if X64 else 2e-6
+DIGITS = 5e-9 if X64 else 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -89,4 +89,4 @@ def test_stationary_by_hand(start):
 
     slopes = jax.grad(proxy, argnums=(0, 1, 2))(new.log_weights, *new.components)
     for slope in slopes:
-        np.testing.assert_allclose(slope, 0, atol=1e-13 if X64 else 1e-5)
+        np.testing.assert_allclose(slope, 0, atol=1e-13 if X64 else 1e-4)
