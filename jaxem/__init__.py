@@ -50,7 +50,21 @@ _HOME = {
     "verify": "laws",
     "Report": "laws",
 }
-_MODULES = ("datasets", "em", "families", "init", "io", "laws", "loop", "mixture", "restarts", "rows", "stopping")
+_MODULES = (
+    "datasets",
+    "em",
+    "families",
+    "init",
+    "io",
+    "laws",
+    "loop",
+    "mixture",
+    "priors",
+    "restarts",
+    "rows",
+    "stats",
+    "stopping",
+)
 
 __all__ = [*_HOME, "__version__"]
 

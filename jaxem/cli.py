@@ -264,7 +264,7 @@ def _run(work: Callable[[], None]) -> None:
     if isinstance(error, BrokenPipeError):  # the reader of stdout has left: no fault of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0)
-    if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
+    if isinstance(error, MemoryError):
         error = MemoryError("out of memory; use --chunk-size, fewer --restarts, a smaller --max-iter or fewer rows")
     if isinstance(error, (_FitError, ValueError, TypeError, OSError, MemoryError, OverflowError)):
         print(f"jaxem: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)

@@ -28,7 +28,7 @@ from jax.typing import ArrayLike
 from jaxem.families.base import alive, normalise, tiny, weighted_sum
 from jaxem.mixture import Mixture, as_supported, log_joint
 from jaxem.priors import Prior
-from jaxem.rows import Rows, as_weights, block_size, blocked, ready, sum_blocks
+from jaxem.rows import Rows, as_weights, block_size, blocked, naming_memory, ready, sum_blocks
 from jaxem.stats import Stats
 
 
@@ -54,7 +54,9 @@ def e_step(
             raise ValueError("sample_weight was given with ready Rows, which carry their own; give one of the two")
         return pass_over(mixture, x)
     data, weights = as_rows(mixture.family, x, sample_weight, mixture)
-    return _e_step(mixture, data, weights, block_size(data.shape, mixture.n_components, chunk_size=chunk_size))
+    block = block_size(data.shape, mixture.n_components, chunk_size=chunk_size)
+    with naming_memory():
+        return _e_step(mixture, data, weights, block)
 
 
 @jax.jit
@@ -86,7 +88,8 @@ def proxy(
     """
     data, weights = as_rows(new.family, x, sample_weight, new)
     block = block_size(data.shape, new.n_components, chunk_size=chunk_size)
-    return _proxy(new, old, data, weights, prior, block)
+    with naming_memory():
+        return _proxy(new, old, data, weights, prior, block)
 
 
 def elbo(
@@ -107,7 +110,8 @@ def elbo(
     if jnp.shape(resp) != shape:
         raise ValueError(f"resp has shape {jnp.shape(resp)}; give one row for each of x, {shape}")
     block = block_size(data.shape, mixture.n_components, chunk_size=chunk_size)
-    return _elbo(mixture, data, jnp.asarray(resp, data.dtype), weights, prior, block)
+    with naming_memory():
+        return _elbo(mixture, data, jnp.asarray(resp, data.dtype), weights, prior, block)
 
 
 def log_shares(counts: Array) -> Array:

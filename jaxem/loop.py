@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -29,7 +28,18 @@ from jaxem.em import as_rows, m_step, objective, pass_over
 from jaxem.families.base import epsilon
 from jaxem.mixture import Mixture
 from jaxem.priors import Prior
-from jaxem.rows import Rows, as_components, as_count, block_size, is_traced, ready, zeros_like_result
+from jaxem.rows import (
+    MIN_BLOCK,
+    Rows,
+    as_components,
+    as_count,
+    block_size,
+    is_traced,
+    lanes_of,
+    naming_memory,
+    ready,
+    zeros_like_result,
+)
 from jaxem.stats import Stats
 from jaxem.stopping import GainBelow, Progress, Status, StoppingRule
 
@@ -216,7 +226,7 @@ def fit(
         raise ValueError(
             f"mixture has log_weights of shape {mixture.log_weights.shape}; fit takes one mixture, fit_restarts many"
         )
-    rows = as_ready(mixture, x, sample_weight, lanes=1, chunk_size=chunk_size)
+    rows = as_ready(mixture, x, sample_weight, restarts=1, chunk_size=chunk_size)
     stop, prior = as_options(rows, stop, prior)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
     with computing(mixture, rows):
@@ -243,6 +253,8 @@ def _turn(state: State, *, rows: Rows, stop: StoppingRule, prior: Prior | None, 
     plain = m_step(old, state.stats, prior)
     proposal, is_plain, memory = plain, jnp.bool_(True), state.memory
     if accelerator is not None:
+        import optax  # here: it takes as long to import as the rest of the package
+
         is_plain = first | ~state.accepted
         anchor = old.unconstrain()
         updates, memory = optax.with_extra_args_support(accelerator).update(
@@ -311,7 +323,7 @@ def _all_finite(tree: Any) -> Array:
 
 
 def as_ready(
-    mixture: Mixture, x: ArrayLike | Rows, sample_weight: ArrayLike | None, *, lanes: int, chunk_size: int | None
+    mixture: Mixture, x: ArrayLike | Rows, sample_weight: ArrayLike | None, *, restarts: int, chunk_size: int | None
 ) -> Rows:
     """Checked and ready rows, in the wider dtype of data and mixture."""
     if isinstance(x, Rows):
@@ -320,6 +332,7 @@ def as_ready(
         return x
     data, weights = as_rows(mixture.family, x, sample_weight, mixture)
     k = as_components(mixture.n_components, data.shape[0])
+    lanes = lanes_of(restarts, MIN_BLOCK * k * data.shape[1])
     block = block_size(data.shape, k, lanes=lanes, chunk_size=chunk_size)
     return _ready(data, weights, mixture.family.location, block)
 
@@ -358,15 +371,8 @@ def computing(*values: Any) -> Iterator[None]:
     if is_traced(*values):
         yield
         return
-    try:
-        with jax.debug_nans(False):
-            yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
-            raise MemoryError(
-                "the fit ran out of memory; pass a smaller chunk_size, fewer restarts at once or a smaller max_iter"
-            ) from error
-        raise
+    with jax.debug_nans(False), naming_memory():
+        yield
 
 
 # An identity with a derivative but no transpose: reverse mode meets one clear line instead of the loop's own.

@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.families.base import Family, normalise, tiny
-from jaxem.rows import as_count, as_data, block_size, is_traced, map_rows
+from jaxem.rows import as_count, as_data, block_size, is_traced, map_rows, naming_memory
 
 
 @jax.tree_util.register_dataclass
@@ -94,7 +94,8 @@ class Mixture:
         data = as_supported(self.family, x, n_features=self.family.n_features(self.components))
         data = data.astype(jnp.promote_types(data.dtype, self.log_weights.dtype))
         block = block_size(data.shape, self.n_components, chunk_size=chunk_size)
-        return function(self, data, block)
+        with naming_memory():
+            return function(self, data, block)
 
 
 def as_supported(family: Family, x: ArrayLike, n_features: int | None = None) -> Array:

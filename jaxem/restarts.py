@@ -36,13 +36,9 @@ from jaxem.loop import (
 )
 from jaxem.mixture import Mixture
 from jaxem.priors import Prior
-from jaxem.rows import Rows, as_components, as_count, ready
+from jaxem.rows import MIN_BLOCK, Rows, as_components, as_count, lanes_of, ready
 from jaxem.stopping import Status, StoppingRule
 
-LANES = 64
-"""restarts that climb at once"""
-START_FLOATS = 2**24
-"""floats that starts drawn at once may keep alive"""
 PIECE_SECONDS = 0.25
 """time between two calls of a callback, where a turn takes no longer"""
 MAX_RESTARTS, MAX_TRACES = 2**24, 2**30
@@ -126,8 +122,7 @@ def _starts(key: Array, family: Family, x: Array, weights: Array, k: int, r: int
     def start(i: Array) -> Mixture:
         return initializer(jax.random.fold_in(key, i), family, data, k, weight)
 
-    together = max(1, min(r, LANES, START_FLOATS // (n * (d + 4))))
-    return jax.lax.map(start, jnp.arange(r), batch_size=together)
+    return jax.lax.map(start, jnp.arange(r), batch_size=lanes_of(r, n * (d + 4)))
 
 
 def fit_restarts(
@@ -162,10 +157,9 @@ def fit_restarts(
         )
     r = mixtures.log_weights.shape[0]
     as_count("the number of mixtures", r, most=MAX_RESTARTS)
-    n_batches = -(-r // LANES)
-    width = -(-r // n_batches)
     one = jax.tree.map(lambda leaf: leaf[0], mixtures)
-    rows = as_ready(one, x, sample_weight, lanes=width, chunk_size=chunk_size)
+    rows = as_ready(one, x, sample_weight, restarts=r, chunk_size=chunk_size)
+    width = lanes_of(r, MIN_BLOCK * one.n_components * rows.centre.size)
     stop, prior = as_options(rows, stop, prior)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
     if r * (max_iter + 1) > MAX_TRACES:

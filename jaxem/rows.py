@@ -6,10 +6,11 @@
 cut into blocks `[m, d, b]` whose `[k, b]` arrays stay in cache. `sum_blocks` adds up what each block yields.
 """
 
+import contextlib
 import dataclasses
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ CACHE_FLOATS = {"cpu": 2**18}
 CACHE_FLOATS_ELSEWHERE = 2**25
 MIN_BLOCK, MAX_BLOCK = 256, 8192
 """rows in a block on a CPU: below the first a scan step costs more than its work, above the second nothing is won"""
+LANES, LIVE_FLOATS = 64, 2**24
+"""restarts that climb at once, at most; and floats they may keep alive in one array, on any platform"""
 
 
 @jax.tree_util.register_dataclass
@@ -131,6 +134,25 @@ def block_size(shape: tuple[int, ...], k: int, *, lanes: int = 1, chunk_size: in
     rows = 2 ** int(math.log2(max(1, floats // (lanes * k * d))))
     largest = MAX_BLOCK if platform in CACHE_FLOATS else n
     return min(n, max(MIN_BLOCK, min(rows, largest)))
+
+
+def lanes_of(restarts: int, floats: int) -> int:
+    """How many restarts climb at once, evenly spread over batches, when each keeps arrays of so many floats."""
+    most = max(1, min(LANES, LIVE_FLOATS // floats))
+    return -(-restarts // -(-restarts // most))
+
+
+@contextlib.contextmanager
+def naming_memory() -> Iterator[None]:
+    """Turn XLA's word for no memory into one that names the remedy."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
+            raise MemoryError(
+                "out of memory; pass a smaller chunk_size, fewer restarts at once or a smaller max_iter"
+            ) from error
+        raise
 
 
 def is_traced(*values: Any) -> bool:

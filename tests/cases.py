@@ -133,14 +133,13 @@ def reference_fits():
 
 def reference_data(name):
     """Data [n, d] of a reference fit."""
-    faithful = jaxem.datasets.faithful()
     if name == "iris":
         return load_iris().data
     if name == "galaxies":
         return np.loadtxt(DATA / "galaxies.csv", skiprows=1)[:, None] / 1000
     if name == "acidity":
         return np.loadtxt(DATA / "acidity.csv", skiprows=1)[:, None]
-    return {"faithful": faithful, "eruptions": faithful[:, :1], "waiting": faithful[:, 1:]}[name]
+    return {"faithful": jaxem.datasets.faithful()}[name]
 
 
 REFERENCE_FAMILIES = {"full": Full(), "tied": Tied(), "diag": Diagonal(), "spherical": Spherical()}

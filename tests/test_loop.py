@@ -68,10 +68,7 @@ def test_ascent_over_random_problems(family, n, d, k):
     )
     rises = np.diff(traces, axis=1)
     allowed = FALL * (np.abs(traces[:, 1:]) + n)
-    # a covariance that has collapsed to rounding (condition 1e16) has no likelihood worth comparing
-    sound = statuses != Status.DEGENERATE
-    assert sound.sum() > 128
-    assert np.all(np.isnan(rises) | (rises >= -allowed) | ~sound[:, None])
+    assert np.all(np.isnan(rises) | (rises >= -allowed))
     assert np.all(np.isfinite(objectives))
     assert set(statuses.tolist()) <= {Status.MAX_ITER, Status.DEGENERATE}
 
@@ -162,7 +159,7 @@ def test_degeneracy_does_not_depend_on_the_scale_of_weights():
 def test_pieces_make_the_same_climb():
     case = Case(jaxem.Diagonal(), 3, 2, 0)
     mixture, x = case.mixture(), case.data()
-    rows = loop.as_ready(mixture, x, None, lanes=1, chunk_size=None)
+    rows = loop.as_ready(mixture, x, None, restarts=1, chunk_size=None)
     whole = jaxem.fit(mixture, x, stop=GainBelow(1e-6))
     state = loop.begin(loop.centred(mixture, rows), rows, loop.MAX_ITER)
     while int(state.status) == Status.RUNNING:

@@ -147,7 +147,7 @@ def test_restarts_compile_once():
 @pytest.mark.parametrize("fit", reference_fits(), ids=lambda fit: f"{fit['data']}-{fit['K']}-{fit['cov']}")
 def test_reference_fits(fit):
     """The best of 64 restarts from k-means++ is the best known maximum, and no degenerate one."""
-    x, family = reference_data(fit["data"].removeprefix("faithful_")), REFERENCE_FAMILIES[fit["cov"]]
+    x, family = reference_data(fit["data"]), REFERENCE_FAMILIES[fit["cov"]]
     starts = jaxem.starts(KEY, family, x, fit["K"], 64, jaxem.KMeansPlusPlus())
     results = jaxem.fit_restarts(starts, x, stop=GainBelow(1e-13), max_iter=20_000)
     result = jaxem.best(results)

@@ -35,6 +35,8 @@ MIN_EIGENVALUE, FEW = 1e-4, 5
 the first and it holds fewer than FEW * (d + 1) rows: a spike on a few rows, not a tight cluster of many"""
 FLAT = 8
 """units of rounding below which that eigenvalue is a collapse however many rows there are"""
+SINGULAR = 64
+"""units of rounding of a variance below which what is left of it, given the features before, is none: no density"""
 CANCELLATION = 8
 """units of rounding of delta^2 that a variance is raised by, so that cancelled digits cannot make it negative"""
 
@@ -364,11 +366,15 @@ def _recentred(second: Array, moved: Array) -> Array:
 
 
 def _whitener(covariances: Array) -> tuple[Array, Array]:
-    """inv(L) and log |Sigma| for Sigma = L L' `[..., d, d]`; NaN where Sigma is not positive definite."""
+    """inv(L) and log |Sigma| for Sigma = L L' `[..., d, d]`; NaN where Sigma is not positive definite, to rounding."""
     factors = jnp.linalg.cholesky(covariances)
+    left = jnp.diagonal(factors, axis1=-2, axis2=-1) ** 2  # [..., d], of each variance given the features before
+    given = jnp.diagonal(covariances, axis1=-2, axis2=-1)
+    proper = jnp.all(left > SINGULAR * epsilon(factors.dtype) * given, axis=-1)
     identity = jnp.broadcast_to(jnp.eye(factors.shape[-1], dtype=factors.dtype), factors.shape)
     whitener = jax.lax.linalg.triangular_solve(factors, identity, left_side=True, lower=True)
-    return whitener, 2.0 * jnp.sum(jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1)), axis=-1)
+    log_det = 2.0 * jnp.sum(jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1)), axis=-1)
+    return whitener, jnp.where(proper, log_det, jnp.nan)
 
 
 def _log(variances: Array) -> Array:
