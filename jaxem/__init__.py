@@ -21,6 +21,7 @@ _HOME = {
     "Beta": "priors",
     "Prior": "priors",
     "Mixture": "mixture",
+    "shard": "rows",
     "Stats": "stats",
     "e_step": "em",
     "m_step": "em",

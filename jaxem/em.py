@@ -22,13 +22,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxem.families.base import alive, normalise, tiny, weighted_sum
+from jaxem.families.base import Family, alive, normalise, tiny, weighted_sum
 from jaxem.mixture import Mixture, as_supported, log_joint
 from jaxem.priors import Prior
-from jaxem.rows import Rows, as_weights, block_size, blocked, naming_memory, ready, sum_blocks
+from jaxem.rows import (
+    Rows,
+    as_weights,
+    block_size,
+    blocked,
+    bucket,
+    mesh_under,
+    naming_memory,
+    ready,
+    ready_on_host,
+    sum_blocks,
+)
 from jaxem.stats import Stats
 
 
@@ -49,14 +62,9 @@ def e_step(
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
-    if isinstance(x, Rows):
-        if sample_weight is not None:
-            raise ValueError("sample_weight was given with ready Rows, which carry their own; give one of the two")
-        return pass_over(mixture, x)
-    data, weights = as_rows(mixture.family, x, sample_weight, mixture)
-    block = block_size(data.shape, mixture.n_components, chunk_size=chunk_size)
+    rows = as_ready(mixture, x, sample_weight, chunk_size=chunk_size)
     with naming_memory():
-        return _e_step(mixture, data, weights, block)
+        return _e_step(mixture, rows)
 
 
 @jax.jit
@@ -86,10 +94,9 @@ def proxy(
     proxy(theta, theta) is the objective of theta, and its gradient there is that of the objective. The arguments are
     those of `e_step`; no array `[n, k]` is made.
     """
-    data, weights = as_rows(new.family, x, sample_weight, new)
-    block = block_size(data.shape, new.n_components, chunk_size=chunk_size)
+    rows = as_ready(new, x, sample_weight, chunk_size=chunk_size, centred=False)
     with naming_memory():
-        return _proxy(new, old, data, weights, prior, block)
+        return _proxy(new, old, rows, prior)
 
 
 def elbo(
@@ -105,13 +112,13 @@ def elbo(
 
     A lower bound of the log-likelihood (with `prior`, of the objective) where rows of `resp` sum to one.
     """
-    data, weights = as_rows(mixture.family, x, sample_weight, mixture)
-    shape = (data.shape[0], mixture.n_components)
-    if jnp.shape(resp) != shape:
-        raise ValueError(f"resp has shape {jnp.shape(resp)}; give one row for each of x, {shape}")
-    block = block_size(data.shape, mixture.n_components, chunk_size=chunk_size)
+    shape = (np.shape(x)[0], mixture.n_components) if np.ndim(x) == 2 else None
+    if shape is not None and np.shape(resp) != shape:
+        raise ValueError(f"resp has shape {np.shape(resp)}; give one row for each of x, {shape}")
+    rows = as_ready(mixture, x, sample_weight, chunk_size=chunk_size, centred=False)
+    resp = resp if isinstance(resp, jax.Array) else np.asarray(resp)
     with naming_memory():
-        return _elbo(mixture, data, jnp.asarray(resp, data.dtype), weights, prior, block)
+        return _elbo(mixture, rows, blocked(resp.astype(rows.blocks.dtype), rows), prior)
 
 
 def log_shares(counts: Array) -> Array:
@@ -127,13 +134,12 @@ def pass_over(mixture: Mixture, rows: Rows) -> Stats:
     """The E-step over ready rows: `mixture` moved to where the rows are centred, block after block summed."""
     if mixture.family.location:
         mixture = mixture.shift(-rows.centre)
-    stats_of_block = functools.partial(mixture.family.block_stats, mixture.components, mixture.log_weights)
-    return sum_blocks(stats_of_block, rows)
+    return sum_blocks(mixture.family.block_pass(mixture.components, mixture.log_weights), rows)
 
 
 def as_rows(
     family: Any, x: ArrayLike, sample_weight: ArrayLike | None, mixture: Mixture | None = None
-) -> tuple[Array, Array | None]:
+) -> tuple[Array | np.ndarray, Array | np.ndarray | None]:
     """The edge: `x` and `sample_weight` as checked arrays of one dtype, that of the mixture if it is wider."""
     expected = None if mixture is None else family.n_features(mixture.components)
     data = as_supported(family, x, n_features=expected)
@@ -142,28 +148,70 @@ def as_rows(
     return data, as_weights(sample_weight, data.shape[0], data.dtype)
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _e_step(mixture: Mixture, x: Array, sample_weight: Array | None, block: int) -> Stats:
-    rows = ready(x, sample_weight, centred=mixture.family.location, block=block)
-    return pass_over(mixture.astype(x.dtype), rows)
+def as_ready(
+    mixture: Mixture,
+    x: ArrayLike | Rows,
+    sample_weight: ArrayLike | None,
+    *,
+    lanes: int = 1,
+    chunk_size: int | None = None,
+    centred: bool | None = None,
+) -> Rows:
+    """Checked and ready rows, in the wider dtype of data and mixture, for passes of so many `lanes` at once."""
+    if isinstance(x, Rows):
+        if sample_weight is not None:
+            raise ValueError("sample_weight was given with ready Rows, which carry their own; give one of the two")
+        return x
+    data, weights = as_rows(mixture.family, x, sample_weight, mixture)
+    return made_ready(
+        mixture.family, data, weights, lanes * mixture.n_components, chunk_size=chunk_size, centred=centred
+    )
 
 
-@functools.partial(jax.jit, static_argnums=5)
-def _proxy(new: Mixture, old: Mixture, x: Array, sample_weight: Array | None, prior: Prior | None, block: int) -> Array:
+def made_ready(
+    family: Family,
+    data: Array | np.ndarray,
+    weights: Array | np.ndarray | None,
+    k: int,
+    *,
+    chunk_size: int | None = None,
+    centred: bool | None = None,
+    mesh: Mesh | None = None,
+) -> Rows:
+    """Rows of checked arrays: by numpy if they are on the host (spread over `mesh` if given), else where they are."""
+    n, d = data.shape
+    centred = family.location if centred is None else centred
+    if isinstance(data, np.ndarray) and (weights is None or isinstance(weights, np.ndarray)):
+        block = block_size(bucket(n), family.row_floats(k, d), data.dtype, chunk_size=chunk_size)
+        return ready_on_host(data, weights, centred=centred, block=block, mesh=mesh)
+    mesh = mesh_under(data)
+    local = n if mesh is None else n // mesh.size
+    block = block_size(local, family.row_floats(k, d), data.dtype, chunk_size=chunk_size)
+    return _ready(data, weights, centred, block, mesh)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _ready(data: Array, weights: Array | None, centred: bool, block: int, mesh: Mesh | None) -> Rows:
+    return ready(data, weights, centred=centred, block=block, mesh=mesh)
+
+
+@jax.jit
+def _e_step(mixture: Mixture, rows: Rows) -> Stats:
+    return pass_over(mixture.astype(rows.blocks.dtype), rows)
+
+
+@jax.jit
+def _proxy(new: Mixture, old: Mixture, rows: Rows, prior: Prior | None) -> Array:
     def of_block(block: Array, w: Array) -> Array:
         return _bound(log_joint(new, block.T), normalise(log_joint(old, block.T), axis=1)[1], w)
 
-    total = sum_blocks(of_block, ready(x, sample_weight, centred=False, block=block))
+    total = sum_blocks(of_block, rows)
     return total if prior is None else total + prior.log_prob(new)
 
 
-@functools.partial(jax.jit, static_argnums=5)
-def _elbo(
-    mixture: Mixture, x: Array, resp: Array, sample_weight: Array | None, prior: Prior | None, block: int
-) -> Array:
-    rows = ready(x, sample_weight, centred=False, block=block)
-    of_rows = blocked(resp, rows)
-    total = sum_blocks(lambda block, w, r: _bound(log_joint(mixture, block.T), r, w), rows, of_rows)
+@jax.jit
+def _elbo(mixture: Mixture, rows: Rows, resp: Array, prior: Prior | None) -> Array:
+    total = sum_blocks(lambda block, w, r: _bound(log_joint(mixture, block.T), r, w), rows, resp)
     return total if prior is None else total + prior.log_prob(mixture)
 
 

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.em import log_shares
@@ -78,7 +79,7 @@ class KMeans:
         centres, counts = kmeans(key, x, n_components, sample_weight, n_iter=self.n_iter)
         pooled = family.init(x, n_components, sample_weight)
         # a cluster that lost all rows (fewer distinct rows than clusters) keeps a row's worth of weight
-        counts = jnp.maximum(counts, jnp.sum(sample_weight) / x.shape[0])
+        counts = jnp.maximum(counts, jnp.sum(sample_weight) / jnp.sum(sample_weight > 0))
         components = family.place(pooled, x, centres, sample_weight)
         return Mixture(jnp.log(counts / jnp.sum(counts)), components, family)
 
@@ -112,10 +113,15 @@ class FromResponsibilities:
     def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
         del key
         resp = jnp.asarray(self.resp, x.dtype)
-        if resp.shape != (x.shape[0], n_components):
-            raise ValueError(f"resp has shape {resp.shape}; give [n, k] = {(x.shape[0], n_components)}")
-        rows = ready(x, sample_weight, centred=False, block=block_size(x.shape, n_components))
+        rows = _rows(x, sample_weight, n_components)
         return _m_step_from(family, rows, n_components, lambda _, of_block: of_block, blocked(resp, rows))
+
+    def padded(self, n: int, k: int, rows: Rows) -> "FromResponsibilities":
+        """The same for `rows` made ready, and padded, from n."""
+        resp = self.resp if isinstance(self.resp, jax.Array) else np.asarray(self.resp)
+        if resp.shape != (n, k):
+            raise ValueError(f"resp has shape {resp.shape}; give [n, k] = {(n, k)}")
+        return FromResponsibilities(blocked(resp, rows).reshape(-1, k))
 
 
 @_pytree()
@@ -174,7 +180,7 @@ def kmeans(key: Array, x: Array, k: int, sample_weight: Array, *, n_iter: int = 
 
     Stops when no centre moves, or after `n_iter` steps. A cluster that loses all its rows keeps its centre.
     """
-    rows = ready(x, sample_weight, centred=False, block=block_size(x.shape, k))
+    rows = _rows(x, sample_weight, k)
 
     def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         centres, _, _, i = carry
@@ -208,8 +214,13 @@ def _nearest(family: Family, x: Array, sample_weight: Array, centres: Array) -> 
         member = _one_hot(jnp.sum((block[None] - centres[:, :, None]) ** 2, axis=1))  # [k, b]
         return ((1.0 - SHARE) * member + SHARE / k).T
 
-    rows = ready(x, sample_weight, centred=False, block=block_size(x.shape, k))
+    rows = _rows(x, sample_weight, k)
     return _m_step_from(family, rows, k, resp_of)
+
+
+def _rows(x: Array, sample_weight: Array, k: int) -> Rows:
+    """Rows in blocks that arrays `[k, d, b]` fit into cache of."""
+    return ready(x, sample_weight, centred=False, block=block_size(x.shape[0], k * x.shape[1], x.dtype))
 
 
 def _m_step_from(family: Family, rows: Rows, k: int, resp_of: Callable[..., Array], *more: Array) -> Mixture:
@@ -219,8 +230,7 @@ def _m_step_from(family: Family, rows: Rows, k: int, resp_of: Callable[..., Arra
     digit of a small variance is lost to a mean far from the pooled one. Where the M-step gives no density (a constant
     feature), the start is the pooled fit, moved to rows.
     """
-    n, d = rows.weights.size, rows.blocks.shape[1]
-    x, weights = rows.blocks.transpose(0, 2, 1).reshape(n, d), rows.weights.reshape(n)
+    x, weights = rows.as_matrix()
     pooled = params = family.init(x, k, weights)
     counts = jnp.ones(k, x.dtype)
     for _ in range(2):

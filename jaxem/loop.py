@@ -13,33 +13,24 @@ transformation hears by `accepted=False`. Plain EM steps are never refused.
 """
 
 import contextlib
+import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import ArrayLike
 
-from jaxem.em import as_rows, m_step, objective, pass_over
+from jaxem.em import as_ready, m_step, objective, pass_over
 from jaxem.families.base import epsilon
 from jaxem.mixture import Mixture
 from jaxem.priors import Prior
-from jaxem.rows import (
-    MIN_BLOCK,
-    Rows,
-    as_components,
-    as_count,
-    block_size,
-    is_traced,
-    lanes_of,
-    naming_memory,
-    ready,
-    zeros_like_result,
-)
+from jaxem.rows import Rows, as_components, as_count, is_traced, naming_memory, zeros_like_result
 from jaxem.stats import Stats
 from jaxem.stopping import GainBelow, Progress, Status, StoppingRule
 
@@ -91,12 +82,12 @@ class State(NamedTuple):
     fell: Array  # [], whether a plain step ever fell
     n_iter: Array  # [], -1 before the first E-step
     status: Array
-    trace: Array
+    trace: Array | None  # [max_iter + 1]; None where it is kept elsewhere
     memory: Any  # the accelerator's
 
 
-def begin(mixture: Mixture, rows: Rows, max_iter: int, accelerator: Any = None) -> State:
-    """The state before the first E-step; `mixture` centred as `rows`. No pass is made."""
+def begin(mixture: Mixture, rows: Rows, max_iter: int | None, accelerator: Any = None) -> State:
+    """The state before the first E-step; `mixture` centred as `rows`. No pass is made. Without `max_iter` no trace."""
     dtype = mixture.log_weights.dtype
     missing = jnp.full((), jnp.nan, dtype)
     return State(
@@ -109,7 +100,7 @@ def begin(mixture: Mixture, rows: Rows, max_iter: int, accelerator: Any = None) 
         fell=jnp.bool_(False),
         n_iter=jnp.int32(-1),
         status=jnp.int32(Status.RUNNING),
-        trace=jnp.full(max_iter + 1, jnp.nan, dtype),
+        trace=None if max_iter is None else jnp.full(max_iter + 1, jnp.nan, dtype),
         memory=None if accelerator is None else accelerator.init(mixture.unconstrain()),
     )
 
@@ -128,16 +119,20 @@ def advance(
 
     Calling it again goes on where it stopped: any cutting into pieces gives the same climb.
     """
-    rows = _uncentred(rows)
-    turn = functools.partial(_turn, rows=rows, stop=stop, prior=prior, accelerator=accelerator)
-    if state.status.ndim:
-        turn = jax.vmap(turn)
+    max_iter = state.trace.shape[-1] - 1
+    turn = turn_of(rows, stop, prior, accelerator, max_iter)
+
+    def turn_and_record(state: State) -> State:
+        new = turn(state)
+        return new._replace(trace=state.trace.at[recorded(state, new, max_iter)].set(new.objective, mode="drop"))
+
+    one_turn = jax.vmap(turn_and_record) if state.status.ndim else turn_and_record
 
     def unfinished(carry: tuple[State, Array]) -> Array:
         return (carry[1] < n_steps) & jnp.any(carry[0].status == Status.RUNNING)
 
     def step(carry: tuple[State, Array]) -> tuple[State, Array]:
-        return turn(carry[0]), carry[1] + 1
+        return one_turn(carry[0]), carry[1] + 1
 
     return jax.lax.while_loop(unfinished, step, (state, jnp.int32(0)))[0]
 
@@ -226,7 +221,7 @@ def fit(
         raise ValueError(
             f"mixture has log_weights of shape {mixture.log_weights.shape}; fit takes one mixture, fit_restarts many"
         )
-    rows = as_ready(mixture, x, sample_weight, restarts=1, chunk_size=chunk_size)
+    rows = rows_to_fit(mixture, x, sample_weight, chunk_size=chunk_size)
     stop, prior = as_options(rows, stop, prior)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
     with computing(mixture, rows):
@@ -246,7 +241,26 @@ def _fit(
 # -- one turn ------------------------------------------------------------------------------------------------------------
 
 
-def _turn(state: State, *, rows: Rows, stop: StoppingRule, prior: Prior | None, accelerator: Any) -> State:
+def turn_of(
+    rows: Rows, stop: StoppingRule, prior: Prior | None, accelerator: Any, max_iter: int
+) -> Callable[[State], State]:
+    """One turn of a lane as a function of its state alone; the trace is the caller's."""
+    return functools.partial(
+        _turn, rows=_uncentred(rows), stop=stop, prior=prior, accelerator=accelerator, max_iter=max_iter
+    )
+
+
+def recorded(state: State, new: State, max_iter: int) -> Array:
+    """Where in the trace a turn from `state` to `new` belongs, `[]`; out of bounds, to be dropped, if none was made.
+
+    So a trace is written in place, never copied.
+    """
+    return jnp.where(new.n_iter > state.n_iter, new.n_iter, max_iter + 1)
+
+
+def _turn(
+    state: State, *, rows: Rows, stop: StoppingRule, prior: Prior | None, accelerator: Any, max_iter: int
+) -> State:
     """One turn of one lane: propose, one pass, accept or refuse, stop or go on. A stopped lane stays as it is."""
     old, running, first = state.mixture, state.status == Status.RUNNING, state.n_iter < 0
 
@@ -282,13 +296,13 @@ def _turn(state: State, *, rows: Rows, stop: StoppingRule, prior: Prior | None, 
     verdict = jnp.where(accepted, stop(progress), Status.RUNNING)
     verdict = jnp.where(finite | ~is_plain, verdict, Status.NONFINITE)
     n_iter = state.n_iter + 1
-    verdict = jnp.where((verdict == Status.RUNNING) & (n_iter >= _max_iter(state)), Status.MAX_ITER, verdict)
+    verdict = jnp.where((verdict == Status.RUNNING) & (n_iter >= max_iter), Status.MAX_ITER, verdict)
 
     moved = running & accepted
     mixture, stats, value, climbed = _where(
         moved, (proposal, stats, value, gain), (old, state.stats, state.objective, state.gain)
     )
-    new = State(
+    return State(
         mixture=mixture,
         stats=stats,
         objective=value,
@@ -302,13 +316,6 @@ def _turn(state: State, *, rows: Rows, stop: StoppingRule, prior: Prior | None, 
         trace=state.trace,
         memory=_where(running, memory, state.memory),
     )
-    # out of bounds for a stopped lane, and dropped: the trace is written in place, never copied
-    at = jnp.where(new.n_iter > state.n_iter, new.n_iter, _max_iter(state) + 1)
-    return new._replace(trace=state.trace.at[at].set(new.objective, mode="drop"))
-
-
-def _max_iter(state: State) -> int:
-    return state.trace.shape[-1] - 1
 
 
 def _where(condition: Array, new: Any, old: Any) -> Any:
@@ -322,24 +329,19 @@ def _all_finite(tree: Any) -> Array:
 # -- the edge ------------------------------------------------------------------------------------------------------------
 
 
-def as_ready(
-    mixture: Mixture, x: ArrayLike | Rows, sample_weight: ArrayLike | None, *, restarts: int, chunk_size: int | None
+def rows_to_fit(
+    mixture: Mixture,
+    x: ArrayLike | Rows,
+    sample_weight: ArrayLike | None,
+    *,
+    lanes: int = 1,
+    chunk_size: int | None = None,
 ) -> Rows:
-    """Checked and ready rows, in the wider dtype of data and mixture."""
-    if isinstance(x, Rows):
-        if sample_weight is not None:
-            raise ValueError("sample_weight was given with ready Rows, which carry their own; give one of the two")
-        return x
-    data, weights = as_rows(mixture.family, x, sample_weight, mixture)
-    k = as_components(mixture.n_components, data.shape[0])
-    lanes = lanes_of(restarts, MIN_BLOCK * k * data.shape[1])
-    block = block_size(data.shape, k, lanes=lanes, chunk_size=chunk_size)
-    return _ready(data, weights, mixture.family.location, block)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _ready(data: Array, weights: Array | None, centred: bool, block: int) -> Rows:
-    return ready(data, weights, centred=centred, block=block)
+    """`as_ready`, and a ValueError if there are more components than rows."""
+    rows = as_ready(mixture, x, sample_weight, lanes=lanes, chunk_size=chunk_size)
+    if not isinstance(x, Rows):
+        as_components(mixture.n_components, np.shape(x)[0])
+    return rows
 
 
 def as_options(rows: Rows, stop: StoppingRule | None, prior: Prior | None) -> tuple[StoppingRule, Prior | None]:
@@ -362,7 +364,7 @@ def centred_prior(prior: Prior | None, mixture: Mixture, rows: Rows) -> Prior | 
 
 def _uncentred(rows: Rows) -> Rows:
     """The same rows as data about the origin: inside the loop the mixture has moved to them."""
-    return Rows(rows.blocks, rows.weights, jnp.zeros_like(rows.centre), rows.variance)
+    return dataclasses.replace(rows, centre=jnp.zeros_like(rows.centre))
 
 
 @contextlib.contextmanager

@@ -13,10 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jaxem.families.base import Family, normalise, tiny
-from jaxem.rows import as_count, as_data, block_size, is_traced, map_rows, naming_memory
+from jaxem.rows import (
+    as_count,
+    as_data,
+    block_size,
+    is_traced,
+    map_host_rows,
+    map_rows,
+    map_spread_rows,
+    mesh_under,
+    naming_memory,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -56,7 +67,7 @@ class Mixture:
             x: `[n, d]`.
             chunk_size: rows worked on at a time; computed from the shapes by default.
         """
-        return self._over_rows(_log_joint, x, chunk_size)
+        return self._over_rows(log_joint, x, chunk_size)
 
     def log_prob(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
         """log p(x_i), `[n]`; see `log_joint` for the arguments."""
@@ -65,6 +76,10 @@ class Mixture:
     def responsibilities(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
         """p(j | x_i), `[n, k]`, rows summing to one; the weights for a row that no component can produce."""
         return self._over_rows(_responsibilities, x, chunk_size)
+
+    def predict(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
+        """The likeliest component of each row, `[n]` of int; no array `[n, k]` is made."""
+        return self._over_rows(_predict, x, chunk_size)
 
     def sample(self, key: Array, n_samples: int) -> tuple[Array, Array]:
         """Draw rows `[n, d]` and the components `[n]` they come from."""
@@ -90,22 +105,25 @@ class Mixture:
         """The same mixture with parameters of another floating dtype."""
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)
 
-    def _over_rows(self, function: Callable[..., Array], x: ArrayLike, chunk_size: int | None) -> Array:
+    def _over_rows(self, per_row: Callable[..., Array], x: ArrayLike, chunk_size: int | None) -> Array:
         data = as_supported(self.family, x, n_features=self.family.n_features(self.components))
         data = data.astype(jnp.promote_types(data.dtype, self.log_weights.dtype))
-        block = block_size(data.shape, self.n_components, chunk_size=chunk_size)
+        (n, d), mesh = data.shape, mesh_under(data)
+        block = block_size(n, self.family.row_floats(self.n_components, d), data.dtype, chunk_size=chunk_size)
         with naming_memory():
-            return function(self, data, block)
+            if isinstance(data, np.ndarray) and not is_traced(self):
+                return map_host_rows(lambda chunk: _map_rows(per_row, block, None, self, chunk), data)
+            return _map_rows(per_row, block, mesh, self, data)
 
 
-def as_supported(family: Family, x: ArrayLike, n_features: int | None = None) -> Array:
+def as_supported(family: Family, x: ArrayLike, n_features: int | None = None) -> Array | np.ndarray:
     """`as_data`, and a ValueError if a value cannot occur under the family."""
     data = as_data(x, n_features=n_features)
     if is_traced(data):
         return data
     with jax.ensure_compile_time_eval():  # the data may be a constant inside somebody's jit
         possible = family.support(data)
-        if possible is not True and not bool(jnp.all(possible)):
+        if possible is not True and not bool((np if isinstance(data, np.ndarray) else jnp).all(possible)):
             row, column = np.argwhere(~np.asarray(possible))[0]
             raise ValueError(
                 f"x[{row}, {column}] = {np.asarray(data)[row, column]} cannot occur under {type(family).__name__}; "
@@ -119,23 +137,25 @@ def log_joint(mixture: Mixture, x: Array) -> Array:
     return mixture.family.log_prob(mixture.components, x) + mixture.log_weights[None, :]
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _log_joint(mixture: Mixture, x: Array, block: int) -> Array:
-    return map_rows(lambda rows: log_joint(mixture, rows), x, block)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _map_rows(per_row: Callable[..., Array], block: int, mesh: Mesh | None, mixture: Mixture, x: Array) -> Array:
+    def over(x: Array) -> Array:
+        return map_rows(functools.partial(per_row, mixture), x, block)
+
+    return over(x) if mesh is None else map_spread_rows(over, x, mesh)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _log_prob(mixture: Mixture, x: Array, block: int) -> Array:
-    return map_rows(lambda rows: normalise(log_joint(mixture, rows), axis=1)[0], x, block)
+def _log_prob(mixture: Mixture, rows: Array) -> Array:
+    return normalise(log_joint(mixture, rows), axis=1)[0]
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _responsibilities(mixture: Mixture, x: Array, block: int) -> Array:
-    def of_rows(rows: Array) -> Array:
-        log_prob, resp = normalise(log_joint(mixture, rows), axis=1)
-        return jnp.where(log_prob[:, None] == -jnp.inf, mixture.weights[None, :], resp)
+def _responsibilities(mixture: Mixture, rows: Array) -> Array:
+    log_prob, resp = normalise(log_joint(mixture, rows), axis=1)
+    return jnp.where(log_prob[:, None] == -jnp.inf, mixture.weights[None, :], resp)
 
-    return map_rows(of_rows, x, block)
+
+def _predict(mixture: Mixture, rows: Array) -> Array:
+    return jnp.argmax(_responsibilities(mixture, rows), axis=1)
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -1,8 +1,9 @@
 """Many climbs at once: starts, `fit_restarts`, the best of them and the landscape of optima they found.
 
 EM ends in a local optimum that depends on where it started, so one starts often. Restart i depends on (key, i) alone:
-asking for more never changes the ones there were. Restarts are lanes of one loop: x is shared, the parameters carry a
-leading axis, and lanes that have stopped stay as they are until the last of their batch has.
+asking for more never changes the ones there were. Restarts climb in the lanes of one loop: x is shared, the parameters
+carry a leading axis, and a lane whose climb has ended is handed the next restart of a queue, so that no pass is spent on
+climbs that are over (but at the end, when none waits). Each device has a queue of its own.
 """
 
 import functools
@@ -14,33 +15,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxem.em import as_rows
+from jaxem.em import as_rows, made_ready
 from jaxem.families.base import Family
-from jaxem.init import Initializer, KMeansPlusPlus
+from jaxem.init import FromResponsibilities, Initializer, KMeansPlusPlus
 from jaxem.loop import (
     MAX_ITER,
     MAX_TURNS,
     NOISE,
     Result,
     State,
-    advance,
     as_options,
-    as_ready,
     begin,
     centred,
     centred_prior,
     computing,
     finish,
+    recorded,
+    rows_to_fit,
+    turn_of,
 )
 from jaxem.mixture import Mixture
 from jaxem.priors import Prior
-from jaxem.rows import MIN_BLOCK, Rows, as_components, as_count, lanes_of, ready
+from jaxem.rows import Rows, as_components, as_count, is_traced, lanes_of
 from jaxem.stopping import Status, StoppingRule
 
-PIECE_SECONDS = 0.25
-"""time between two calls of a callback, where a turn takes no longer"""
+WIDTH = 16
+"""restarts that climb at once on one device"""
+LANES_AXIS = "lanes"
+"""name of the axis of a mesh along which restarts lie"""
+PIECE_SECONDS, FIRST_SECONDS = 0.25, 1.0
+"""time between two calls of a callback, where a turn takes no longer, and before the first"""
+SECONDS_A_TURN, SECONDS_AN_ENTRY = 1e-4, 1e-9
+"""rough cost of a turn, and of one row's feature under one component of one lane"""
+MAX_STEPS = 2**31 - 1
 MAX_RESTARTS, MAX_TRACES = 2**24, 2**30
 
 
@@ -52,12 +62,21 @@ class Lanes(NamedTuple):
         total: restarts in all.
         passes: turns made so far, over all restarts.
         best: the highest objective so far, or -inf.
+        useful: passes made so far for a climb under way, the first E-steps among them.
+        executed: passes made so far, those of idle lanes among them.
     """
 
     finished: int
     total: int
     passes: int
     best: float
+    useful: int
+    executed: int
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the passes made that moved a climb."""
+        return self.useful / max(self.executed, 1)
 
 
 class Landscape(NamedTuple):
@@ -83,7 +102,7 @@ class Landscape(NamedTuple):
 def starts(
     key: Array,
     family: Family,
-    x: ArrayLike,
+    x: ArrayLike | Rows,
     n_components: int,
     n_restarts: int,
     initializer: Initializer | None = None,
@@ -94,7 +113,7 @@ def starts(
     Args:
         key: a PRNG key, consumed.
         family: the kind of component, such as `Full()`.
-        x: `[n, d]`.
+        x: `[n, d]`, or `Rows` made ready before.
         n_components: k, at most n.
         n_restarts: r.
         initializer: a value from `jaxem.init`, by default `KMeansPlusPlus()`.
@@ -103,26 +122,13 @@ def starts(
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
-    data, weights = as_rows(family, x, sample_weight)
-    k = as_components(n_components, data.shape[0])
+    rows, k = _rows_to_start(family, x, sample_weight, n_components)
     r = as_count("n_restarts", n_restarts, most=MAX_RESTARTS)
     initializer = KMeansPlusPlus() if initializer is None else initializer
-    # ones as an argument, not a constant, or XLA spends seconds folding what follows from them
-    weights = jnp.ones(data.shape[0], data.dtype) if weights is None else weights
-    with computing(data):
-        return _starts(key, family, data, weights, k, r, initializer)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 4, 5))
-def _starts(key: Array, family: Family, x: Array, weights: Array, k: int, r: int, initializer: Initializer) -> Mixture:
-    n, d = x.shape
-    rows = ready(x, weights, centred=False, block=n)  # rows of weight 0 replaced
-    data, weight = rows.blocks[0].T, rows.weights[0]
-
-    def start(i: Array) -> Mixture:
-        return initializer(jax.random.fold_in(key, i), family, data, k, weight)
-
-    return jax.lax.map(start, jnp.arange(r), batch_size=lanes_of(r, n * (d + 4)))
+    if isinstance(initializer, FromResponsibilities):
+        initializer = initializer.padded(np.shape(x)[0] if not isinstance(x, Rows) else rows.weights.size, k, rows)
+    with computing(rows):
+        return _starts(key, family, rows, k, r, initializer)
 
 
 def fit_restarts(
@@ -142,6 +148,9 @@ def fit_restarts(
     Pure without `callback`. With it the climb is made in bounded pieces, with the same result: the callback hears of
     the progress after each, and an exception raised in it, or Ctrl-C, ends the climb.
 
+    Where JAX has several devices, and neither x nor the mixtures were put on one, each device works on a queue of its
+    own; an x whose rows are spread over devices is used as it lies, all devices then working on the same lanes.
+
     Args:
         mixtures: the starts, leaves `[r, ...]`.
         x: `[n, d]`, shared by all, or `Rows`.
@@ -156,104 +165,322 @@ def fit_restarts(
             f"mixtures have log_weights of shape {mixtures.log_weights.shape}; give [r, k], as starts does, or use fit"
         )
     r = mixtures.log_weights.shape[0]
-    as_count("the number of mixtures", r, most=MAX_RESTARTS)
-    one = jax.tree.map(lambda leaf: leaf[0], mixtures)
-    rows = as_ready(one, x, sample_weight, restarts=r, chunk_size=chunk_size)
-    width = lanes_of(r, MIN_BLOCK * one.n_components * rows.centre.size)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), mixtures)
+    rows = rows_to_fit(one, x, sample_weight, lanes=min(WIDTH, r), chunk_size=chunk_size)
+    plan = _plan(r, rows, mixtures, max_iter, accelerator)
     stop, prior = as_options(rows, stop, prior)
+    with computing(mixtures, rows):
+        if callback is None and plan.mesh is None:
+            return _fit_restarts(mixtures, rows, prior, stop, plan)
+        prior = centred_prior(prior, mixtures, rows)
+        return _climb(functools.partial(_open, mixtures), rows, prior, stop, plan, r, one.n_components, callback)
+
+
+def fit_from_starts(
+    key: Array,
+    family: Family,
+    rows: Rows,
+    n_components: int,
+    n_restarts: int,
+    initializer: Initializer,
+    *,
+    stop: StoppingRule | None = None,
+    max_iter: int = MAX_ITER,
+    accelerator: Any = None,
+    callback: Callable[[Lanes], None] | None = None,
+) -> Result:
+    """`fit_restarts` of `starts` on ready rows, in one program where the climbs are short; arguments as for those."""
+    plan = _plan(n_restarts, rows, None, max_iter, accelerator)
+    stop, _ = as_options(rows, stop, None)
+    with computing(rows):
+        begin_with = functools.partial(_open_drawn, key, family, n_components, n_restarts, initializer)
+        return _climb(begin_with, rows, None, stop, plan, n_restarts, n_components, callback)
+
+
+# -- the queue -----------------------------------------------------------------------------------------------------------
+
+
+class Plan(NamedTuple):
+    """What is fixed about a climb of many; static."""
+
+    width: int
+    max_iter: int
+    accelerator: Any
+    mesh: Mesh | None  # devices with a queue each; None for one queue
+
+
+class Queue(NamedTuple):
+    """Restarts waiting, climbing and finished: `width` lanes, refilled until none waits. One queue; all leaves lead with
+    an axis, so that the queues of several devices are one array each.
+    """
+
+    states: State  # [r, ...] before the first pass, or finished; without traces
+    traces: Array  # [r, max_iter + 1]
+    lanes: State  # [w, ...]
+    index: Array  # [w], which restart is in the lane; r for none
+    waiting: Array  # [1], the next restart to climb
+    useful: Array  # [1], lane-turns of the last piece that a climb was under way in
+    executed: Array  # [1], lane-turns of the last piece
+
+
+def _queue(mixtures: Mixture, real: Array, rows: Rows, plan: Plan) -> Queue:
+    """All waiting, lanes empty; restarts that are not `real` `[r]` (padding) never climb."""
+    r = mixtures.log_weights.shape[0]
+    states = jax.vmap(lambda mixture: begin(centred(mixture, rows), rows, None))(mixtures)
+    status = jnp.where(real, states.status, Status.MAX_ITER).astype(states.status.dtype)
+    states = states._replace(status=status)
+    lanes = jax.tree.map(lambda leaf: leaf[jnp.zeros(plan.width, int)], states)
+    lanes = lanes._replace(status=jnp.full(plan.width, int(Status.MAX_ITER), status.dtype))
+    lanes = lanes._replace(memory=_memory(lanes.mixture, plan))
+    none = jnp.zeros(1, jnp.int32)
+    traces = jnp.full((r, plan.max_iter + 1), jnp.nan, states.objective.dtype)
+    return Queue(states, traces, lanes, jnp.full(plan.width, r, jnp.int32), none, none, none)
+
+
+def _memory(mixtures: Mixture, plan: Plan) -> Any:
+    if plan.accelerator is None:
+        return None
+    return jax.vmap(lambda mixture: plan.accelerator.init(mixture.unconstrain()))(mixtures)
+
+
+def _refilled(queue: Queue, plan: Plan) -> Queue:
+    """Finished lanes put away and the next restarts put in their place."""
+    states, lanes, r = queue.states, queue.lanes, queue.states.status.shape[0]
+    stopped = lanes.status != Status.RUNNING  # [w]
+    states = _put(states, lanes, jnp.where(stopped, queue.index, r))
+    rank = queue.waiting[0] + jnp.cumsum(stopped.astype(jnp.int32)) - 1
+    index = jnp.where(stopped, jnp.minimum(rank, r), queue.index)
+    fresh = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, r - 1)], states)
+    fresh = fresh._replace(status=jnp.where(index < r, fresh.status, Status.MAX_ITER).astype(fresh.status.dtype))
+    fresh = fresh._replace(memory=_memory(fresh.mixture, plan))
+    lanes = jax.tree.map(lambda a, b: jnp.where(_column(stopped, a), a, b), fresh, lanes)
+    waiting = jnp.minimum(queue.waiting + jnp.sum(stopped).astype(jnp.int32), r)
+    return queue._replace(states=states, lanes=lanes, index=index, waiting=waiting)
+
+
+def _put(states: State, lanes: State, index: Array) -> State:
+    """`lanes` `[w, ...]` written to rows `index` `[w]` of `states` `[r, ...]`; those out of bounds are dropped."""
+    lanes = lanes._replace(memory=None)
+    return jax.tree.map(lambda leaf, lane: leaf.at[index].set(lane, mode="drop"), states, lanes)
+
+
+def _column(flags: Array, like: Array) -> Array:
+    return flags.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _advance(
+    queue: Queue, rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array | int | None, plan: Plan
+) -> Queue:
+    """Up to `n_steps` turns of all lanes, or all there are to make.
+
+    The lanes turn until one has stopped; then it is put away and refilled. Two loops, one in the other: what is put
+    away is carried by the outer one alone, and no turn pays for it.
+    """
+    r, width = queue.states.status.shape[0], plan.width
+    turn = jax.vmap(turn_of(rows, stop, prior, plan.accelerator, plan.max_iter))
+    place = jax.vmap(functools.partial(recorded, max_iter=plan.max_iter))
+
+    def may_go_on(step: Array) -> Array | bool:
+        return True if n_steps is None else step < n_steps
+
+    def turns(carry: tuple[Queue, Array]) -> tuple[Queue, Array]:
+        queue, step = carry
+        queue = _refilled(queue, plan)
+        # restarts that wait need one free lane; once none waits, the lanes turn until all have stopped
+        enough = jnp.where(queue.waiting[0] < r, 1, width)
+
+        def none_stopped(inner: tuple[State, Array, Array, Array]) -> Array:
+            stopped = jnp.sum(inner[0].status != Status.RUNNING)
+            return (stopped < enough) & may_go_on(inner[3])
+
+        def one_turn(inner: tuple[State, Array, Array, Array]) -> tuple[State, Array, Array, Array]:
+            lanes, traces, useful, step = inner
+            new = turn(lanes)
+            traces = traces.at[queue.index, place(lanes, new)].set(new.objective, mode="drop")
+            return new, traces, useful + jnp.sum(lanes.status == Status.RUNNING, dtype=jnp.int32), step + 1
+
+        lanes, traces, useful, after = jax.lax.while_loop(
+            none_stopped, one_turn, (queue.lanes, queue.traces, queue.useful, step)
+        )
+        executed = queue.executed + (after - step) * width
+        return queue._replace(lanes=lanes, traces=traces, useful=useful, executed=executed), after
+
+    def unfinished(carry: tuple[Queue, Array]) -> Array:
+        queue, step = carry
+        return ((queue.waiting[0] < r) | jnp.any(queue.lanes.status == Status.RUNNING)) & may_go_on(step)
+
+    return jax.lax.while_loop(unfinished, turns, (queue, jnp.int32(0)))[0]
+
+
+def _close(queue: Queue, rows: Rows, prior: Prior | None) -> Result:
+    """The Results of all restarts, as far as they are."""
+    states = _put(queue.states, queue.lanes, queue.index)._replace(trace=queue.traces)
+    return jax.vmap(lambda state: finish(state, rows, prior))(states)
+
+
+# -- programs ------------------------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _fit_restarts(mixtures: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule, plan: Plan) -> Result:
+    prior = centred_prior(prior, mixtures, rows)
+    real = jnp.ones(mixtures.log_weights.shape[0], bool)
+    queue = _advance(_queue(mixtures, real, rows, plan), rows, prior, stop, None, plan)
+    return _close(queue, rows, prior)
+
+
+def _on_each_device(function: Callable[..., Any], plan: Plan, spread: Any, *shared: Any) -> Any:
+    """`function(spread, *shared)`, for each device with its part of `spread`, whose leaves lead with the restarts."""
+    if plan.mesh is None:
+        return function(spread, *shared)
+    lanes, all_of_it = PartitionSpec(plan.mesh.axis_names), PartitionSpec()
+    specs = (lanes, *(all_of_it for _ in shared))
+    return jax.shard_map(function, mesh=plan.mesh, in_specs=specs, out_specs=lanes, check_vma=False)(spread, *shared)
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def _open(
+    mixtures: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array, plan: Plan
+) -> tuple[Queue, Result]:
+    r = mixtures.log_weights.shape[0]
+    index = jnp.arange(_padded(r, plan))
+    filled = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, r - 1)], mixtures)
+
+    def on_one(part: tuple[Mixture, Array], rows: Rows, *options: Any) -> tuple[Queue, Result]:
+        return _piece(_queue(*part, rows, plan), rows, *options, plan)
+
+    return _on_each_device(on_one, plan, (filled, index < r), rows, prior, stop, n_steps)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 9))
+def _open_drawn(
+    key: Array,
+    family: Family,
+    k: int,
+    r: int,
+    initializer: Initializer,
+    rows: Rows,
+    prior: Prior | None,
+    stop: StoppingRule,
+    n_steps: Array,
+    plan: Plan,
+) -> tuple[Queue, Result]:
+    index = jnp.arange(_padded(r, plan))
+
+    def on_one(index: Array, rows: Rows, key: Array, initializer: Initializer, *options: Any) -> tuple[Queue, Result]:
+        mixtures = _draw(key, family, rows, k, index, initializer)
+        return _piece(_queue(mixtures, index < r, rows, plan), rows, *options, plan)
+
+    return _on_each_device(on_one, plan, index, rows, key, initializer, prior, stop, n_steps)
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def _go_on(
+    queue: Queue, rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array, plan: Plan
+) -> tuple[Queue, Result]:
+    return _on_each_device(functools.partial(_piece, plan=plan), plan, queue, rows, prior, stop, n_steps)
+
+
+def _piece(
+    queue: Queue, rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array, plan: Plan
+) -> tuple[Queue, Result]:
+    none = jnp.zeros(1, jnp.int32)
+    queue = _advance(queue._replace(useful=none, executed=none), rows, prior, stop, n_steps, plan)
+    return queue, _close(queue, rows, prior)
+
+
+def _climb(
+    begin_with: Callable[..., tuple[Queue, Result]],
+    rows: Rows,
+    prior: Prior | None,
+    stop: StoppingRule,
+    plan: Plan,
+    r: int,
+    k: int,
+    callback: Callable[[Lanes], None] | None,
+) -> Result:
+    """Bounded pieces from the host: between two of them the callback hears of the progress, and Ctrl-C is heard."""
+    if plan.mesh is not None:
+        rows = jax.device_put(rows, NamedSharding(plan.mesh, PartitionSpec()))
+    n_steps = MAX_STEPS if callback is None else _steps_at_first(rows, k, plan)
+    useful, executed, begun = 0, 0, time.perf_counter()
+    queue, results = begin_with(rows, prior, stop, np.int32(n_steps), plan)
+    while True:
+        running = int(np.sum(np.asarray(queue.lanes.status) == Status.RUNNING))
+        unfinished = queue.states.status.shape[0] - int(np.sum(np.asarray(queue.waiting))) + running
+        if callback is not None:
+            useful += int(np.sum(np.asarray(queue.useful)))
+            executed += int(np.sum(np.asarray(queue.executed)))
+            passes, top = int(np.sum(np.asarray(results.n_iter)[:r])), float(np.max(np.asarray(results.objective)[:r]))
+            callback(Lanes(max(0, r - unfinished), r, passes, top, useful, executed))
+        if unfinished == 0:
+            return results if plan.mesh is None else _gathered(results, r)
+        pace = PIECE_SECONDS / max(time.perf_counter() - begun, 1e-6)
+        n_steps = max(1, int(n_steps * min(2.0, pace)))
+        begun = time.perf_counter()
+        queue, results = _go_on(queue, rows, prior, stop, np.int32(n_steps), plan)
+
+
+def _steps_at_first(rows: Rows, k: int, plan: Plan) -> int:
+    """Turns that take about `FIRST_SECONDS`, by a rough count: short climbs end in them, long ones are not held up."""
+    m, d, b = rows.blocks.shape
+    seconds = SECONDS_A_TURN + SECONDS_AN_ENTRY * m * b * plan.width * k * d
+    return max(1, int(FIRST_SECONDS / seconds))
+
+
+def _gathered(results: Result, r: int) -> Result:
+    """Results from several devices as arrays of the default one, without the padding."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:r]), results)
+
+
+def _plan(r: int, rows: Rows, mixtures: Mixture | None, max_iter: int, accelerator: Any) -> Plan:
+    """What `fit_restarts` fixes: checked numbers, and a queue for each device if nothing was put on one."""
+    as_count("the number of mixtures", r, most=MAX_RESTARTS)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
     if r * (max_iter + 1) > MAX_TRACES:
         raise ValueError(
             f"max_iter = {max_iter} for {r} restarts makes traces of {r * max_iter:.0e} numbers; lower one"
         )
-    with computing(mixtures, rows):
-        if callback is None:
-            return _fit_restarts(mixtures, rows, prior, stop, width, max_iter, accelerator)
-        return _fit_in_pieces(mixtures, rows, prior, stop, width, max_iter, accelerator, callback)
+    devices, leaves = jax.local_devices(), jax.tree.leaves((rows, mixtures))
+    free = rows.mesh is None and not is_traced(rows, mixtures) and jax.config.jax_default_device is None
+    if r > 1 and len(devices) > 1 and free and not any(isinstance(a, jax.Array) and a.committed for a in leaves):
+        devices = devices[:r]
+        mesh = Mesh(np.asarray(devices), (LANES_AXIS,), axis_types=(AxisType.Auto,))
+        return Plan(min(WIDTH, -(-r // len(devices))), max_iter, accelerator, mesh)
+    return Plan(min(WIDTH, r), max_iter, accelerator, None)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6))
-def _fit_restarts(
-    mixtures: Mixture,
-    rows: Rows,
-    prior: Prior | None,
-    stop: StoppingRule,
-    width: int,
-    max_iter: int,
-    accelerator: Any,
-) -> Result:
-    r = mixtures.log_weights.shape[0]
-
-    def fit_batch(batch: tuple[Mixture, Array]) -> Result:
-        state = _begin(*batch, rows, max_iter, accelerator)
-        moved = centred_prior(prior, batch[0], rows)
-        state = advance(state, rows, max_iter + 1, stop=stop, prior=moved, accelerator=accelerator)
-        return _finish(state, rows, moved)
-
-    batches = _batches(mixtures, width)
-    if batches[1].shape[0] == 1:
-        results = fit_batch(jax.tree.map(lambda leaf: leaf[0], batches))
-    else:
-        results = jax.lax.map(fit_batch, batches)
-        results = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
-    return jax.tree.map(lambda leaf: leaf[:r], results)
+def _padded(r: int, plan: Plan) -> int:
+    """The number of restarts that all devices share evenly."""
+    size = 1 if plan.mesh is None else plan.mesh.size
+    return -(-r // size) * size
 
 
-def _fit_in_pieces(
-    mixtures: Mixture,
-    rows: Rows,
-    prior: Prior | None,
-    stop: StoppingRule,
-    width: int,
-    max_iter: int,
-    accelerator: Any,
-    callback: Callable[[Lanes], None],
-) -> Result:
-    r = mixtures.log_weights.shape[0]
-    prior = centred_prior(prior, mixtures, rows)
-    batches = _batches(mixtures, width)
-    results, finished, passes, best_so_far, n_steps = [], 0, 0, -np.inf, 1
-    for i in range(batches[1].shape[0]):
-        state = _begin_jit(*jax.tree.map(lambda leaf, i=i: leaf[i], batches), rows, max_iter, accelerator)
-        real = min(width, r - i * width)
-        while True:
-            begun = time.perf_counter()
-            state = advance(state, rows, n_steps, stop=stop, prior=prior, accelerator=accelerator)
-            status, n_iter, value = (np.asarray(leaf)[:real] for leaf in (state.status, state.n_iter, state.objective))
-            done = int(np.sum(status != Status.RUNNING))
-            top = max(best_so_far, float(np.max(value)))
-            callback(Lanes(finished + done, r, passes + int(np.sum(np.maximum(n_iter, 0))), top))
-            if done == real:
-                break
-            pace = PIECE_SECONDS / max(time.perf_counter() - begun, 1e-6)
-            n_steps = max(1, int(n_steps * min(2.0, pace)))
-        finished, passes, best_so_far = finished + real, passes + int(np.sum(np.maximum(n_iter, 0))), top
-        results.append(jax.tree.map(lambda leaf, real=real: leaf[:real], _finish_jit(state, rows, prior)))
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *results) if len(results) > 1 else results[0]
+def _rows_to_start(
+    family: Family, x: ArrayLike | Rows, sample_weight: ArrayLike | None, n_components: int
+) -> tuple[Rows, int]:
+    """Ready rows, and the number of components checked against them."""
+    if isinstance(x, Rows):
+        return x, as_components(n_components, x.weights.size)
+    data, weights = as_rows(family, x, sample_weight)
+    k = as_components(n_components, data.shape[0])
+    return made_ready(family, data, weights, WIDTH * k), k
 
 
-def _batches(mixtures: Mixture, width: int) -> tuple[Mixture, Array]:
-    """Mixtures `[m, width, ...]` and which of them are real `[m, width]`; the last batch is filled up with the first."""
-    r = mixtures.log_weights.shape[0]
-    m = -(-r // width)
-    index = jnp.arange(m * width)
-    filled = jax.tree.map(lambda leaf: leaf[jnp.where(index < r, index, 0)], mixtures)
-    batched = jax.tree.map(lambda leaf: leaf.reshape(m, width, *leaf.shape[1:]), filled)
-    return batched, (index < r).reshape(m, width)
+@functools.partial(jax.jit, static_argnums=(1, 3, 4))
+def _starts(key: Array, family: Family, rows: Rows, k: int, r: int, initializer: Initializer) -> Mixture:
+    return _draw(key, family, rows, k, jnp.arange(r), initializer)
 
 
-def _begin(mixtures: Mixture, real: Array, rows: Rows, max_iter: int, accelerator: Any) -> State:
-    state = jax.vmap(lambda mixture: begin(centred(mixture, rows), rows, max_iter, accelerator))(mixtures)
-    idle = jnp.where(real, state.status, Status.MAX_ITER)  # a filled-up lane never runs
-    return state._replace(status=idle.astype(state.status.dtype))
+def _draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer) -> Mixture:
+    """The starts of number `index` `[r]`."""
+    data, weight = rows.as_matrix()
+    data = data + rows.centre[None, :]
 
+    def start(i: Array) -> Mixture:
+        return initializer(jax.random.fold_in(key, i), family, data, k, weight)
 
-def _finish(state: State, rows: Rows, prior: Prior | None) -> Result:
-    return jax.vmap(lambda lane: finish(lane, rows, prior))(state)
-
-
-_begin_jit = jax.jit(_begin, static_argnums=(3, 4))
-_finish_jit = jax.jit(_finish)
+    return jax.lax.map(start, index, batch_size=lanes_of(index.shape[0], data.shape[0] * (data.shape[1] + 4)))
 
 
 def best(results: Result) -> Result:

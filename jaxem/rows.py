@@ -1,9 +1,13 @@
 """Rows: data made ready once per fit, so that every pass reads them in the layout it wants.
 
 `as_data` and `as_weights` are the edge: they turn what a user has into arrays and say in one line what is wrong with it.
-`ready` does once what no pass should do again: rows of weight 0 are replaced by a row that counts (0 times a row of
-1e200 is NaN otherwise), the data are centred where the family is equivariant to shifts, padded with rows of weight 0 and
-cut into blocks `[m, d, b]` whose `[k, b]` arrays stay in cache. `sum_blocks` adds up what each block yields.
+`ready` and `ready_on_host` do once what no pass should do again: rows of weight 0 are replaced by a row that counts (0
+times a row of 1e200 is NaN otherwise), the data are centred where the family is equivariant to shifts, padded with rows of
+weight 0 and cut into blocks `[m, d, b]` whose largest arrays stay in cache. `sum_blocks` adds up what each block yields.
+
+Data in the host's memory are made ready there, by numpy, and padded to one of a few sizes (`bucket`), so that another
+number of rows compiles nothing. Data on a device, or traced, are made ready by JAX as they are. Rows that lie on several
+devices stay there: each device passes over its own, and the sums are added across (`Rows.mesh`).
 """
 
 import contextlib
@@ -17,15 +21,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-CACHE_FLOATS = {"cpu": 2**18}
-"""floats a block may keep alive, by platform: about 1 to 2 MB, a core's L2 cache"""
-CACHE_FLOATS_ELSEWHERE = 2**25
-MIN_BLOCK, MAX_BLOCK = 256, 8192
+CACHE_BYTES = {"cpu": 2**17}
+"""bytes of the largest array of a block, by platform: several of them fit in a core's L2 cache"""
+CACHE_BYTES_ELSEWHERE = 2**26
+MIN_BLOCK, MAX_BLOCK = 512, 4096
 """rows in a block on a CPU: below the first a scan step costs more than its work, above the second nothing is won"""
 LANES, LIVE_FLOATS = 64, 2**24
 """restarts that climb at once, at most; and floats they may keep alive in one array, on any platform"""
+CHUNK = 2**16
+"""rows that functions of rows take at a time from the host"""
+ROWS = "rows"
+"""name of the axis of a mesh along which rows lie"""
 
 
 @jax.tree_util.register_dataclass
@@ -38,20 +47,27 @@ class Rows:
         weights: `[m, b]`, non-negative; 0 marks padding.
         centre: `[d]`, what was subtracted (zeros if the family is not equivariant to shifts).
         variance: `[d]`, weighted variance of each feature: the yardstick for collapsed components.
+        mesh: the devices over which blocks are spread, or None for one; static.
     """
 
     blocks: Array
     weights: Array
     centre: Array
     variance: Array
+    mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def total_weight(self) -> Array:
         """Sum of the sample weights, `[]`."""
         return jnp.sum(self.weights)
 
+    def as_matrix(self) -> tuple[Array, Array]:
+        """The rows `[n, d]`, less `centre` and padded, and their weights `[n]`."""
+        m, d, b = self.blocks.shape
+        return self.blocks.transpose(0, 2, 1).reshape(m * b, d), self.weights.reshape(m * b)
 
-def ready(x: Array, sample_weight: Array | None, *, centred: bool, block: int) -> Rows:
+
+def ready(x: Array, sample_weight: Array | None, *, centred: bool, block: int, mesh: Mesh | None = None) -> Rows:
     """Centre, pad and block `x` `[n, d]`; pure, runs under jit.
 
     Args:
@@ -59,37 +75,129 @@ def ready(x: Array, sample_weight: Array | None, *, centred: bool, block: int) -
         sample_weight: `[n]` or None for ones; rows of weight 0 count as absent, whatever they hold.
         centred: subtract the weighted mean (exact where x is a small step from its mean: Sterbenz 1974).
         block: rows in a block.
+        mesh: the devices over which the rows are spread evenly, or None for one.
     """
+    weights = jnp.ones(x.shape[0], x.dtype) if sample_weight is None else sample_weight.astype(x.dtype)
+    if mesh is None:
+        return Rows(*_ready(x, weights, centred, block, lambda local: local, lambda local: local[None]))
+    local = jax.shard_map(
+        lambda x, weights: _ready(
+            x,
+            weights,
+            centred,
+            block,
+            lambda local: jax.lax.psum(local, ROWS),
+            lambda local: jax.lax.all_gather(local, ROWS),
+        ),
+        mesh=mesh,
+        in_specs=PartitionSpec(ROWS),
+        out_specs=(PartitionSpec(ROWS), PartitionSpec(ROWS), PartitionSpec(), PartitionSpec()),
+        check_vma=False,
+    )
+    return Rows(*local(x, weights), mesh)
+
+
+def _ready(
+    x: Array,
+    weights: Array,
+    centred: bool,
+    block: int,
+    total: Callable[[Array], Array],
+    gathered: Callable[[Array], Array],
+) -> tuple[Array, Array, Array, Array]:
+    """Blocks, weights, centre and variance of one device's rows; `total` and `gathered` are over devices."""
     n, d = x.shape
-    if sample_weight is None:
-        weights, anchor = jnp.ones(n, x.dtype), x[0]
-    else:
-        weights = sample_weight.astype(x.dtype)
-        anchor = x[jnp.argmax(weights > 0)]  # [d], a row that counts
-        x = jnp.where(weights[:, None] > 0, x, anchor[None, :])
-    total = jnp.sum(weights)
+    counted = gathered(jnp.any(weights > 0))
+    anchor = gathered(x[jnp.argmax(weights > 0)])[jnp.argmax(counted)]  # [d], a row that counts
+    x = jnp.where(weights[:, None] > 0, x, anchor[None, :])
+    whole = total(jnp.sum(weights))
     # the mean of differences from a row: no digit is lost to an offset common to all rows
-    mean = anchor + jnp.sum(weights[:, None] * (x - anchor[None, :]), axis=0) / total  # [d]
+    mean = anchor + total(jnp.sum(weights[:, None] * (x - anchor[None, :]), axis=0)) / whole  # [d]
     centre = mean if centred else jnp.zeros(d, x.dtype)
     x = x - centre[None, :]
     spread = x if centred else x - mean[None, :]
-    variance = jnp.sum(weights[:, None] * spread**2, axis=0) / total  # [d]
+    variance = total(jnp.sum(weights[:, None] * spread**2, axis=0)) / whole  # [d]
 
     m = -(-n // block)
     b = -(-n // m)  # even blocks: the least padding
     x = jnp.concatenate([x, jnp.broadcast_to(anchor - centre, (m * b - n, d))])
     weights = jnp.pad(weights, (0, m * b - n))
-    return Rows(x.reshape(m, b, d).transpose(0, 2, 1), weights.reshape(m, b), centre, variance)
+    return x.reshape(m, b, d).transpose(0, 2, 1), weights.reshape(m, b), centre, variance
+
+
+def ready_on_host(
+    x: np.ndarray, sample_weight: np.ndarray | None, *, centred: bool, block: int, mesh: Mesh | None = None
+) -> Rows:
+    """`ready` by numpy, sums in float64: the same Rows, padded to a `bucket`, with no other copy of the data.
+
+    With a mesh the blocks are spread over its devices.
+    """
+    n, d = x.shape
+    devices = 1 if mesh is None else mesh.size
+    size = bucket(n)
+    m = devices * -(-size // (devices * block))
+    b = -(-size // m)
+    w = np.ones(n, x.dtype) if sample_weight is None else sample_weight.astype(x.dtype)
+    counts = w > 0
+    anchor = x[np.argmax(counts)]
+    whole = np.sum(w, dtype=np.float64)
+
+    def parts() -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        for begin in range(0, n, CHUNK):
+            part = slice(begin, min(begin + CHUNK, n))
+            yield part, np.where(counts[part, None], x[part], anchor), w[part].astype(np.float64)
+
+    mean = anchor + sum(of_rows @ (rows - anchor.astype(np.float64)) for _, rows, of_rows in parts()) / whole
+    centre = (mean if centred else np.zeros(d)).astype(x.dtype)
+    about = centre.astype(np.float64) if centred else mean
+    variance = sum(of_rows @ (rows - about) ** 2 for _, rows, of_rows in parts()) / whole
+
+    blocks = np.empty((m, d, b), x.dtype)
+    for i in range(m):
+        part = slice(i * b, min((i + 1) * b, n))
+        held = max(0, part.stop - part.start)
+        blocks[i, :, :held] = (np.where(counts[part, None], x[part], anchor) - centre).T
+        blocks[i, :, held:] = (anchor - centre)[:, None]
+    weights = np.zeros(m * b, x.dtype)
+    weights[:n] = w
+    leaves = blocks, weights.reshape(m, b), centre, variance.astype(x.dtype)
+    if mesh is None:
+        return Rows(*map(jnp.asarray, leaves))
+    specs = PartitionSpec(ROWS), PartitionSpec(ROWS), PartitionSpec(), PartitionSpec()
+    return Rows(*(jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in zip(leaves, specs, strict=True)), mesh)
+
+
+def bucket(n: int) -> int:
+    """The size that n rows are padded to: powers of 2 up to 512, then 2, 4 and at last 16 sizes from one to the next.
+
+    Few sizes mean few compiled programs; they are finest where a row more costs most.
+    """
+    steps = 1 if n <= 2**9 else 2 if n <= 2**12 else 4 if n <= 2**16 else 16
+    step = max(1, 2 ** (math.ceil(math.log2(n)) - 1) // steps)
+    return max(32, -(-n // step) * step)
 
 
 def sum_blocks(per_block: Callable[..., Any], rows: Rows, *more: Array) -> Any:
-    """Add up `per_block(x [d, b], w [b], ...)` over the blocks, one block in memory at a time.
+    """Add up `per_block(x [d, b], w [b], ...)` over the blocks, one block in memory at a time on each device.
 
     `more` are further arrays of the rows, blocked alike: `[m, b, ...]`.
     """
     blocks = (rows.blocks, rows.weights, *more)
+    if rows.mesh is None:
+        return _sum_blocks(per_block, *blocks)
+    local = jax.shard_map(
+        lambda *blocks: jax.lax.psum(_sum_blocks(per_block, *blocks), ROWS),
+        mesh=rows.mesh,
+        in_specs=PartitionSpec(ROWS),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+    return local(*blocks)
+
+
+def _sum_blocks(per_block: Callable[..., Any], *blocks: Array) -> Any:
     first = [blocked[0] for blocked in blocks]
-    if rows.blocks.shape[0] == 1:
+    if blocks[0].shape[0] == 1:
         return per_block(*first)
     zeros = zeros_like_result(per_block, *first)
 
@@ -99,11 +207,15 @@ def sum_blocks(per_block: Callable[..., Any], rows: Rows, *more: Array) -> Any:
     return jax.lax.scan(add, zeros, blocks)[0]
 
 
-def blocked(of_rows: Array, rows: Rows) -> Array:
-    """An array of the rows `[n, ...]` cut up as the rows are, `[m, b, ...]`, padded with zeros."""
+def blocked(of_rows: Array | np.ndarray, rows: Rows) -> Array:
+    """An array of the rows `[n, ...]` cut up as `made_ready` cuts them, `[m, b, ...]`, padded with zeros."""
     m, b = rows.weights.shape
-    padding = [(0, m * b - of_rows.shape[0])] + [(0, 0)] * (of_rows.ndim - 1)
-    return jnp.pad(of_rows, padding).reshape(m, b, *of_rows.shape[1:])
+    devices = 1 if rows.mesh is None else rows.mesh.size
+    n, *shape = of_rows.shape
+    by_device = of_rows.reshape(devices, n // devices, *shape)
+    padding = [(0, 0), (0, m * b // devices - n // devices)] + [(0, 0)] * len(shape)
+    pad = jnp.pad if isinstance(of_rows, jax.Array) else np.pad
+    return jnp.asarray(pad(by_device, padding).reshape(m, b, *shape))
 
 
 def zeros_like_result(function: Callable[..., Any], *args: Any) -> Any:
@@ -124,16 +236,87 @@ def map_rows(per_row: Callable[[Array], Any], x: Array, block: int) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(m * b, *leaf.shape[2:])[:n], mapped)
 
 
-def block_size(shape: tuple[int, ...], k: int, *, lanes: int = 1, chunk_size: int | None = None) -> int:
-    """Rows in a block of x `[n, d]`: `chunk_size` if given, else as many as keep `lanes * k * d` floats a row in cache."""
-    n, d = shape
+def map_host_rows(per_chunk: Callable[[np.ndarray], Array], x: np.ndarray) -> Array:
+    """Apply a compiled function of rows `[c, d] -> [c, ...]` to `x` `[n, d]` on the host, in chunks of few sizes."""
+    n = x.shape[0]
+    mapped: np.ndarray | None = None
+    for begin in range(0, n, CHUNK):
+        chunk = x[begin : begin + CHUNK]
+        held = chunk.shape[0]
+        padding = np.broadcast_to(chunk[0], (min(CHUNK, bucket(held)) - held, x.shape[1]))
+        found = np.asarray(per_chunk(np.concatenate([chunk, padding]) if len(padding) else chunk))
+        if mapped is None:
+            mapped = np.empty((n, *found.shape[1:]), found.dtype)
+        mapped[begin : begin + held] = found[:held]
+    return jnp.asarray(mapped)
+
+
+def map_spread_rows(per_device: Callable[[Array], Array], x: Array, mesh: Mesh) -> Array:
+    """Apply a function of rows `[c, d] -> [c, ...]` to `x` `[n, d]` spread over devices, each to its own."""
+    rows = PartitionSpec(ROWS)
+    return jax.shard_map(per_device, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)(x)
+
+
+def block_size(n: int, row_floats: int, dtype: Any, *, chunk_size: int | None = None) -> int:
+    """Rows in a block of n rows: `chunk_size` if given, else as many as keep `row_floats` numbers a row in cache."""
     if chunk_size is not None:
         return min(n, as_count("chunk_size", chunk_size))
     platform = jax.default_backend()
-    floats = CACHE_FLOATS.get(platform, CACHE_FLOATS_ELSEWHERE)
-    rows = 2 ** int(math.log2(max(1, floats // (lanes * k * d))))
-    largest = MAX_BLOCK if platform in CACHE_FLOATS else n
-    return min(n, max(MIN_BLOCK, min(rows, largest)))
+    bytes_a_row = row_floats * jnp.dtype(dtype).itemsize
+    rows = 2 ** int(math.log2(max(1, CACHE_BYTES.get(platform, CACHE_BYTES_ELSEWHERE) // bytes_a_row)))
+    return min(n, max(MIN_BLOCK, min(rows, MAX_BLOCK) if platform in CACHE_BYTES else rows))
+
+
+def shard(x: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[Array, Array]:
+    """Spread rows evenly over all devices: `x` `[n, d]` and weights `[n]`, padded with rows of weight 0.
+
+    What is spread is used as it lies, by every function that takes x: each device passes over its own rows, and only the
+    statistics travel.
+
+    Args:
+        x: `[n, d]`.
+        sample_weight: `[n]`, non-negative; ones if left out.
+
+    Returns:
+        The rows `[m, d]` and their weights `[m]`, m the next multiple of the number of devices.
+
+    Example:
+        >>> import jax, jaxem
+        >>> x, w = jaxem.shard(jaxem.datasets.faithful())
+        >>> starts = jaxem.starts(jax.random.key(0), jaxem.Full(), x, 2, 4, sample_weight=w)
+        >>> print(f"{jaxem.best(jaxem.fit_restarts(starts, x, w)).log_likelihood:.2f}")
+        -1130.26
+    """
+    data = np.asarray(as_data(x))
+    weights = as_weights(sample_weight, data.shape[0], data.dtype)
+    weights = np.ones(data.shape[0], data.dtype) if weights is None else np.asarray(weights)
+    mesh = mesh_of(jax.devices())
+    padding = -data.shape[0] % mesh.size
+    data = np.concatenate([data, np.broadcast_to(data[:1], (padding, data.shape[1]))])
+    spread = NamedSharding(mesh, PartitionSpec(ROWS))
+    return jax.device_put(data, spread), jax.device_put(np.pad(weights, (0, padding)), spread)
+
+
+def mesh_of(devices: Any) -> Mesh:
+    """A mesh of one axis for rows."""
+    return Mesh(np.asarray(devices), (ROWS,), axis_types=(AxisType.Auto,))
+
+
+def mesh_under(x: Any) -> Mesh | None:
+    """The devices over which the rows of `x` `[n, d]` are spread, in their order; None for one device or if traced."""
+    if not isinstance(x, jax.Array) or is_traced(x) or len(x.sharding.device_set) == 1 or x.is_fully_replicated:
+        return None
+    places = x.sharding.devices_indices_map(x.shape)
+    return mesh_of(sorted(places, key=lambda device: (places[device][0].start or 0, device.id)))
+
+
+def on_host(x: Any) -> bool:
+    """Whether an array is in the host's memory, with its values known, and not put on a device of somebody's choice."""
+    if isinstance(x, np.ndarray):
+        return True
+    if is_traced(x) or len(x.sharding.device_set) > 1:
+        return False
+    return all(device.platform == "cpu" and device == jax.local_devices(backend="cpu")[0] for device in x.devices())
 
 
 def lanes_of(restarts: int, floats: int) -> int:
@@ -183,11 +366,11 @@ def as_components(n_components: Any, n: int) -> int:
     return k
 
 
-def as_data(x: ArrayLike, *, n_features: int | None = None) -> Array:
+def as_data(x: ArrayLike, *, n_features: int | None = None) -> Array | np.ndarray:
     """`x` as a floating-point array `[n, d]` of at least float32, or a ValueError saying what is wrong with it.
 
     Integers and booleans become JAX's default float, half precision becomes float32 (a sum over rows overflows it).
-    Values are checked for NaN and infinity unless `x` is traced.
+    Values are checked for NaN and infinity unless `x` is traced. What is in the host's memory comes back as numpy's.
     """
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise ValueError(f"x has a mask over {int(np.sum(x.mask))} values; drop those rows or fill them in")
@@ -210,26 +393,38 @@ def as_data(x: ArrayLike, *, n_features: int | None = None) -> Array:
         raise ValueError(f"x has shape {(n, d)}; give at least one row and one column")
     if n_features is not None and d != n_features:
         raise ValueError(f"x has {d} columns, the mixture {n_features}; give the columns it was fitted on")
-    if not is_traced(x) and not _all_finite(x):
-        row, column = np.argwhere(~np.isfinite(np.asarray(x)))[0]
-        value = np.asarray(x)[row, column]
-        raise ValueError(f"x[{row}, {column}] = {value}; drop or fill row {row}, every value must be finite")
-    given = x
+    if not is_traced(x) and on_host(x):
+        return _as_host_data(np.asarray(x))
+    if not is_traced(x) and not bool(_all_finite_on_device(x)):
+        raise ValueError(_not_finite(np.asarray(x)))
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        x = jnp.asarray(x, float)
-    elif jnp.finfo(x.dtype).bits < 32:
-        x = jnp.asarray(x, jnp.float32)
-    else:
-        x = jnp.asarray(x)
-    narrowed = not is_traced(x) and x.dtype.itemsize < given.dtype.itemsize
-    if narrowed and not _all_finite(x):
-        row, column = np.argwhere(~np.isfinite(np.asarray(x)))[0]
-        value = np.asarray(given)[row, column]
-        raise ValueError(f"x[{row}, {column}] = {value} is too large for {x.dtype}; rescale it or use float64")
-    return x
+        return jnp.asarray(x, float)
+    return jnp.asarray(x, jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
-def as_weights(sample_weight: ArrayLike | None, n: int, dtype: Any) -> Array | None:
+def _as_host_data(x: np.ndarray) -> np.ndarray:
+    """`as_data` of an array in the host's memory."""
+    if not np.isfinite(x).all():
+        raise ValueError(_not_finite(x))
+    floating = np.dtype(jax.dtypes.canonicalize_dtype(float))
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        floating = np.dtype(np.float32) if x.dtype.itemsize < 4 else np.dtype(jax.dtypes.canonicalize_dtype(x.dtype))
+    with np.errstate(over="ignore"):
+        data = x.astype(floating, copy=False)
+    if data.dtype.itemsize < x.dtype.itemsize and not np.isfinite(data).all():
+        row, column = np.argwhere(~np.isfinite(data))[0]
+        raise ValueError(
+            f"x[{row}, {column}] = {x[row, column]} is too large for {data.dtype}; rescale it or use float64"
+        )
+    return data
+
+
+def _not_finite(x: np.ndarray) -> str:
+    row, column = np.argwhere(~np.isfinite(x))[0]
+    return f"x[{row}, {column}] = {x[row, column]}; drop or fill row {row}, every value must be finite"
+
+
+def as_weights(sample_weight: ArrayLike | None, n: int, dtype: Any) -> Array | np.ndarray | None:
     """`sample_weight` as an array `[n]`, or a ValueError; values are checked unless traced."""
     if sample_weight is None:
         return None
@@ -251,17 +446,9 @@ def as_weights(sample_weight: ArrayLike | None, n: int, dtype: Any) -> Array | N
             raise ValueError(
                 f"sample_weight sums to {values.sum()}, which {cast.dtype} cannot hold; rescale it to about 1"
             )
-    return jnp.asarray(cast)
+    return cast
 
 
 @jax.jit
 def _all_finite_on_device(x: Array) -> Array:
     return jnp.all(jnp.isfinite(x))
-
-
-def _all_finite(x: Array | np.ndarray) -> bool:
-    # on the host with numpy, and small data too, to spare a compilation; large data where they lie
-    if isinstance(x, np.ndarray):
-        return bool(np.isfinite(x).all())
-    with jax.ensure_compile_time_eval():  # the data may be a constant inside somebody's jit
-        return bool(np.isfinite(np.asarray(x)).all() if x.size <= 2**20 else _all_finite_on_device(x))

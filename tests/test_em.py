@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxem
-from jaxem.rows import block_size, ready
+from jaxem.rows import ready
 from tests.cases import CASES, GAUSSIANS, Case, blobs, named
 from tests.conftest import ROUNDING, X64
 
@@ -77,7 +77,7 @@ def test_stats_add():
 def test_ready_rows_are_the_raw_rows():
     case = Case(jaxem.Full(), 2, 3, 0)
     mixture, x = case.mixture(), jnp.asarray(case.data(50))
-    rows = ready(x, None, centred=True, block=block_size((50, 3), 2, chunk_size=20))
+    rows = ready(x, None, centred=True, block=20)
     close(jaxem.e_step(mixture, rows), jaxem.e_step(mixture, x), 5)
     close(jaxem.fit(mixture, rows).mixture, jaxem.fit(mixture, x).mixture, 1000)
 

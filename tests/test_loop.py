@@ -159,7 +159,7 @@ def test_degeneracy_does_not_depend_on_the_scale_of_weights():
 def test_pieces_make_the_same_climb():
     case = Case(jaxem.Diagonal(), 3, 2, 0)
     mixture, x = case.mixture(), case.data()
-    rows = loop.as_ready(mixture, x, None, restarts=1, chunk_size=None)
+    rows = loop.rows_to_fit(mixture, x, None)
     whole = jaxem.fit(mixture, x, stop=GainBelow(1e-6))
     state = loop.begin(loop.centred(mixture, rows), rows, loop.MAX_ITER)
     while int(state.status) == Status.RUNNING:

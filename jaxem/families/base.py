@@ -11,11 +11,15 @@ speed only. The laws in laws.py bind the parts together; `jaxem.verify` tries th
 """
 
 import abc
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
 
 from jaxem.stats import Stats
 
@@ -84,6 +88,10 @@ class Family(abc.ABC):
         resp = resp * w[:, None]
         return Stats(weighted_sum(w, log_prob), jnp.sum(resp, axis=0), self.suff_stats(params, rows, resp))
 
+    def block_pass(self, params: Params, log_weights: Array) -> Callable[[Array, Array], Stats]:
+        """`block_stats` as a function of (x, w): override it to work out once a pass what no block changes."""
+        return functools.partial(self.block_stats, params, log_weights)
+
     def place(self, params: Params, x: Array, centres: Array, sample_weight: Array | None = None) -> Params:
         """Pooled `params` (from `init` on `x`) moved to `centres` `[k, d]`: a start with component j at row j.
 
@@ -126,6 +134,10 @@ class Family(abc.ABC):
         del params
         return None
 
+    def row_floats(self, n_components: int, n_features: int) -> int:
+        """Numbers a row that the largest array of a pass keeps, by which rows are cut into blocks: by default k d."""
+        return n_components * n_features
+
 
 def tiny(dtype: Any) -> float:
     """The smallest normal number of a dtype."""
@@ -151,10 +163,30 @@ def normalise(log_joint: Array, axis: int) -> tuple[Array, Array]:
     top = jnp.where(top == -jnp.inf, 0.0, top)
     joint = jnp.exp(log_joint - top)
     total = jnp.sum(joint, axis=axis, keepdims=True)
-    resp = joint / jnp.where(total > 0, total, 1.0)
+    resp = joint * (1.0 / jnp.where(total > 0, total, 1.0))
     return jnp.squeeze(top + jnp.log(total), axis), jnp.where(jnp.isnan(total), jnp.nan, resp)
 
 
 def weighted_sum(w: Array, values: Array) -> Array:
     """sum_i w_i values_i, `[]`, where a weight of 0 silences even an infinite value."""
     return jnp.sum(jnp.where(w > 0, w * values, 0.0))
+
+
+# An identity on `[]` of bool that under vmap asks all lanes: the answer stays one scalar, so that a `lax.cond` on it stays
+# a branch, where one on a batched predicate would compute both sides.
+_all_lanes_p = Primitive("all_lanes")
+_all_lanes_p.def_impl(lambda yes: yes)
+_all_lanes_p.def_abstract_eval(lambda yes: yes)
+mlir.register_lowering(_all_lanes_p, lambda _, yes: [yes])
+
+
+def _over_lanes(args: tuple[Array], dims: tuple[int]) -> tuple[Array, Any]:
+    return _all_lanes_p.bind(jnp.all(args[0], axis=dims[0])), batching.not_mapped
+
+
+batching.primitive_batchers[_all_lanes_p] = _over_lanes
+
+
+def all_lanes(yes: Array) -> Array:
+    """Whether `yes` `[]` of bool holds in every lane of the vmaps around it; without any, `yes` itself."""
+    return _all_lanes_p.bind(yes)

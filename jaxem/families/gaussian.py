@@ -14,18 +14,30 @@ Sigma_j = sigma_j^2 I and keeps sigma_j^2. The M-step, with counts N_j = sum_i r
 Statistics are taken about the *current* means m_j: with delta_j = sum_i r_ij (x_i - m_j) / N_j, the new mean is
 m_j + delta_j and S_j / N_j = sum_i r_ij (x_i - m_j)(x_i - m_j)' / N_j - delta_j delta_j'. The subtraction loses no digits
 once delta is small against sigma, unlike that of raw moments E[x^2] - E[x]^2, and one pass serves both.
+
+Tied takes no k second moments: with posteriors p_ij of a row of weight w_i and its expected mean e_i = sum_j p_ij m_j,
+
+    sum_ij w_i p_ij (x_i - m_j)(x_i - m_j)' = sum_i w_i (x_i - e_i)(x_i - e_i)' + sum_jl G_jl (m_j - m_l)(m_j - m_l)' / 2,
+
+G_jl = sum_i w_i p_ij p_il: nothing is subtracted but numbers of one cluster, and the work is that of three products.
+
+Squared distances have a slow form that is always right, from differences x - m, and a fast one, a matrix product:
+|x - m|^2 = |x|^2 - 2 m'x + |m|^2 in units of the variance. The product's rounding error, in units of the variance and by
+feature, is eps max_j m_j' inv(Sigma_j) m_j / d about the data's mean. It is taken where that is below `EXPANSION`, in all
+lanes of a vmap, and there are more than `FEW_FEATURES` features.
 """
 
 import abc
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.families.base import Family, alive, epsilon, normalise, tiny, weighted_sum
+from jaxem.families.base import Family, alive, all_lanes, epsilon, normalise, tiny, weighted_sum
 from jaxem.stats import Stats
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -39,6 +51,11 @@ SINGULAR = 64
 """units of rounding of a variance below which what is left of it, given the features before, is none: no density"""
 CANCELLATION = 8
 """units of rounding of delta^2 that a variance is raised by, so that cancelled digits cannot make it negative"""
+EXPANSION = {64: 1e-12, 32: 1e-5}
+"""relative error of a variance that distances by products may bring, by bits of the dtype"""
+FEW_FEATURES = 8
+"""features up to which differences are as fast; beyond, distances may be products, and a CPU that takes differences works
+on one component at a time"""
 
 
 class GaussianParams(NamedTuple):
@@ -65,12 +82,24 @@ class _Gaussian(Family):
     # -- the form of the covariances ----------------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def mahalanobis(self, covariances: Array, diff: Array) -> tuple[Array, Array]:
-        """Squared distances `[k, b]` of differences `[k, d, b]`, and log determinants `[k]`."""
+    def precisions(self, covariances: Array) -> Array:
+        """What distances are measured with: inverse variances, or inv(L) of matrices Sigma = L L'."""
 
     @abc.abstractmethod
-    def scatter(self, resp: Array, diff: Array) -> Array:
-        """Second moment of differences `[k, d, b]` weighted by `resp` `[k, b]`, in the form of the covariances."""
+    def log_det(self, covariances: Array, d: int) -> Array:
+        """Log determinants, `[k]` or `[]`; NaN where there is no density."""
+
+    @abc.abstractmethod
+    def squares(self, means: Array, precisions: Array, x: Array) -> Array:
+        """Squared distances (x - m)' inv(Sigma) (x - m), `[k, b]`, of columns `x` `[d, b]`, from differences."""
+
+    def expanded_squares(self, means: Array, precisions: Array, x: Array) -> Array:
+        """The same by products of matrices; by default there is no faster form."""
+        return self.squares(means, precisions, x)
+
+    @abc.abstractmethod
+    def second_moments(self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array) -> Array:
+        """sum_b resp_jb (x_b - m_j)(x_b - m_j)' in the form of the covariances; `resp` and `squares` are `[k, b]`."""
 
     @abc.abstractmethod
     def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
@@ -113,16 +142,45 @@ class _Gaussian(Family):
         return GaussianParams(means, self.from_pooled(_proper(covariance), n_components))
 
     def log_prob(self, params: GaussianParams, x: Array) -> Array:
-        return self._log_prob(params, _differences(params, x.T)).T
+        squares = self.squares(params.means, self.precisions(params.covariances), x.T)
+        return (self._log_constants(params)[:, None] - 0.5 * squares).T
 
     def suff_stats(self, params: GaussianParams, x: Array, resp: Array) -> GaussianStats:
-        return self._moments(resp.T, _differences(params, x.T))
+        precisions, columns, of_columns = self.precisions(params.covariances), x.T, resp.T
+        squares = self.squares(params.means, precisions, columns)
+        return GaussianStats(
+            _first_moments(params.means, columns, of_columns),
+            self.second_moments(params.means, precisions, columns, of_columns, squares),
+        )
 
     def block_stats(self, params: GaussianParams, log_weights: Array, x: Array, w: Array) -> Stats:
-        diff = _differences(params, x)
-        log_prob, resp = normalise(self._log_prob(params, diff) + log_weights[:, None], axis=0)
-        resp = resp * w[None, :]  # [k, b]
-        return Stats(weighted_sum(w, log_prob), jnp.sum(resp, axis=1), self._moments(resp, diff))
+        return self.block_pass(params, log_weights)(x, w)
+
+    def block_pass(self, params: GaussianParams, log_weights: Array) -> Callable[[Array, Array], Stats]:
+        means, d = params.means, params.means.shape[1]
+        precisions = self.precisions(params.covariances)
+        constants = log_weights + self._log_constants(params)
+
+        def by(squares_of: Callable[..., Array], first_moments: Callable[..., Array]) -> Callable[..., Stats]:
+            def stats(x: Array, w: Array) -> Stats:
+                squares = squares_of(means, precisions, x)
+                log_prob, resp = normalise(constants[:, None] - 0.5 * squares, axis=0)
+                resp = resp * w[None, :]  # [k, b]
+                second = self.second_moments(means, precisions, x, resp, squares)
+                moments = GaussianStats(first_moments(means, x, resp), second)
+                return Stats(weighted_sum(w, log_prob), jnp.sum(resp, axis=1), moments)
+
+            return stats
+
+        by_differences = by(self.squares, _first_moments)
+        if d <= FEW_FEATURES or type(self).expanded_squares is _Gaussian.expanded_squares:
+            return by_differences
+        by_products = by(self.expanded_squares, _expanded_first_moments)
+        farthest = jnp.max(self.squares(means, precisions, jnp.zeros((d, 1), means.dtype)))
+        bound = epsilon(means.dtype) * farthest / d
+        # NaN is above every bound
+        suffice = all_lanes(bound <= EXPANSION[jnp.finfo(means.dtype).bits])
+        return lambda x, w: jax.lax.cond(suffice, by_products, by_differences, x, w)
 
     def m_step(self, params: GaussianParams, counts: Array, stats: GaussianStats, prior: Any = None) -> GaussianParams:
         if prior is not None:
@@ -176,25 +234,33 @@ class _Gaussian(Family):
     def n_features(self, params: GaussianParams) -> int:
         return params.means.shape[-1]
 
-    # -- shared steps -------------------------------------------------------------------------------------------------
-
-    def _log_prob(self, params: GaussianParams, diff: Array) -> Array:
-        squares, log_det = self.mahalanobis(params.covariances, diff)
-        return -0.5 * (squares + (diff.shape[1] * LOG_2PI + log_det)[:, None])  # [k, b]
-
-    def _moments(self, resp: Array, diff: Array) -> GaussianStats:
-        return GaussianStats(_dot("kb,kdb->kd", resp, diff), self.scatter(resp, diff))
+    def _log_constants(self, params: GaussianParams) -> Array:
+        """What does not depend on x in the log densities, `[k]`."""
+        k, d = params.means.shape
+        return jnp.broadcast_to(-0.5 * (d * LOG_2PI + self.log_det(params.covariances, d)), (k,))
 
 
 @dataclasses.dataclass(frozen=True)
 class Spherical(_Gaussian):
     """N(x; mu_j, sigma_j^2 I): one variance `[k]` for each component. The lecture's mixture."""
 
-    def mahalanobis(self, covariances: Array, diff: Array) -> tuple[Array, Array]:
-        return jnp.sum(diff**2, axis=1) / covariances[:, None], diff.shape[1] * jnp.log(covariances)
+    def precisions(self, covariances: Array) -> Array:
+        return 1.0 / covariances
 
-    def scatter(self, resp: Array, diff: Array) -> Array:
-        return jnp.sum(resp * jnp.sum(diff**2, axis=1), axis=1)
+    def log_det(self, covariances: Array, d: int) -> Array:
+        return d * jnp.log(covariances)
+
+    def squares(self, means: Array, precisions: Array, x: Array) -> Array:
+        return _distances(means, x) * precisions[:, None]
+
+    def expanded_squares(self, means: Array, precisions: Array, x: Array) -> Array:
+        return _expanded_distances(means, x) * precisions[:, None]
+
+    def second_moments(self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array) -> Array:
+        return jnp.sum(resp * squares, axis=1) / precisions
+
+    def row_floats(self, n_components: int, n_features: int) -> int:
+        return max(n_components, n_features)
 
     def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
         moved = jnp.sum(delta**2, axis=1)
@@ -225,11 +291,28 @@ class Spherical(_Gaussian):
 class Diagonal(_Gaussian):
     """N(x; mu_j, diag(v_j)): a variance `[k, d]` for each component and feature."""
 
-    def mahalanobis(self, covariances: Array, diff: Array) -> tuple[Array, Array]:
-        return jnp.sum(diff**2 / covariances[:, :, None], axis=1), jnp.sum(jnp.log(covariances), axis=1)
+    def precisions(self, covariances: Array) -> Array:
+        return 1.0 / covariances
 
-    def scatter(self, resp: Array, diff: Array) -> Array:
-        return _dot("kb,kdb->kd", resp, diff**2)
+    def log_det(self, covariances: Array, d: int) -> Array:
+        return jnp.sum(jnp.log(covariances), axis=1)
+
+    def squares(self, means: Array, precisions: Array, x: Array) -> Array:
+        def of_one(mean: Array, inverse: Array) -> Array:
+            return jnp.sum(_difference(mean, x) ** 2 * inverse[:, None], axis=0)
+
+        return _over_components(of_one, x.shape[0])(means, precisions)
+
+    def expanded_squares(self, means: Array, precisions: Array, x: Array) -> Array:
+        scaled = precisions * means
+        products = _dot("kd,db->kb", precisions, x**2) - 2.0 * _dot("kd,db->kb", scaled, x)
+        return jnp.maximum(products + jnp.sum(scaled * means, axis=1)[:, None], 0.0)
+
+    def second_moments(self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array) -> Array:
+        def of_one(mean: Array, resp: Array) -> Array:
+            return _dot("db,b->d", _difference(mean, x) ** 2, resp)
+
+        return _over_components(of_one, x.shape[0])(means, resp)
 
     def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
         return second / _positive(counts)[:, None] - delta**2 + _cancelled(delta**2)
@@ -257,12 +340,24 @@ class Diagonal(_Gaussian):
 class Full(_Gaussian):
     """N(x; mu_j, Sigma_j): a covariance matrix `[k, d, d]` for each component."""
 
-    def mahalanobis(self, covariances: Array, diff: Array) -> tuple[Array, Array]:
-        whitener, log_det = _whitener(covariances)
-        return jnp.sum(_dot("kij,kjb->kib", whitener, diff) ** 2, axis=1), log_det
+    def precisions(self, covariances: Array) -> Array:
+        return _whitener(covariances)
 
-    def scatter(self, resp: Array, diff: Array) -> Array:
-        return _dot("kib,kjb->kij", resp[:, None, :] * diff, diff)
+    def log_det(self, covariances: Array, d: int) -> Array:
+        return _log_det(covariances)
+
+    def squares(self, means: Array, precisions: Array, x: Array) -> Array:
+        def of_one(mean: Array, whitener: Array) -> Array:
+            return jnp.sum(_dot("ij,jb->ib", whitener, _difference(mean, x)) ** 2, axis=0)
+
+        return _over_components(of_one, x.shape[0])(means, precisions)
+
+    def second_moments(self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array) -> Array:
+        def of_one(mean: Array, resp: Array) -> Array:
+            diff = _difference(mean, x)
+            return _dot("ib,jb->ij", resp[None, :] * diff, diff)
+
+        return _over_components(of_one, x.shape[0])(means, resp)
 
     def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
         return _recentred(second / _positive(counts)[:, None, None], delta[:, :, None] * delta[:, None, :])
@@ -292,13 +387,29 @@ class Tied(_Gaussian):
 
     shared: ClassVar[bool] = True
 
-    def mahalanobis(self, covariances: Array, diff: Array) -> tuple[Array, Array]:
-        whitener, log_det = _whitener(covariances)
-        squares = jnp.sum(_dot("ij,kjb->kib", whitener, diff) ** 2, axis=1)
-        return squares, jnp.broadcast_to(log_det, squares.shape[:1])
+    def precisions(self, covariances: Array) -> Array:
+        return _whitener(covariances)
 
-    def scatter(self, resp: Array, diff: Array) -> Array:
-        return _dot("kib,kjb->ij", resp[:, None, :] * diff, diff)
+    def log_det(self, covariances: Array, d: int) -> Array:
+        return _log_det(covariances)
+
+    def squares(self, means: Array, precisions: Array, x: Array) -> Array:
+        return _distances(*_whitened(means, precisions, x))
+
+    def expanded_squares(self, means: Array, precisions: Array, x: Array) -> Array:
+        return _expanded_distances(*_whitened(means, precisions, x))
+
+    def second_moments(self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array) -> Array:
+        w = jnp.sum(resp, axis=0)  # [b]
+        posterior = resp * (1.0 / jnp.where(w > 0, w, 1.0))[None, :]
+        residual = x - _dot("kd,kb->db", means, posterior)
+        shared = _dot("jb,lb->jl", resp, posterior)  # [k, k]
+        apart = means[:, None, :] - means[None, :, :]  # [k, k, d]
+        between = 0.5 * _dot("jli,jlm->im", shared[:, :, None] * apart, apart)
+        return _dot("ib,jb->ij", w[None, :] * residual, residual) + between
+
+    def row_floats(self, n_components: int, n_features: int) -> int:
+        return max(n_components, n_features)
 
     def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
         total = jnp.sum(counts)
@@ -331,13 +442,47 @@ def _dot(subscripts: str, *operands: Array) -> Array:
     return jnp.einsum(subscripts, *operands, precision=HIGHEST)
 
 
-def _differences(params: GaussianParams, x: Array) -> Array:
-    return _difference(params.means, x)
+def _over_components(of_one: Callable[..., Array], d: int) -> Callable[..., Array]:
+    """`of_one(leaf of component, ...)` for all: at once, or on a CPU with many features one after the other."""
+    if d <= FEW_FEATURES or jax.default_backend() != "cpu":
+        return jax.vmap(of_one)
+    return lambda *leaves: jax.lax.map(lambda component: of_one(*component), leaves)
+
+
+def _first_moments(means: Array, x: Array, resp: Array) -> Array:
+    """sum_b resp_jb (x_b - m_j), `[k, d]`, from differences."""
+
+    def of_one(mean: Array, resp: Array) -> Array:
+        return _dot("db,b->d", _difference(mean, x), resp)
+
+    return _over_components(of_one, x.shape[0])(means, resp)
+
+
+def _expanded_first_moments(means: Array, x: Array, resp: Array) -> Array:
+    """The same by a product of matrices."""
+    return _dot("kb,db->kd", resp, x) - jnp.sum(resp, axis=1)[:, None] * means
+
+
+def _distances(means: Array, x: Array) -> Array:
+    """|x - m|^2, `[k, b]`, from differences."""
+    return jnp.sum(jax.vmap(_difference, (0, None))(means, x) ** 2, axis=1)
+
+
+def _expanded_distances(means: Array, x: Array) -> Array:
+    """The same by a product of matrices."""
+    products = jnp.sum(x**2, axis=0)[None, :] - 2.0 * _dot("kd,db->kb", means, x)
+    return jnp.maximum(products + jnp.sum(means**2, axis=1)[:, None], 0.0)
+
+
+def _whitened(means: Array, whitener: Array, x: Array) -> tuple[Array, Array]:
+    """Means `[k, d]` and columns `[d, b]` where the shared covariance is the identity."""
+    return _dot("ij,kj->ki", whitener, means), _dot("ij,jb->ib", whitener, x)
 
 
 @jax.custom_jvp
-def _difference(means: Array, x: Array) -> Array:
-    return x[None] - means[:, :, None]  # [k, d, b]
+def _difference(mean: Array, x: Array) -> Array:
+    """Columns `x` `[d, b]` less a mean `[d]`."""
+    return x - mean[:, None]
 
 
 @_difference.defjvp
@@ -346,7 +491,7 @@ def _difference_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array])
     # times 1, in a way that XLA cannot see: its CPU compiler (jax 0.10.2, YNN fusion) makes of a matrix product with a
     # plainly broadcast operand, as this derivative is, summed over rows, a read of memory nobody wrote (tests/test_loop)
     one = 1.0 + 0.0 * jax.lax.stop_gradient(diff)
-    return diff, one * (tangents[1][None] - tangents[0][:, :, None])
+    return diff, one * (tangents[1] - tangents[0][:, None])
 
 
 def _positive(counts: Array) -> Array:
@@ -365,16 +510,20 @@ def _recentred(second: Array, moved: Array) -> Array:
     return 0.5 * (covariances + jnp.swapaxes(covariances, -1, -2))
 
 
-def _whitener(covariances: Array) -> tuple[Array, Array]:
-    """inv(L) and log |Sigma| for Sigma = L L' `[..., d, d]`; NaN where Sigma is not positive definite, to rounding."""
+def _whitener(covariances: Array) -> Array:
+    """inv(L) for Sigma = L L' `[..., d, d]`; NaN where Sigma is not positive definite."""
+    factors = jnp.linalg.cholesky(covariances)
+    identity = jnp.broadcast_to(jnp.eye(factors.shape[-1], dtype=factors.dtype), factors.shape)
+    return jax.lax.linalg.triangular_solve(factors, identity, left_side=True, lower=True)
+
+
+def _log_det(covariances: Array) -> Array:
+    """log |Sigma| of `[..., d, d]`; NaN where Sigma is not positive definite, to rounding."""
     factors = jnp.linalg.cholesky(covariances)
     left = jnp.diagonal(factors, axis1=-2, axis2=-1) ** 2  # [..., d], of each variance given the features before
     given = jnp.diagonal(covariances, axis1=-2, axis2=-1)
     proper = jnp.all(left > SINGULAR * epsilon(factors.dtype) * given, axis=-1)
-    identity = jnp.broadcast_to(jnp.eye(factors.shape[-1], dtype=factors.dtype), factors.shape)
-    whitener = jax.lax.linalg.triangular_solve(factors, identity, left_side=True, lower=True)
-    log_det = 2.0 * jnp.sum(jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1)), axis=-1)
-    return whitener, jnp.where(proper, log_det, jnp.nan)
+    return jnp.where(proper, jnp.sum(jnp.log(left), axis=-1), jnp.nan)
 
 
 def _log(variances: Array) -> Array:
