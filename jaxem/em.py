@@ -134,7 +134,8 @@ def pass_over(mixture: Mixture, rows: Rows) -> Stats:
     """The E-step over ready rows: `mixture` moved to where the rows are centred, block after block summed."""
     if mixture.family.location:
         mixture = mixture.shift(-rows.centre)
-    return sum_blocks(mixture.family.block_pass(mixture.components, mixture.log_weights), rows)
+    over_blocks = functools.partial(sum_blocks, rows=rows)
+    return mixture.family.pass_stats(mixture.components, mixture.log_weights, over_blocks)
 
 
 def as_rows(

@@ -10,6 +10,7 @@ number of rows compiles nothing. Data on a device, or traced, are made ready by 
 devices stay there: each device passes over its own, and the sums are added across (`Rows.mesh`).
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import math
@@ -137,29 +138,30 @@ def ready_on_host(
     size = bucket(n)
     m = devices * -(-size // (devices * block))
     b = -(-size // m)
-    w = np.ones(n, x.dtype) if sample_weight is None else sample_weight.astype(x.dtype)
-    counts = w > 0
-    anchor = x[np.argmax(counts)]
-    whole = np.sum(w, dtype=np.float64)
-
-    def parts() -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        for begin in range(0, n, CHUNK):
-            part = slice(begin, min(begin + CHUNK, n))
-            yield part, np.where(counts[part, None], x[part], anchor), w[part].astype(np.float64)
-
-    mean = anchor + sum(of_rows @ (rows - anchor.astype(np.float64)) for _, rows, of_rows in parts()) / whole
-    centre = (mean if centred else np.zeros(d)).astype(x.dtype)
-    about = centre.astype(np.float64) if centred else mean
-    variance = sum(of_rows @ (rows - about) ** 2 for _, rows, of_rows in parts()) / whole
-
-    blocks = np.empty((m, d, b), x.dtype)
-    for i in range(m):
-        part = slice(i * b, min((i + 1) * b, n))
-        held = max(0, part.stop - part.start)
-        blocks[i, :, :held] = (np.where(counts[part, None], x[part], anchor) - centre).T
-        blocks[i, :, held:] = (anchor - centre)[:, None]
     weights = np.zeros(m * b, x.dtype)
-    weights[:n] = w
+    weights[:n] = 1 if sample_weight is None else sample_weight
+    anchor = x[np.argmax(weights[:n] > 0)].astype(np.float64)  # a row that counts
+    blocks, whole = np.empty((m, d, b), x.dtype), np.sum(weights, dtype=np.float64)
+
+    def part(i: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of a block, those that do not count replaced, and their weights."""
+        rows, w = x[i * b : min((i + 1) * b, n)], weights[i * b : min((i + 1) * b, n)]
+        return (rows if w.all() else np.where(w[:, None] > 0, rows, anchor.astype(x.dtype))), w.astype(np.float64)
+
+    def moved(i: int) -> np.ndarray:
+        rows, w = part(i)
+        return w @ (rows - anchor)
+
+    def fill(i: int) -> np.ndarray:
+        rows, w = part(i)
+        blocks[i, :, : len(rows)] = (rows - centre).T
+        blocks[i, :, len(rows) :] = (anchor.astype(x.dtype) - centre)[:, None]
+        return w @ (rows - mean) ** 2
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # numpy lets the others run
+        mean = anchor + sum(pool.map(moved, range(m))) / whole
+        centre = (mean if centred else np.zeros(d)).astype(x.dtype)
+        variance = sum(pool.map(fill, range(m))) / whole
     leaves = blocks, weights.reshape(m, b), centre, variance.astype(x.dtype)
     if mesh is None:
         return Rows(*map(jnp.asarray, leaves))

@@ -27,6 +27,10 @@ Params = Any
 """a family's parameters: a pytree whose leaves lead with the component axis, except where components share one"""
 
 
+BlockStats = Callable[[Array, Array], Stats]
+"""what a pass makes of one block, x `[d, b]` of weights `[b]`"""
+
+
 class Family(abc.ABC):
     """One kind of component, as an immutable value: equal settings are equal families and share compiled programs.
 
@@ -88,9 +92,9 @@ class Family(abc.ABC):
         resp = resp * w[:, None]
         return Stats(weighted_sum(w, log_prob), jnp.sum(resp, axis=0), self.suff_stats(params, rows, resp))
 
-    def block_pass(self, params: Params, log_weights: Array) -> Callable[[Array, Array], Stats]:
-        """`block_stats` as a function of (x, w): override it to work out once a pass what no block changes."""
-        return functools.partial(self.block_stats, params, log_weights)
+    def pass_stats(self, params: Params, log_weights: Array, over_blocks: Callable[[BlockStats], Stats]) -> Stats:
+        """`block_stats` summed by `over_blocks`: override it to work out once a pass what no block changes."""
+        return over_blocks(functools.partial(self.block_stats, params, log_weights))
 
     def place(self, params: Params, x: Array, centres: Array, sample_weight: Array | None = None) -> Params:
         """Pooled `params` (from `init` on `x`) moved to `centres` `[k, d]`: a start with component j at row j.

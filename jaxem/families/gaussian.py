@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.families.base import Family, alive, all_lanes, epsilon, normalise, tiny, weighted_sum
+from jaxem.families.base import BlockStats, Family, alive, all_lanes, epsilon, normalise, tiny, weighted_sum
 from jaxem.stats import Stats
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -72,6 +72,10 @@ class GaussianStats(NamedTuple):
     second: Array
 
 
+Moments = Callable[[Array, Array, Array], Array]
+"""first moments `[k, d]` of columns `[d, b]` about means `[k, d]`, weighted by responsibilities `[k, b]`"""
+
+
 class _Gaussian(Family):
     """What the four share: means, and everything but the form of the covariances."""
 
@@ -98,8 +102,10 @@ class _Gaussian(Family):
         return self.squares(means, precisions, x)
 
     @abc.abstractmethod
-    def second_moments(self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array) -> Array:
-        """sum_b resp_jb (x_b - m_j)(x_b - m_j)' in the form of the covariances; `resp` and `squares` are `[k, b]`."""
+    def moments(
+        self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: Moments
+    ) -> GaussianStats:
+        """Moments about the means of columns `x` `[d, b]`, given `resp` and `squares` `[k, b]`; never raw ones."""
 
     @abc.abstractmethod
     def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
@@ -148,39 +154,37 @@ class _Gaussian(Family):
     def suff_stats(self, params: GaussianParams, x: Array, resp: Array) -> GaussianStats:
         precisions, columns, of_columns = self.precisions(params.covariances), x.T, resp.T
         squares = self.squares(params.means, precisions, columns)
-        return GaussianStats(
-            _first_moments(params.means, columns, of_columns),
-            self.second_moments(params.means, precisions, columns, of_columns, squares),
-        )
+        return self.moments(params.means, precisions, columns, of_columns, squares, _first_moments)
 
     def block_stats(self, params: GaussianParams, log_weights: Array, x: Array, w: Array) -> Stats:
-        return self.block_pass(params, log_weights)(x, w)
+        return self.pass_stats(params, log_weights, lambda per_block: per_block(x, w))
 
-    def block_pass(self, params: GaussianParams, log_weights: Array) -> Callable[[Array, Array], Stats]:
+    def pass_stats(
+        self, params: GaussianParams, log_weights: Array, over_blocks: Callable[[BlockStats], Stats]
+    ) -> Stats:
         means, d = params.means, params.means.shape[1]
         precisions = self.precisions(params.covariances)
         constants = log_weights + self._log_constants(params)
 
-        def by(squares_of: Callable[..., Array], first_moments: Callable[..., Array]) -> Callable[..., Stats]:
+        def by(squares_of: Callable[..., Array], first_moments: Moments) -> BlockStats:
             def stats(x: Array, w: Array) -> Stats:
                 squares = squares_of(means, precisions, x)
                 log_prob, resp = normalise(constants[:, None] - 0.5 * squares, axis=0)
                 resp = resp * w[None, :]  # [k, b]
-                second = self.second_moments(means, precisions, x, resp, squares)
-                moments = GaussianStats(first_moments(means, x, resp), second)
+                moments = self.moments(means, precisions, x, resp, squares, first_moments)
                 return Stats(weighted_sum(w, log_prob), jnp.sum(resp, axis=1), moments)
 
             return stats
 
         by_differences = by(self.squares, _first_moments)
-        if d <= FEW_FEATURES or type(self).expanded_squares is _Gaussian.expanded_squares:
-            return by_differences
+        if not self._expands(d):
+            return over_blocks(by_differences)
         by_products = by(self.expanded_squares, _expanded_first_moments)
         farthest = jnp.max(self.squares(means, precisions, jnp.zeros((d, 1), means.dtype)))
         bound = epsilon(means.dtype) * farthest / d
         # NaN is above every bound
         suffice = all_lanes(bound <= EXPANSION[jnp.finfo(means.dtype).bits])
-        return lambda x, w: jax.lax.cond(suffice, by_products, by_differences, x, w)
+        return jax.lax.cond(suffice, lambda: over_blocks(by_products), lambda: over_blocks(by_differences))
 
     def m_step(self, params: GaussianParams, counts: Array, stats: GaussianStats, prior: Any = None) -> GaussianParams:
         if prior is not None:
@@ -234,6 +238,14 @@ class _Gaussian(Family):
     def n_features(self, params: GaussianParams) -> int:
         return params.means.shape[-1]
 
+    def row_floats(self, n_components: int, n_features: int) -> int:
+        largest = n_components * n_features if _at_once(n_features) else 0
+        return max(n_components, n_features, 0 if self._expands(n_features) else largest)
+
+    def _expands(self, d: int) -> bool:
+        """Whether there is a form by products, and enough features for it to pay."""
+        return d > FEW_FEATURES and type(self).expanded_squares is not _Gaussian.expanded_squares
+
     def _log_constants(self, params: GaussianParams) -> Array:
         """What does not depend on x in the log densities, `[k]`."""
         k, d = params.means.shape
@@ -256,11 +268,10 @@ class Spherical(_Gaussian):
     def expanded_squares(self, means: Array, precisions: Array, x: Array) -> Array:
         return _expanded_distances(means, x) * precisions[:, None]
 
-    def second_moments(self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array) -> Array:
-        return jnp.sum(resp * squares, axis=1) / precisions
-
-    def row_floats(self, n_components: int, n_features: int) -> int:
-        return max(n_components, n_features)
+    def moments(
+        self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: Moments
+    ) -> GaussianStats:
+        return GaussianStats(first_moments(means, x, resp), jnp.sum(resp * squares, axis=1) / precisions)
 
     def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
         moved = jnp.sum(delta**2, axis=1)
@@ -308,11 +319,14 @@ class Diagonal(_Gaussian):
         products = _dot("kd,db->kb", precisions, x**2) - 2.0 * _dot("kd,db->kb", scaled, x)
         return jnp.maximum(products + jnp.sum(scaled * means, axis=1)[:, None], 0.0)
 
-    def second_moments(self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array) -> Array:
+    def moments(
+        self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: Moments
+    ) -> GaussianStats:
         def of_one(mean: Array, resp: Array) -> Array:
             return _dot("db,b->d", _difference(mean, x) ** 2, resp)
 
-        return _over_components(of_one, x.shape[0])(means, resp)
+        second = _over_components(of_one, x.shape[0])(means, resp)
+        return GaussianStats(first_moments(means, x, resp), second)
 
     def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
         return second / _positive(counts)[:, None] - delta**2 + _cancelled(delta**2)
@@ -352,10 +366,13 @@ class Full(_Gaussian):
 
         return _over_components(of_one, x.shape[0])(means, precisions)
 
-    def second_moments(self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array) -> Array:
-        def of_one(mean: Array, resp: Array) -> Array:
+    def moments(
+        self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: Moments
+    ) -> GaussianStats:
+        def of_one(mean: Array, resp: Array) -> GaussianStats:
             diff = _difference(mean, x)
-            return _dot("ib,jb->ij", resp[None, :] * diff, diff)
+            weighted = resp[None, :] * diff
+            return GaussianStats(jnp.sum(weighted, axis=1), _dot("ib,jb->ij", weighted, diff))
 
         return _over_components(of_one, x.shape[0])(means, resp)
 
@@ -399,17 +416,17 @@ class Tied(_Gaussian):
     def expanded_squares(self, means: Array, precisions: Array, x: Array) -> Array:
         return _expanded_distances(*_whitened(means, precisions, x))
 
-    def second_moments(self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array) -> Array:
+    def moments(
+        self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: Moments
+    ) -> GaussianStats:
         w = jnp.sum(resp, axis=0)  # [b]
         posterior = resp * (1.0 / jnp.where(w > 0, w, 1.0))[None, :]
         residual = x - _dot("kd,kb->db", means, posterior)
         shared = _dot("jb,lb->jl", resp, posterior)  # [k, k]
         apart = means[:, None, :] - means[None, :, :]  # [k, k, d]
         between = 0.5 * _dot("jli,jlm->im", shared[:, :, None] * apart, apart)
-        return _dot("ib,jb->ij", w[None, :] * residual, residual) + between
-
-    def row_floats(self, n_components: int, n_features: int) -> int:
-        return max(n_components, n_features)
+        second = _dot("ib,jb->ij", w[None, :] * residual, residual) + between
+        return GaussianStats(first_moments(means, x, resp), second)
 
     def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
         total = jnp.sum(counts)
@@ -442,9 +459,14 @@ def _dot(subscripts: str, *operands: Array) -> Array:
     return jnp.einsum(subscripts, *operands, precision=HIGHEST)
 
 
-def _over_components(of_one: Callable[..., Array], d: int) -> Callable[..., Array]:
+def _at_once(d: int) -> bool:
+    """Whether differences from all means are worked on at once, in an array `[k, d, b]`."""
+    return d <= FEW_FEATURES or jax.default_backend() != "cpu"
+
+
+def _over_components(of_one: Callable[..., Any], d: int) -> Callable[..., Any]:
     """`of_one(leaf of component, ...)` for all: at once, or on a CPU with many features one after the other."""
-    if d <= FEW_FEATURES or jax.default_backend() != "cpu":
+    if _at_once(d):
         return jax.vmap(of_one)
     return lambda *leaves: jax.lax.map(lambda component: of_one(*component), leaves)
 
@@ -512,9 +534,28 @@ def _recentred(second: Array, moved: Array) -> Array:
 
 def _whitener(covariances: Array) -> Array:
     """inv(L) for Sigma = L L' `[..., d, d]`; NaN where Sigma is not positive definite."""
-    factors = jnp.linalg.cholesky(covariances)
+    return _inverse(jnp.linalg.cholesky(covariances))
+
+
+@jax.custom_jvp
+def _inverse(factors: Array) -> Array:
+    """Inverses of lower triangular `[..., d, d]`, by forward substitution, row after row (Golub and Van Loan 2013, 3.1)."""
     identity = jnp.broadcast_to(jnp.eye(factors.shape[-1], dtype=factors.dtype), factors.shape)
-    return jax.lax.linalg.triangular_solve(factors, identity, left_side=True, lower=True)
+    if jax.default_backend() != "cpu":
+        return jax.lax.linalg.triangular_solve(factors, identity, left_side=True, lower=True)
+
+    # beware: LAPACK's solver starts OpenBLAS's threads, which then spin for many passes on the cores that passes need
+    def add_row(i: Array, inverse: Array) -> Array:
+        row = identity[..., i, :] - _dot("...j,...jk->...k", factors[..., i, :], inverse)
+        return inverse.at[..., i, :].set(row / factors[..., i, i][..., None])
+
+    return jax.lax.fori_loop(0, factors.shape[-1], add_row, jnp.zeros_like(factors))
+
+
+@_inverse.defjvp
+def _inverse_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    inverse = _inverse(*primals)
+    return inverse, -_dot("...ij,...jk,...kl->...il", inverse, tangents[0], inverse)
 
 
 def _log_det(covariances: Array) -> Array:
