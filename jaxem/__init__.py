@@ -52,6 +52,7 @@ _HOME = {
     "Report": "laws",
 }
 _MODULES = (
+    "compiling",
     "datasets",
     "em",
     "families",

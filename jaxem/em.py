@@ -183,11 +183,11 @@ def made_ready(
     n, d = data.shape
     centred = family.location if centred is None else centred
     if isinstance(data, np.ndarray) and (weights is None or isinstance(weights, np.ndarray)):
-        block = block_size(bucket(n), family.row_floats(k, d), data.dtype, chunk_size=chunk_size)
+        block = block_size((bucket(n), d), family.row_floats(k, d), data.dtype, chunk_size=chunk_size)
         return ready_on_host(data, weights, centred=centred, block=block, mesh=mesh)
     mesh = mesh_under(data)
     local = n if mesh is None else n // mesh.size
-    block = block_size(local, family.row_floats(k, d), data.dtype, chunk_size=chunk_size)
+    block = block_size((local, d), family.row_floats(k, d), data.dtype, chunk_size=chunk_size)
     return _ready(data, weights, centred, block, mesh)
 
 

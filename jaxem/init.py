@@ -220,7 +220,7 @@ def _nearest(family: Family, x: Array, sample_weight: Array, centres: Array) -> 
 
 def _rows(x: Array, sample_weight: Array, k: int) -> Rows:
     """Rows in blocks that arrays `[k, d, b]` fit into cache of."""
-    return ready(x, sample_weight, centred=False, block=block_size(x.shape[0], k * x.shape[1], x.dtype))
+    return ready(x, sample_weight, centred=False, block=block_size(x.shape, k * x.shape[1], x.dtype))
 
 
 def _m_step_from(family: Family, rows: Rows, k: int, resp_of: Callable[..., Array], *more: Array) -> Mixture:

@@ -25,7 +25,6 @@ Gradients are measured in their own scale: coordinate j in units of sqrt(n |d^2 
 logarithm to l and to Q.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -37,6 +36,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxem.compiling import BRISK, HASTY, Compiled
 from jaxem.em import e_step, elbo, m_step, objective, proxy
 from jaxem.families.base import Family, normalise, weighted_sum
 from jaxem.families.gaussian import HIGHEST, Diagonal, Full, Spherical, Tied
@@ -113,54 +113,68 @@ def verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None, seed: 
         >>> jaxem.verify(jaxem.best(jaxem.fit_restarts(starts, x)).mixture, x).ok
         True
     """
-    family = mixture.family
-    with jax.enable_x64(True):
-        data = np.asarray(as_supported(family, x, n_features=family.n_features(mixture.components)), np.float64)
-    as_components(mixture.n_components, data.shape[0])
-    rng, notes = np.random.default_rng(seed), []
-    p = mixture.n_parameters
-    most = MAX_ROWS if p <= MAX_DENSE else MAX_ROWS // 5
-    if data.shape[0] > most:
-        notes.append(f"tried on {most} of {data.shape[0]} rows, drawn with seed {seed}")
-        data = data[np.sort(rng.choice(data.shape[0], most, replace=False))]
-    coordinates = np.arange(p)
-    if p > MAX_DENSE:
-        coordinates = np.sort(rng.choice(p, max(16, 64_000 // p), replace=False))
-        notes.append(f"gradients and Hessian of {coordinates.size} of {p} coordinates, drawn with seed {seed}")
-    with jax.enable_x64(True):
-        wide, prior = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), (mixture, prior))
+    trial = Trial.draw(mixture, x, prior, seed)
+    with jax.enable_x64(True), jax.debug_nans(False):
+        residuals = {name: float(value) for name, value in _all_laws(*trial.arguments, work=trial.work).items()}
+    laws = (Law(name, residuals[name], TOLERANCES[name]) for name in TOLERANCES if name in residuals)
+    return Report(tuple(laws), trial.notes)
+
+
+def compile_verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None) -> None:
+    """Compile what `verify` runs for mixtures and data of these shapes, so that it starts at once."""
+    trial = Trial.draw(mixture, x, prior, 0)
+    with jax.enable_x64(True), jax.debug_nans(False):
+        _all_laws.compile_ahead(*trial.arguments, work=trial.work)
+
+
+class Trial(NamedTuple):
+    """One trial of the laws: arguments of `_try_all`, the work they make, and what the report should mention."""
+
+    arguments: tuple[Any, ...]
+    work: int
+    notes: tuple[str, ...]
+
+    @classmethod
+    def draw(cls, mixture: Mixture, x: ArrayLike, prior: Prior | None, seed: int) -> "Trial":
+        """Check and sample the data, draw the random numbers, and find out which laws can be tried."""
+        family = mixture.family
+        with jax.enable_x64(True):
+            data = np.asarray(as_supported(family, x, n_features=family.n_features(mixture.components)), np.float64)
+        as_components(mixture.n_components, data.shape[0])
+        rng, notes = np.random.default_rng(seed), []
+        p = mixture.n_parameters
+        most = MAX_ROWS if p <= MAX_DENSE else MAX_ROWS // 5
+        if data.shape[0] > most:
+            notes.append(f"tried on {most} of {data.shape[0]} rows, drawn with seed {seed}")
+            data = data[np.sort(rng.choice(data.shape[0], most, replace=False))]
+        coordinates = np.arange(p)
+        if p > MAX_DENSE:
+            coordinates = np.sort(rng.choice(p, max(16, 64_000 // p), replace=False))
+            notes.append(f"gradients and Hessian of {coordinates.size} of {p} coordinates, drawn with seed {seed}")
+        wide, prior = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (mixture, prior))
         if family.location:  # the laws speak of formulas, not of what is left of digits far from the origin
             centre = data.mean(axis=0)
-            data, wide = data - centre, wide.shift(jnp.asarray(-centre))
+            with jax.enable_x64(True):
+                data, wide = data - centre, wide.shift(-centre)
         chance = Chance.draw(rng, data.shape[0], mixture.n_components, coordinates.size, p)
-        x, weight = jnp.asarray(data), chance.weight
-        theta, other = _displaced_twice(wide, x, chance, prior)
-    programs: dict[str, Callable[[], dict[str, Array]]] = {
-        "of_derivatives": lambda: of_derivatives(theta, x, weight, chance, jnp.asarray(coordinates), prior),
-        "of_stats": lambda: of_stats(theta, x, weight, prior),
-        "of_draws": lambda: of_draws(theta, chance.key, jnp.asarray(coordinates)),
-        "of_bounds": lambda: of_bounds(theta, x, weight, chance.noise[2], [wide, other], prior),
-        "of_density": lambda: of_density(family, data, chance.key),
-    }
+        draws = _can(lambda: family.sample(jax.random.wrap_key_data(chance.key), mixture.components, np.zeros(2, int)))
+        if draws is not None:
+            notes.append(f"sample: not tried, the family does not draw ({draws})")
+        density = draws or _can(lambda: _fitted_and_drawn(family, data, jax.random.wrap_key_data(chance.key)))
+        if density is not None:
+            notes.append(f"normalised: not tried, the family does not take one or two columns ({density})")
+        arguments = (draws is None, density is None, wide, data, chance, coordinates, prior)
+        return cls(arguments, data.size * mixture.n_components * p, tuple(notes))
 
-    def measure(name: str) -> tuple[dict[str, float], str | None]:
-        with jax.enable_x64(True), jax.debug_nans(False):
-            try:
-                return {law: float(value) for law, value in programs[name]().items()}, None
-            except (ValueError, TypeError, NotImplementedError) as error:
-                if name == "of_density":
-                    return {}, f"normalised: not tried, the family does not take one or two columns ({error})"
-                if name == "of_draws" and isinstance(error, NotImplementedError):
-                    return {}, "sample: not tried, the family does not draw"
-                raise
 
-    # compiling is most of the work and lets other threads run
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        measured = list(pool.map(measure, programs))
-    residuals = {name: value for found, _ in measured for name, value in found.items()}
-    notes += [note for _, note in measured if note]
-    laws = (Law(name, residuals[name], TOLERANCES[name]) for name in TOLERANCES if name in residuals)
-    return Report(tuple(laws), tuple(notes))
+def _can(function: Callable[[], Any]) -> str | None:
+    """Why a family cannot do something, found without computing it; None if it can."""
+    try:
+        with jax.enable_x64(True):
+            jax.eval_shape(function)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        return str(error) or type(error).__name__
+    return None
 
 
 TOLERANCES = {
@@ -185,24 +199,47 @@ TOLERANCES = {
 class Chance(NamedTuple):
     """The random numbers of one report, drawn on the host: random generators are slow to compile."""
 
-    weight: Array  # [n], row weights, zero in every fifth row
-    jolts: Array  # [2, n], factors of the weights
-    noise: Array  # [3, n, k], responsibilities
-    span: Array  # [c], a direction in the chosen coordinates
-    directions: Array  # [4, p], directions in all
-    key: Array  # for `Family.sample`
+    weight: Array | np.ndarray  # [n], row weights, zero in every fifth row
+    jolts: Array | np.ndarray  # [2, n], factors of the weights
+    noise: Array | np.ndarray  # [3, n, k], responsibilities
+    span: Array | np.ndarray  # [c], a direction in the chosen coordinates
+    directions: Array | np.ndarray  # [4, p], directions in all
+    key: Array | np.ndarray  # [2], data of the key for `Family.sample`
 
     @classmethod
     def draw(cls, rng: np.random.Generator, n: int, k: int, c: int, p: int) -> "Chance":
         """Numbers for n rows, k components and c of p coordinates."""
         weight = np.where(np.arange(n) % 5 == 4, 0.0, rng.uniform(0.5, 1.5, n))
-        key = jax.random.key(int(rng.integers(2**31)))
+        key = np.array([0, rng.integers(2**31)], np.uint32)
         jolts, noise = rng.exponential(size=(2, n)), rng.dirichlet(np.ones(k), (3, n))
         span, directions = rng.normal(size=c), rng.normal(size=(4, p))
-        return cls(*(jnp.asarray(a) for a in (weight, jolts, noise, span, directions)), key)  # type: ignore[call-arg]
+        return cls(weight, jolts, noise, span, directions, key)
 
 
-@jax.jit
+def _try_all(
+    draws: bool,
+    density: bool,
+    mixture: Mixture,
+    x: Array,
+    chance: Chance,
+    coordinates: Array,
+    prior: Prior | None,
+) -> dict[str, Array]:
+    """The residuals of all laws, in one program; those of `sample` and `normalised` if the family lets them be tried."""
+    weight, key = chance.weight, jax.random.wrap_key_data(chance.key)
+    theta, other = _displaced_twice(mixture, x, chance, prior)
+    return {
+        **of_derivatives(theta, x, weight, chance, coordinates, prior),
+        **of_stats(theta, x, weight, prior),
+        **of_bounds(theta, x, weight, chance.noise[2], [mixture, other], prior),
+        **(of_draws(theta, key, coordinates) if draws else {}),
+        **(of_density(mixture.family, x, key) if density else {}),
+    }
+
+
+_all_laws = Compiled(_try_all, static_argnums=(0, 1), small=HASTY, large=BRISK)
+
+
 def _displaced_twice(mixture: Mixture, x: Array, chance: Chance, prior: Prior | None) -> tuple[Mixture, Mixture]:
     def once(drawn: tuple[Array, Array]) -> Mixture:
         return displaced(mixture, x, chance.weight, *drawn, prior)
@@ -421,35 +458,40 @@ def _compose(mixture: Mixture, x: Array, sample_weight: Array) -> Stats:
     return Stats(weighted_sum(sample_weight, log_prob), jnp.sum(resp, axis=0), stats)
 
 
-def of_density(family: Family, x: np.ndarray, key: Array) -> dict[str, Array]:
+def of_density(family: Family, x: Array, key: Array) -> dict[str, Array]:
     """The law `normalised`: catches a wrong constant of the density, which no derivative sees.
 
-    One component is fitted to the first two columns of `x` (or its only one); its density is integrated over a box in the middle
-    of its own draws and compared with the share of other draws in the box, in standard errors.
+    One component is fitted to the first two columns of `x` (or its only one); its density is integrated over a box in the
+    middle of its own draws and compared with the share of other draws in the box, in standard errors.
     """
-    d = min(2, x.shape[1])
-    params, drawn = _fit_and_draw(family, jnp.asarray(x[:, :d]), key)
-    first, second = np.asarray(drawn).reshape(2, BOX_DRAWS, d)
-    low, high = np.quantile(first, [0.25, 0.75], axis=0, method="nearest")
-    if np.array_equal(first, np.round(first)):  # discrete: sum over the values
-        axes = [np.arange(a, b + 1) for a, b in zip(low, high, strict=True)]
-        shares = [np.ones(len(axis)) for axis in axes]
-    else:  # continuous: Gauss and Legendre
-        nodes, weights = np.polynomial.legendre.leggauss(NODES)
-        axes = [a + 0.5 * (b - a) * (nodes + 1) for a, b in zip(low, high, strict=True)]
-        shares = [0.5 * (b - a) * weights for a, b in zip(low, high, strict=True)]
-    points = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
-    log_density = jax.jit(family.log_prob)(params, jnp.asarray(points))[:, 0]
-    integral = np.sum(functools.reduce(np.multiply.outer, shares).ravel() * np.exp(np.asarray(log_density)))
-    inside = float(np.mean(np.all((second >= low) & (second <= high), axis=1)))
-    error = np.sqrt(max(inside * (1 - inside), 1 / BOX_DRAWS) / BOX_DRAWS)
-    return {"normalised": jnp.asarray(abs(integral - inside) / error)}
+    params, drawn = _fitted_and_drawn(family, x, key)
+    first, second = drawn.reshape(2, BOX_DRAWS, -1)
+    middle, half = jnp.mean(first, axis=0), 0.67 * jnp.std(first, axis=0)
+    low, high = middle - half, middle + half  # [d], of a Gaussian the middle half
+    # discrete: sum over the values
+    values = jnp.floor(low)[:, None] + jnp.arange(NODES)[None, :]  # [d, nodes]
+    top = jnp.minimum(jnp.ceil(high), values[:, -1])
+    # continuous: Gauss and Legendre
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    discrete = jnp.all(drawn == jnp.round(drawn))
+    low, high = jnp.where(discrete, values[:, 0], low), jnp.where(discrete, top, high)
+    axes = jnp.where(discrete, values, low[:, None] + half[:, None] * (nodes[None, :] + 1))
+    shares = jnp.where(discrete, values <= high[:, None], half[:, None] * weights[None, :])
+    points = jnp.stack([axis.ravel() for axis in jnp.meshgrid(*axes, indexing="ij")], axis=1)
+    share = functools.reduce(jnp.multiply, jnp.meshgrid(*shares, indexing="ij")).ravel()
+    integral = jnp.sum(jnp.where(share > 0, share * jnp.exp(family.log_prob(params, points)[:, 0]), 0.0))
+    inside = jnp.mean(jnp.all((second >= low[None, :]) & (second <= high[None, :]), axis=1))
+    error = jnp.sqrt(jnp.maximum(inside * (1 - inside), 1 / BOX_DRAWS) / BOX_DRAWS)
+    return {"normalised": jnp.abs(integral - inside) / error}
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _fit_and_draw(family: Family, x: Array, key: Array) -> tuple[Any, Array]:
+def _fitted_and_drawn(family: Family, x: Array | np.ndarray, key: Array) -> tuple[Any, Array]:
+    """A component fitted to at most two columns of `x`, and rows drawn from it."""
+    x = jnp.asarray(x[:, : min(2, x.shape[1])])
     params = family.init(x, 1, None)
-    return params, family.sample(key, params, jnp.zeros(2 * BOX_DRAWS, int))
+    drawn = family.sample(key, params, jnp.zeros(2 * BOX_DRAWS, int))
+    family.log_prob(params, drawn[:2])
+    return params, drawn
 
 
 # -- what they share -----------------------------------------------------------------------------------------------------

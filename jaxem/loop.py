@@ -26,6 +26,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import ArrayLike
 
+from jaxem.compiling import Compiled
 from jaxem.em import as_ready, m_step, objective, pass_over
 from jaxem.families.base import epsilon
 from jaxem.mixture import Mixture
@@ -225,17 +226,25 @@ def fit(
     stop, prior = as_options(rows, stop, prior)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
     with computing(mixture, rows):
-        return _fit(mixture, rows, prior, stop, max_iter, accelerator)
+        work = turn_work(rows, mixture.n_components)
+        return _fit(mixture, rows, prior, stop, max_iter, accelerator, work=work)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
-def _fit(
+def _climb(
     mixture: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule, max_iter: int, accelerator: Any
 ) -> Result:
     prior = centred_prior(prior, mixture, rows)
     state = begin(centred(mixture, rows), rows, max_iter, accelerator)
     state = advance(state, rows, max_iter + 1, stop=stop, prior=prior, accelerator=accelerator)
     return finish(state, rows, prior)
+
+
+_fit = Compiled(_climb, static_argnums=(4, 5))
+
+
+def turn_work(rows: Rows, k: int, lanes: int = 1) -> int:
+    """Numbers that a turn of so many lanes touches: rows x features x components x lanes."""
+    return rows.blocks.size * k * lanes
 
 
 # -- one turn ------------------------------------------------------------------------------------------------------------

@@ -108,8 +108,9 @@ class Mixture:
     def _over_rows(self, per_row: Callable[..., Array], x: ArrayLike, chunk_size: int | None) -> Array:
         data = as_supported(self.family, x, n_features=self.family.n_features(self.components))
         data = data.astype(jnp.promote_types(data.dtype, self.log_weights.dtype))
-        (n, d), mesh = data.shape, mesh_under(data)
-        block = block_size(n, self.family.row_floats(self.n_components, d), data.dtype, chunk_size=chunk_size)
+        d, mesh = data.shape[1], mesh_under(data)
+        row_floats = self.family.row_floats(self.n_components, d)
+        block = block_size(data.shape, row_floats, data.dtype, chunk_size=chunk_size)
         with naming_memory():
             if isinstance(data, np.ndarray) and not is_traced(self):
                 return map_host_rows(lambda chunk: _map_rows(per_row, block, None, self, chunk), data)

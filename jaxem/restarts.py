@@ -18,6 +18,7 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
+from jaxem.compiling import Compiled
 from jaxem.em import as_rows, made_ready
 from jaxem.families.base import Family
 from jaxem.init import FromResponsibilities, Initializer, KMeansPlusPlus
@@ -36,10 +37,11 @@ from jaxem.loop import (
     recorded,
     rows_to_fit,
     turn_of,
+    turn_work,
 )
 from jaxem.mixture import Mixture
 from jaxem.priors import Prior
-from jaxem.rows import Rows, as_components, as_count, is_traced, lanes_of
+from jaxem.rows import Rows, as_components, as_count, is_traced, lanes_of, on_host
 from jaxem.stopping import Status, StoppingRule
 
 WIDTH = 16
@@ -48,8 +50,8 @@ LANES_AXIS = "lanes"
 """name of the axis of a mesh along which restarts lie"""
 PIECE_SECONDS, FIRST_SECONDS = 0.25, 1.0
 """time between two calls of a callback, where a turn takes no longer, and before the first"""
-SECONDS_A_TURN, SECONDS_AN_ENTRY = 1e-4, 1e-9
-"""rough cost of a turn, and of one row's feature under one component of one lane"""
+SECONDS_A_TURN, SECONDS_A_NUMBER = 1e-4, 1e-9
+"""rough cost of a turn, and of each number it touches; short climbs end in the first piece, long ones are not held up"""
 MAX_STEPS = 2**31 - 1
 MAX_RESTARTS, MAX_TRACES = 2**24, 2**30
 
@@ -128,7 +130,7 @@ def starts(
     if isinstance(initializer, FromResponsibilities):
         initializer = initializer.padded(np.shape(x)[0] if not isinstance(x, Rows) else rows.weights.size, k, rows)
     with computing(rows):
-        return _starts(key, family, rows, k, r, initializer)
+        return _starts(key, family, rows, k, r, initializer, work=turn_work(rows, k, r))
 
 
 def fit_restarts(
@@ -171,7 +173,8 @@ def fit_restarts(
     stop, prior = as_options(rows, stop, prior)
     with computing(mixtures, rows):
         if callback is None and plan.mesh is None:
-            return _fit_restarts(mixtures, rows, prior, stop, plan)
+            work = turn_work(rows, one.n_components, plan.width)
+            return _fit_restarts(mixtures, rows, prior, stop, plan, work=work)
         prior = centred_prior(prior, mixtures, rows)
         return _climb(functools.partial(_open, mixtures), rows, prior, stop, plan, r, one.n_components, callback)
 
@@ -193,7 +196,7 @@ def fit_from_starts(
     plan = _plan(n_restarts, rows, None, max_iter, accelerator)
     stop, _ = as_options(rows, stop, None)
     with computing(rows):
-        begin_with = functools.partial(_open_drawn, key, family, n_components, n_restarts, initializer)
+        begin_with = functools.partial(_draw_and_open, key, family, n_components, n_restarts, initializer)
         return _climb(begin_with, rows, None, stop, plan, n_restarts, n_components, callback)
 
 
@@ -321,12 +324,14 @@ def _close(queue: Queue, rows: Rows, prior: Prior | None) -> Result:
 # -- programs ------------------------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def _fit_restarts(mixtures: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule, plan: Plan) -> Result:
+def _climb_all(mixtures: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule, plan: Plan) -> Result:
     prior = centred_prior(prior, mixtures, rows)
     real = jnp.ones(mixtures.log_weights.shape[0], bool)
     queue = _advance(_queue(mixtures, real, rows, plan), rows, prior, stop, None, plan)
     return _close(queue, rows, prior)
+
+
+_fit_restarts = Compiled(_climb_all, static_argnums=(4,))
 
 
 def _on_each_device(function: Callable[..., Any], plan: Plan, spread: Any, *shared: Any) -> Any:
@@ -338,8 +343,7 @@ def _on_each_device(function: Callable[..., Any], plan: Plan, spread: Any, *shar
     return jax.shard_map(function, mesh=plan.mesh, in_specs=specs, out_specs=lanes, check_vma=False)(spread, *shared)
 
 
-@functools.partial(jax.jit, static_argnums=5)
-def _open(
+def _open_given(
     mixtures: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array, plan: Plan
 ) -> tuple[Queue, Result]:
     r = mixtures.log_weights.shape[0]
@@ -352,7 +356,6 @@ def _open(
     return _on_each_device(on_one, plan, (filled, index < r), rows, prior, stop, n_steps)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 9))
 def _open_drawn(
     key: Array,
     family: Family,
@@ -374,11 +377,15 @@ def _open_drawn(
     return _on_each_device(on_one, plan, index, rows, key, initializer, prior, stop, n_steps)
 
 
-@functools.partial(jax.jit, static_argnums=5)
-def _go_on(
+def _continue(
     queue: Queue, rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array, plan: Plan
 ) -> tuple[Queue, Result]:
     return _on_each_device(functools.partial(_piece, plan=plan), plan, queue, rows, prior, stop, n_steps)
+
+
+_open = Compiled(_open_given, static_argnums=(5,))
+_draw_and_open = Compiled(_open_drawn, static_argnums=(1, 2, 3, 9))
+_go_on = Compiled(_continue, static_argnums=(5,))
 
 
 def _piece(
@@ -402,9 +409,11 @@ def _climb(
     """Bounded pieces from the host: between two of them the callback hears of the progress, and Ctrl-C is heard."""
     if plan.mesh is not None:
         rows = jax.device_put(rows, NamedSharding(plan.mesh, PartitionSpec()))
-    n_steps = MAX_STEPS if callback is None else _steps_at_first(rows, k, plan)
+    work = turn_work(rows, k, plan.width)
+    seconds = SECONDS_A_TURN + SECONDS_A_NUMBER * work
+    n_steps = MAX_STEPS if callback is None else max(1, int(FIRST_SECONDS / seconds))
     useful, executed, begun = 0, 0, time.perf_counter()
-    queue, results = begin_with(rows, prior, stop, np.int32(n_steps), plan)
+    queue, results = begin_with(rows, prior, stop, np.int32(n_steps), plan, work=work)
     while True:
         running = int(np.sum(np.asarray(queue.lanes.status) == Status.RUNNING))
         unfinished = queue.states.status.shape[0] - int(np.sum(np.asarray(queue.waiting))) + running
@@ -418,19 +427,12 @@ def _climb(
         pace = PIECE_SECONDS / max(time.perf_counter() - begun, 1e-6)
         n_steps = max(1, int(n_steps * min(2.0, pace)))
         begun = time.perf_counter()
-        queue, results = _go_on(queue, rows, prior, stop, np.int32(n_steps), plan)
-
-
-def _steps_at_first(rows: Rows, k: int, plan: Plan) -> int:
-    """Turns that take about `FIRST_SECONDS`, by a rough count: short climbs end in them, long ones are not held up."""
-    m, d, b = rows.blocks.shape
-    seconds = SECONDS_A_TURN + SECONDS_AN_ENTRY * m * b * plan.width * k * d
-    return max(1, int(FIRST_SECONDS / seconds))
+        queue, results = _go_on(queue, rows, prior, stop, np.int32(n_steps), plan, work=work)
 
 
 def _gathered(results: Result, r: int) -> Result:
     """Results from several devices as arrays of the default one, without the padding."""
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:r]), results)
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[:r]), results)
 
 
 def _plan(r: int, rows: Rows, mixtures: Mixture | None, max_iter: int, accelerator: Any) -> Plan:
@@ -467,9 +469,11 @@ def _rows_to_start(
     return made_ready(family, data, weights, WIDTH * k), k
 
 
-@functools.partial(jax.jit, static_argnums=(1, 3, 4))
-def _starts(key: Array, family: Family, rows: Rows, k: int, r: int, initializer: Initializer) -> Mixture:
+def _draw_all(key: Array, family: Family, rows: Rows, k: int, r: int, initializer: Initializer) -> Mixture:
     return _draw(key, family, rows, k, jnp.arange(r), initializer)
+
+
+_starts = Compiled(_draw_all, static_argnums=(1, 3, 4))
 
 
 def _draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer) -> Mixture:
@@ -488,17 +492,22 @@ def best(results: Result) -> Result:
 
     If all collapsed it is the highest finite one, which says so in its status; if none is finite, the first.
     """
+    if all(on_host(leaf) for leaf in jax.tree.leaves(results)):  # there numpy has nothing to compile
+        best = _best(jax.tree.map(np.asarray, results), np)
+        return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)), best)
     with computing(results):
-        return _best(results)
+        return _best_on_device(results)
 
 
-@jax.jit
-def _best(results: Result) -> Result:
-    finite = jnp.isfinite(results.objective) & (results.status != Status.NONFINITE)
+def _best(results: Result, xp: Any) -> Result:
+    finite = xp.isfinite(results.objective) & (results.status != Status.NONFINITE)
     sound = finite & (results.status != Status.DEGENERATE)
-    eligible = jnp.where(jnp.any(sound), sound, finite)
-    i = jnp.argmax(jnp.where(eligible, results.objective, -jnp.inf))
+    eligible = xp.where(xp.any(sound), sound, finite)
+    i = xp.argmax(xp.where(eligible, results.objective, -xp.inf))
     return jax.tree.map(lambda leaf: leaf[i], results)
+
+
+_best_on_device = jax.jit(functools.partial(_best, xp=jnp))
 
 
 def landscape(results: Result, tol: float | None = None) -> Landscape:

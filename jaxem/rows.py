@@ -25,9 +25,10 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-CACHE_BYTES = {"cpu": 2**17}
-"""bytes of the largest array of a block, by platform: several of them fit in a core's L2 cache"""
-CACHE_BYTES_ELSEWHERE = 2**26
+CACHE_BYTES = {"cpu": (2**17, 2**22)}
+"""bytes of the largest array that a pass makes of a block, several of which fit in a core's own cache, and of the block
+itself, which should stay in the cache that cores share; by platform"""
+CACHE_BYTES_ELSEWHERE = (2**26, 2**28)
 MIN_BLOCK, MAX_BLOCK = 512, 4096
 """rows in a block on a CPU: below the first a scan step costs more than its work, above the second nothing is won"""
 LANES, LIVE_FLOATS = 64, 2**24
@@ -164,7 +165,7 @@ def ready_on_host(
         variance = sum(pool.map(fill, range(m))) / whole
     leaves = blocks, weights.reshape(m, b), centre, variance.astype(x.dtype)
     if mesh is None:
-        return Rows(*map(jnp.asarray, leaves))
+        return Rows(*map(jax.device_put, leaves))
     specs = PartitionSpec(ROWS), PartitionSpec(ROWS), PartitionSpec(), PartitionSpec()
     return Rows(*(jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in zip(leaves, specs, strict=True)), mesh)
 
@@ -217,7 +218,7 @@ def blocked(of_rows: Array | np.ndarray, rows: Rows) -> Array:
     by_device = of_rows.reshape(devices, n // devices, *shape)
     padding = [(0, 0), (0, m * b // devices - n // devices)] + [(0, 0)] * len(shape)
     pad = jnp.pad if isinstance(of_rows, jax.Array) else np.pad
-    return jnp.asarray(pad(by_device, padding).reshape(m, b, *shape))
+    return jax.device_put(pad(by_device, padding).reshape(m, b, *shape))
 
 
 def zeros_like_result(function: Callable[..., Any], *args: Any) -> Any:
@@ -250,7 +251,7 @@ def map_host_rows(per_chunk: Callable[[np.ndarray], Array], x: np.ndarray) -> Ar
         if mapped is None:
             mapped = np.empty((n, *found.shape[1:]), found.dtype)
         mapped[begin : begin + held] = found[:held]
-    return jnp.asarray(mapped)
+    return jax.device_put(mapped)
 
 
 def map_spread_rows(per_device: Callable[[Array], Array], x: Array, mesh: Mesh) -> Array:
@@ -259,13 +260,18 @@ def map_spread_rows(per_device: Callable[[Array], Array], x: Array, mesh: Mesh) 
     return jax.shard_map(per_device, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)(x)
 
 
-def block_size(n: int, row_floats: int, dtype: Any, *, chunk_size: int | None = None) -> int:
-    """Rows in a block of n rows: `chunk_size` if given, else as many as keep `row_floats` numbers a row in cache."""
+def block_size(shape: tuple[int, ...], row_floats: int, dtype: Any, *, chunk_size: int | None = None) -> int:
+    """Rows in a block of x `[n, d]`: `chunk_size` if given, else as many as keep what a pass makes of them in cache.
+
+    That is `row_floats` numbers a row in the core's own cache, and the rows themselves in the one that cores share.
+    """
+    n, d = shape
     if chunk_size is not None:
         return min(n, as_count("chunk_size", chunk_size))
     platform = jax.default_backend()
-    bytes_a_row = row_floats * jnp.dtype(dtype).itemsize
-    rows = 2 ** int(math.log2(max(1, CACHE_BYTES.get(platform, CACHE_BYTES_ELSEWHERE) // bytes_a_row)))
+    own, shared = CACHE_BYTES.get(platform, CACHE_BYTES_ELSEWHERE)
+    rows = min(own // row_floats, shared // d) // jnp.dtype(dtype).itemsize
+    rows = 2 ** int(math.log2(max(1, rows)))
     return min(n, max(MIN_BLOCK, min(rows, MAX_BLOCK) if platform in CACHE_BYTES else rows))
 
 

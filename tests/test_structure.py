@@ -13,7 +13,7 @@ import jaxem
 PACKAGE = Path(jaxem.__file__).parent
 FLOORS = {
     "rows": 0, "stats": 0, "priors": 0, "stopping": 0, "families.base": 1, "families.gaussian": 2, "families.discrete": 2,
-    "mixture": 2, "em": 3, "loop": 4, "init": 4, "restarts": 5, "laws": 5, "io": 6, "datasets": 6, "cli": 8,
+    "compiling": 2, "mixture": 2, "em": 3, "loop": 4, "init": 4, "restarts": 5, "laws": 5, "io": 6, "datasets": 6, "cli": 8,
 }  # fmt: skip
 
 

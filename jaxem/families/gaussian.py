@@ -239,8 +239,9 @@ class _Gaussian(Family):
         return params.means.shape[-1]
 
     def row_floats(self, n_components: int, n_features: int) -> int:
-        largest = n_components * n_features if _at_once(n_features) else 0
-        return max(n_components, n_features, 0 if self._expands(n_features) else largest)
+        if _at_once(n_features) and not self._expands(n_features):
+            return n_components * n_features
+        return max(n_components, n_features)
 
     def _expands(self, d: int) -> bool:
         """Whether there is a form by products, and enough features for it to pay."""
@@ -272,6 +273,9 @@ class Spherical(_Gaussian):
         self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: Moments
     ) -> GaussianStats:
         return GaussianStats(first_moments(means, x, resp), jnp.sum(resp * squares, axis=1) / precisions)
+
+    def row_floats(self, n_components: int, n_features: int) -> int:
+        return n_components if self._expands(n_features) else n_components * n_features
 
     def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
         moved = jnp.sum(delta**2, axis=1)
@@ -501,19 +505,11 @@ def _whitened(means: Array, whitener: Array, x: Array) -> tuple[Array, Array]:
     return _dot("ij,kj->ki", whitener, means), _dot("ij,jb->ib", whitener, x)
 
 
-@jax.custom_jvp
 def _difference(mean: Array, x: Array) -> Array:
     """Columns `x` `[d, b]` less a mean `[d]`."""
-    return x - mean[:, None]
-
-
-@_difference.defjvp
-def _difference_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    diff = _difference(*primals)
-    # times 1, in a way that XLA cannot see: its CPU compiler (jax 0.10.2, YNN fusion) makes of a matrix product with a
-    # plainly broadcast operand, as this derivative is, summed over rows, a read of memory nobody wrote (tests/test_loop)
-    one = 1.0 + 0.0 * jax.lax.stop_gradient(diff)
-    return diff, one * (tangents[1] - tangents[0][:, None])
+    # beware: XLA's CPU compiler (jax 0.10.2, YNN fusion) makes of a matrix product with a plainly broadcast operand, as
+    # the derivative by the mean would be, a read of memory nobody wrote (tests/test_loop); x == x hides the broadcast
+    return x - jnp.where(x == x, mean[:, None], jnp.nan)  # noqa: PLR0124
 
 
 def _positive(counts: Array) -> Array:
