@@ -44,6 +44,10 @@ app = typer.Typer(
 SHOWN = 6
 """features and components a printed table shows at most"""
 BUNDLED = "Old Faithful (bundled)"
+LARGE = 2**26
+"""bytes of data above which the rows are shared out among devices, not the restarts"""
+CACHE_VARIABLE = "JAXEM_CACHE"
+"""environment variable that names the folder of compiled programs; empty for none"""
 
 
 class Covariance(enum.StrEnum):
@@ -77,6 +81,7 @@ Columns = Annotated[str | None, typer.Option(help="Names of the columns to use, 
 Out = Annotated[Path | None, typer.Option(help="Write here instead of to stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 ChunkSize = Annotated[int | None, typer.Option(min=1, help="Rows worked on at a time, to bound memory.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no compiled programs for the next time.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the random numbers.")]
 
 
@@ -99,6 +104,7 @@ def fit(
         bool, typer.Option("--no-verify", help="Do not verify the mathematics at the result.")
     ] = False,
     chunk_size: ChunkSize = None,
+    no_cache: NoCache = False,
 ) -> None:
     """Fit a mixture of Gaussians to DATA by EM from many starts; without DATA to the bundled Old Faithful.
 
@@ -119,16 +125,23 @@ def fit(
         as_components(components, table.values.shape[0])
         as_count("restarts", restarts, most=2**20)
         as_count("max_iter", max_iter, least=0, most=10**7)
+        _start_jax(table.values.size * components * restarts, keep=not no_cache)
+        verification = None if no_verify else _compile_verification(table, components, covariance)
+        try:
+            with _precision(table):
+                result, landscape = _fit(table, components, covariance, restarts, seed, init, tol, max_iter, chunk_size)
+                status = Status(int(result.status))
+                failed = status in (Status.DEGENERATE, Status.NONFINITE)
+                if out is not None and not failed:  # before anything is printed: stdout may be closed
+                    save(result.mixture, out, overwrite=force)
+                _print_fit(data, table, covariance, result, landscape, status)
+                if failed:
+                    raise _FitError(_advice(table, components, covariance, status))
+        finally:  # a process that ends while XLA compiles is aborted
+            if verification is not None:
+                verification.join()
         with _precision(table):
-            result, landscape = _fit(table, components, covariance, restarts, seed, init, tol, max_iter, chunk_size)
-            status = Status(int(result.status))
-            failed = status in (Status.DEGENERATE, Status.NONFINITE)
-            if out is not None and not failed:  # before anything is printed: stdout may be closed
-                save(result.mixture, out, overwrite=force)
-            _print_fit(data, table, covariance, result, landscape, status)
-            if failed:
-                raise _FitError(_advice(table, components, covariance, status))
-            if not no_verify:
+            if verification is not None:
                 _print_verification(result.mixture, table)
             print("not saved (--out FILE saves the mixture)" if out is None else f"saved to {out}")
 
@@ -153,13 +166,14 @@ def predict(
 
         _check_free(out, force)
         table = _read(data, columns)
+        _start_jax(0)
         with _precision(table):
             mixture = _load(model)
-            resp = np.asarray(mixture.responsibilities(table.values))
+            found = np.asarray((mixture.responsibilities if proba else mixture.predict)(table.values))
         if proba:
-            _write_csv([f"p{j}" for j in range(resp.shape[1])], resp.tolist(), out, force)
+            _write_csv([f"p{j}" for j in range(found.shape[1])], map(np.ndarray.tolist, found), out, force)
         else:
-            _write_csv(["component"], [[label] for label in resp.argmax(axis=1).tolist()], out, force)
+            _write_csv(["component"], ([label] for label in found.tolist()), out, force)
 
     _run(work)
 
@@ -172,6 +186,7 @@ def score(model: Model, data: Data = None, columns: Columns = None) -> None:
         import numpy as np
 
         table = _read(data, columns)
+        _start_jax(0)
         with _precision(table):
             mixture = _load(model)
             log_prob = np.asarray(mixture.log_prob(table.values), np.float64)
@@ -197,6 +212,7 @@ def sample(
         import numpy as np
 
         _check_free(out, force)
+        _start_jax(0)
         with jax.enable_x64(True):
             mixture = _load(model)
             rows, labels = (np.asarray(leaf) for leaf in mixture.sample(jax.random.key(seed), n))
@@ -216,6 +232,7 @@ def verify(model: Model, data: Data = None, columns: Columns = None, seed: Seed 
         import jaxem
 
         table = _read(data, columns)
+        _start_jax(0)
         with _precision(table):
             report = jaxem.verify(_load(model), table.values, seed=seed)
         print(report)
@@ -342,6 +359,51 @@ def _initializer(init: Init) -> Initializer:
     }[init.value]
 
 
+def _start_jax(work: int, *, keep: bool = True) -> None:
+    """What must be settled before JAX starts: where compiled programs are kept, and a device for each core if it pays."""
+    import jax
+
+    from jaxem.compiling import SMALL
+
+    folder = _program_folder() if keep else None
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if work > SMALL and jax.config.jax_num_cpu_devices < 0 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def _program_folder() -> Path | None:
+    """$JAXEM_CACHE (empty: none), else what JAX was told, else jaxem in the user's folder of caches; None for none."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named == "" or (named is None and "JAX_COMPILATION_CACHE_DIR" in os.environ):
+        return None
+    import platformdirs
+
+    folder = Path(named) if named else platformdirs.user_cache_path("jaxem")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _compile_verification(table: Table, components: int, covariance: Covariance) -> threading.Thread:
+    """Compile the verification while the fit is under way."""
+    import jax
+    import numpy as np
+
+    import jaxem
+    from jaxem.laws import compile_verify
+
+    family, values = _family(covariance), table.values
+    with jax.enable_x64(True):
+        shapes = jax.eval_shape(lambda x: family.init(x, components), values)
+        params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes)
+        return compile_verify(jaxem.Mixture(np.zeros(components), params, family), values)
+
+
 def _fit(
     table: Table,
     components: int,
@@ -357,28 +419,37 @@ def _fit(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     import jaxem
+    from jaxem.em import made_ready
+    from jaxem.restarts import WIDTH, fit_from_starts
+    from jaxem.rows import mesh_of
 
     console = Console(stderr=True)
     looks = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    family, devices = _family(covariance), jax.local_devices()
+    # restarts are shared out among devices, but of large data the rows are: each device has its own in memory
+    by_rows = len(devices) > 1 and (restarts < len(devices) or table.values.nbytes > LARGE)
     with Progress(*looks, console=console, transient=True) as progress:
-        task = progress.add_task("drawing starts", total=restarts)
-        key, family = jax.random.key(seed), _family(covariance)
-        mixtures = jaxem.starts(key, family, table.values, components, restarts, _initializer(init))
-        progress.update(task, description="fitting restarts")
+        task = progress.add_task("fitting restarts", total=restarts)
 
         def show(lanes: jaxem.Lanes) -> None:
             described = f"fitting restarts, {lanes.passes} passes, best {lanes.best:.4f}"
             progress.update(task, completed=lanes.finished, description=described)
 
-        results = jaxem.fit_restarts(
-            mixtures,
-            table.values,
+        k = components * min(WIDTH, restarts)
+        mesh = mesh_of(devices) if by_rows else None
+        rows = made_ready(family, table.values, None, k, chunk_size=chunk_size, mesh=mesh)
+        results = fit_from_starts(
+            jax.random.key(seed),
+            family,
+            rows,
+            components,
+            restarts,
+            _initializer(init),
             stop=None if tol is None else jaxem.GainBelow(tol),
             max_iter=max_iter,
-            chunk_size=chunk_size,
             callback=show,
         )
-    return jax.block_until_ready(jaxem.best(results)), jaxem.landscape(results)
+    return jaxem.best(results), jaxem.landscape(results)
 
 
 # -- words ---------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ its fusion emitters and at a lower level of LLVM's optimisation. Measured (jax 0
 and costs nothing with few features, a factor of 2 with many; `HASTY` quarters it and makes programs 3 to 13 times slower.
 """
 
+import contextlib
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -58,9 +60,20 @@ class Compiled:
             self.small = self.large = self.plain
             return self.plain(*args)
 
-    def compile_ahead(self, *args: Any, work: float) -> None:
-        """Compile for arguments like these, so that a call with such begins at once."""
-        self.ahead[self._key(args)] = self._program(args, work).lower(*args).compile()
+    def compile_ahead(self, *args: Any, work: float) -> threading.Thread:
+        """Compile in the background for arguments like these, so that a call with such begins at once.
+
+        Tracing holds Python's lock and is done before this returns; join the thread before the process ends.
+        """
+        lowered = self._program(args, work).lower(*args)
+
+        def compile_it() -> None:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # the call meets it again, and knows what to do
+                self.ahead[self._key(args)] = lowered.compile()
+
+        thread = threading.Thread(target=compile_it, daemon=True)
+        thread.start()
+        return thread
 
     def _program(self, args: tuple[Any, ...], work: float) -> Any:
         if jax.default_backend() != "cpu" or is_traced(*args) or staging():

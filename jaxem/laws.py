@@ -27,6 +27,7 @@ logarithm to l and to Q.
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -120,11 +121,11 @@ def verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None, seed: 
     return Report(tuple(laws), trial.notes)
 
 
-def compile_verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None) -> None:
-    """Compile what `verify` runs for mixtures and data of these shapes, so that it starts at once."""
+def compile_verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None) -> threading.Thread:
+    """Compile in the background what `verify` runs for mixtures and data of these shapes; the thread that does."""
     trial = Trial.draw(mixture, x, prior, 0)
     with jax.enable_x64(True), jax.debug_nans(False):
-        _all_laws.compile_ahead(*trial.arguments, work=trial.work)
+        return _all_laws.compile_ahead(*trial.arguments, work=trial.work)
 
 
 class Trial(NamedTuple):
@@ -157,24 +158,31 @@ class Trial(NamedTuple):
             with jax.enable_x64(True):
                 data, wide = data - centre, wide.shift(-centre)
         chance = Chance.draw(rng, data.shape[0], mixture.n_components, coordinates.size, p)
-        draws = _can(lambda: family.sample(jax.random.wrap_key_data(chance.key), mixture.components, np.zeros(2, int)))
+        draws, density = _faults(family, data.shape[1])
         if draws is not None:
             notes.append(f"sample: not tried, the family does not draw ({draws})")
-        density = draws or _can(lambda: _fitted_and_drawn(family, data, jax.random.wrap_key_data(chance.key)))
         if density is not None:
             notes.append(f"normalised: not tried, the family does not take one or two columns ({density})")
         arguments = (draws is None, density is None, wide, data, chance, coordinates, prior)
         return cls(arguments, data.size * mixture.n_components * p, tuple(notes))
 
 
-def _can(function: Callable[[], Any]) -> str | None:
-    """Why a family cannot do something, found without computing it; None if it can."""
-    try:
-        with jax.enable_x64(True):
-            jax.eval_shape(function)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        return str(error) or type(error).__name__
-    return None
+@functools.lru_cache(maxsize=128)
+def _faults(family: Family, d: int) -> tuple[str | None, str | None]:
+    """Why a family cannot draw rows of d columns, and why not be fitted to one or two and draw them; None if it can."""
+
+    def draw(x: Array) -> Array:
+        return family.sample(jax.random.key(0), family.init(x, 1, None), jnp.zeros(2, int))
+
+    def fault(function: Callable[[Array], Any]) -> str | None:
+        try:
+            with jax.enable_x64(True):
+                jax.eval_shape(function, jax.ShapeDtypeStruct((4, d), np.float64))
+        except (ValueError, TypeError, NotImplementedError) as error:
+            return str(error) or type(error).__name__
+        return None
+
+    return fault(draw), fault(lambda x: _fitted_and_drawn(family, x, jax.random.key(0)))
 
 
 TOLERANCES = {

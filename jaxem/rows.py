@@ -33,6 +33,8 @@ MIN_BLOCK, MAX_BLOCK = 512, 4096
 """rows in a block on a CPU: below the first a scan step costs more than its work, above the second nothing is won"""
 LANES, LIVE_FLOATS = 64, 2**24
 """restarts that climb at once, at most; and floats they may keep alive in one array, on any platform"""
+TILE = 64
+"""rows and columns that are transposed at a time"""
 CHUNK = 2**16
 """rows that functions of rows take at a time from the host"""
 ROWS = "rows"
@@ -155,7 +157,9 @@ def ready_on_host(
 
     def fill(i: int) -> np.ndarray:
         rows, w = part(i)
-        blocks[i, :, : len(rows)] = (rows - centre).T
+        step = TILE if d >= TILE else b  # beware: whole columns 4096 bytes apart fall into one line of the cache
+        for j in range(0, len(rows), step):
+            blocks[i, :, j : j + step][:, : len(rows) - j] = (rows[j : j + step] - centre).T
         blocks[i, :, len(rows) :] = (anchor.astype(x.dtype) - centre)[:, None]
         return w @ (rows - mean) ** 2
 
