@@ -106,6 +106,11 @@ CASES = (
     Case(Full(), 1, 1, 1 + 1),
     Case(Bernoulli(), 2, 3, 2 * 3 + 1, Beta(2.0, 3.0)),
     Case(Poisson(), 2, 2, 2 * 2 + 1),
+    # above 8 features: distances by products, one component at a time
+    Case(Spherical(), 2, 10, 2 * 10 + 2 + 1),
+    Case(Diagonal(), 2, 10, 2 * 20 + 1),
+    Case(Tied(), 3, 9, 3 * 9 + 45 + 2),
+    Case(Full(), 2, 9, 2 * (9 + 45) + 1),
 )
 MORE_CASES = (
     Case(Spherical(), 2, 4, 2 * 4 + 2 + 1),

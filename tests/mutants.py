@@ -1,4 +1,4 @@
-"""Twenty seeded bugs in the families and em.py, each a one-line change of the source: do the laws kill them all?
+"""Seeded bugs in the families and em.py, each a one-line change of the source: do the laws kill them all?
 
     python -m tests.mutants            prints each mutant and the laws that kill it; exit code 1 if one survives
 
@@ -31,6 +31,7 @@ class Mutant(NamedTuple):
     before: str
     after: str
     family: str
+    features: int = 3  # above 8 the pass takes products for distances
 
 
 GAUSSIAN, DISCRETE, EM, BASE = "families/gaussian.py", "families/discrete.py", "em.py", "families/base.py"
@@ -40,37 +41,41 @@ MUTANTS = (
     Mutant("d forgotten in the spherical variance", GAUSSIAN, "_cancelled(moved)) / delta.shape[1]",
            "_cancelled(moved))", "Spherical"),
     Mutant("stale mean in the variance", GAUSSIAN, "- delta**2 + _cancelled(delta**2)", "", "Diagonal"),
-    Mutant("a half missing in the density", GAUSSIAN, "return -0.5 * (squares", "return -1.0 * (squares", "Spherical"),
-    Mutant("log determinant halved", GAUSSIAN, "return whitener, 2.0 * jnp.sum", "return whitener, 1.0 * jnp.sum", "Full"),
-    Mutant("log determinant without d", GAUSSIAN, "diff.shape[1] * jnp.log(covariances)", "jnp.log(covariances)",
+    Mutant("a half missing in the density", GAUSSIAN, "_log_constants(params)[:, None] - 0.5 * squares", "_log_constants(params)[:, None] - 1.0 * squares",
            "Spherical"),
-    Mutant("2 pi without d", GAUSSIAN, "(diff.shape[1] * LOG_2PI + log_det)", "(LOG_2PI + log_det)", "Full"),
-    Mutant("transposed Cholesky factor in the density", GAUSSIAN, '_dot("kij,kjb->kib", whitener, diff)',
-           '_dot("kji,kjb->kib", whitener, diff)', "Full"),
+    Mutant("a half missing in the pass", GAUSSIAN, "normalise(constants[:, None] - 0.5 * squares",
+           "normalise(constants[:, None] - 1.0 * squares", "Full"),
+    Mutant("log determinant halved", GAUSSIAN, "jnp.where(proper, jnp.sum(jnp.log(left)", "jnp.where(proper, 0.5 * jnp.sum(jnp.log(left)",
+           "Full"),
+    Mutant("log determinant without d", GAUSSIAN, "return d * jnp.log(covariances)", "return jnp.log(covariances)",
+           "Spherical"),
+    Mutant("2 pi without d", GAUSSIAN, "(d * LOG_2PI + self.log_det", "(LOG_2PI + self.log_det", "Full"),
+    Mutant("transposed Cholesky factor in the density", GAUSSIAN, '_dot("ij,jb->ib", whitener, _difference(mean, x))',
+           '_dot("ji,jb->ib", whitener, _difference(mean, x))', "Full"),
     Mutant("transposed Cholesky factor in the sampler", GAUSSIAN, '_dot("nij,nj->ni", factors[labels], noise)',
            '_dot("nji,nj->ni", factors[labels], noise)', "Full"),
-    Mutant("deviation for variance in the density", GAUSSIAN, "jnp.sum(diff**2, axis=1) / covariances[:, None]",
-           "jnp.sum(diff**2, axis=1) / covariances[:, None] ** 2", "Spherical"),
+    Mutant("deviation for variance in the density", GAUSSIAN, "return _distances(means, x) * precisions[:, None]",
+           "return _distances(means, x) * precisions[:, None] ** 2", "Spherical"),
     Mutant("a damped step of the means", GAUSSIAN, "GaussianParams(params.means + delta, covariances)",
            "GaussianParams(params.means + 0.9 * delta, covariances)", "Tied"),
     Mutant("tied moves weighted alike", GAUSSIAN, "(counts / total)[:, None] * delta, delta)",
            "delta / counts.shape[0], delta)", "Tied"),
-    Mutant("variances averaged over features", GAUSSIAN, 'return _dot("kb,kdb->kd", resp, diff**2)',
-           'return jnp.mean(_dot("kb,kdb->kd", resp, diff**2), axis=1, keepdims=True) + 0.0 * diff[:, :, 0]', "Diagonal"),
+    Mutant("variances averaged over features", GAUSSIAN, 'return _dot("db,b->d", _difference(mean, x) ** 2, resp)',
+           'return jnp.full(x.shape[0], jnp.mean(_dot("db,b->d", _difference(mean, x) ** 2, resp)))', "Diagonal"),
     Mutant("weights of rows squared", BASE, "return jnp.sum(jnp.where(w > 0, w * values, 0.0))",
            "return jnp.sum(jnp.where(w > 0, w**2 * values, 0.0))", "Full"),
     Mutant("weights of rows ignored in the statistics", GAUSSIAN, "resp = resp * w[None, :]  # [k, b]",
            "resp = resp * (w > 0)[None, :]", "Diagonal"),
     Mutant("mixing weights left out of the E-step", EM,
-           "mixture.family.block_stats, mixture.components, mixture.log_weights)",
-           "mixture.family.block_stats, mixture.components, 0.0 * mixture.log_weights)", "Spherical"),
+           "pass_stats(mixture.components, mixture.log_weights, over_blocks)",
+           "pass_stats(mixture.components, 0.0 * mixture.log_weights, over_blocks)", "Spherical"),
     Mutant("mixing weights not normalised", EM,
            "1.0) / jnp.sum(counts)), -jnp.inf)", "1.0) / (jnp.sum(counts) + 1.0)), -jnp.inf)", "Tied"),
     Mutant("mixing weights smoothed", EM, "jnp.where(owned, counts, 1.0) / jnp.sum(counts)",
            "(counts + 1.0) / jnp.sum(counts + 1.0)", "Bernoulli"),
     Mutant("entropy with the wrong sign in the elbo", EM, "- jnp.log(jnp.where(used, resp, 1.0))",
            "+ jnp.log(jnp.where(used, resp, 1.0))", "Spherical"),
-    Mutant("responsibilities sharpened", BASE, "resp = joint / jnp.where(total > 0, total, 1.0)",
+    Mutant("responsibilities sharpened", BASE, "resp = joint * (1.0 / jnp.where(total > 0, total, 1.0))",
            "resp = joint**2 / jnp.sum(joint**2, axis=axis, keepdims=True)", "Diagonal"),
     Mutant("zeros counted as ones", DISCRETE, 'zeros, 1.0 - x, precision=HIGHEST)', 'zeros, x, precision=HIGHEST)',
            "Bernoulli"),
@@ -78,20 +83,30 @@ MUTANTS = (
            "Bernoulli"),
     Mutant("the chart loses a sign", GAUSSIAN, "return jnp.exp(free).reshape(k, d)", "return jnp.exp(-free).reshape(k, d)",
            "Diagonal"),
+    Mutant("pairs of means counted twice", GAUSSIAN, "between = 0.5 * _dot", "between = 1.0 * _dot", "Tied"),
+    Mutant("cross term halved in distances by products", GAUSSIAN, '- 2.0 * _dot("kd,db->kb", means, x)',
+           '- _dot("kd,db->kb", means, x)', "Spherical", 10),
+    Mutant("cross term halved in scaled distances by products", GAUSSIAN, '- 2.0 * _dot("kd,db->kb", scaled, x)',
+           '- _dot("kd,db->kb", scaled, x)', "Diagonal", 10),
+    Mutant("first moments by products left about the origin", GAUSSIAN,
+           '_dot("kb,db->kd", resp, x) - jnp.sum(resp, axis=1)[:, None] * means', '_dot("kb,db->kd", resp, x)', "Tied", 10),
+    Mutant("a row of the whitener not divided", GAUSSIAN, "set(row / factors[..., i, i][..., None])", "set(row)", "Full"),
 )  # fmt: skip
 
 
-def data(family):
-    """Rows [60, 3] with correlated features of different scales, or bits."""
+def data(family, d):
+    """Rows [60, d] with correlated features of different scales, or bits."""
     rng = np.random.default_rng(0)
     if family == "Bernoulli":
         return (rng.uniform(size=(60, 3)) < [0.2, 0.5, 0.7]).astype(float)
+    if d > 3:
+        return rng.normal(size=(60, d)) @ (np.eye(d) + 0.1 * rng.normal(size=(d, d)))
     return rng.normal(size=(60, 3)) @ np.array([[1.0, 0.8, 0.1], [0.0, 0.7, 0.3], [0.0, 0.0, 1.5]]) + [0.0, 1.0, -2.0]
 
 
 def killers(mutant=None):
     """Names of the laws that fail for a mutant (for the unchanged package if None)."""
-    family = "Full" if mutant is None else mutant.family
+    family, d = ("Full", 3) if mutant is None else (mutant.family, mutant.features)
     with tempfile.TemporaryDirectory() as folder:
         number = "unchanged" if mutant is None else str(MUTANTS.index(mutant))
         name = f"jaxem_mutant_{number}"
@@ -111,7 +126,7 @@ def killers(mutant=None):
             importlib.import_module(f"{name}.laws")
         finally:
             sys.path.remove(folder)
-        x = data(family)
+        x = data(family, d)
         prior = copy.Beta(2.0, 3.0) if family == "Bernoulli" else None
         rng = np.random.default_rng(1)
         log_weights = jnp.log(jnp.asarray([0.3, 0.7]))

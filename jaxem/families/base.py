@@ -185,7 +185,7 @@ mlir.register_lowering(_all_lanes_p, lambda _, yes: [yes])
 
 
 def _over_lanes(args: tuple[Array], dims: tuple[int]) -> tuple[Array, Any]:
-    return _all_lanes_p.bind(jnp.all(args[0], axis=dims[0])), batching.not_mapped
+    return _all_lanes_p.bind(jnp.all(args[0], axis=dims[0])), None  # not mapped
 
 
 batching.primitive_batchers[_all_lanes_p] = _over_lanes

@@ -1,0 +1,65 @@
+"""Many devices: the answer does not depend on how many there are, nor on how rows are spread over them."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import X64
+
+PROGRAM = """
+import json, sys
+import jax, numpy as np
+devices = int(sys.argv[1])
+jax.config.update("jax_num_cpu_devices", devices)
+jax.config.update("jax_enable_x64", True)
+import jaxem
+from jaxem import GainBelow
+
+rng = np.random.default_rng(0)
+found = {}
+for family, d in ((jaxem.Spherical(), 2), (jaxem.Tied(), 10), (jaxem.Full(), 3)):
+    x = 2.5 * rng.normal(size=(203, d)) + rng.integers(0, 2, (203, 1))
+    w = rng.integers(0, 3, 203).astype(float)
+    x[5] = 1e200
+    w[5] = 0.0
+    starts = jaxem.starts(jax.random.key(0), family, x, 3, 7, sample_weight=w)
+    one = jax.tree.map(lambda leaf: leaf[0], starts)
+    spread, weight = jaxem.shard(x, w)
+    assert len(spread.sharding.device_set) == devices
+    options = {"stop": GainBelow(-np.inf), "max_iter": 15}
+    stats = jaxem.e_step(one, spread, weight)
+    fit = jaxem.fit(one, spread, weight, **options)
+    by_lanes = jaxem.fit_restarts(starts, x, w, **options)
+    by_rows = jaxem.fit_restarts(starts, spread, weight, **options)
+    resp = one.responsibilities(spread)
+    again = jaxem.starts(jax.random.key(0), family, spread, 3, 7, sample_weight=weight)
+    values = (stats, fit.mixture, fit.objective, by_lanes.objective, by_lanes.mixture, by_rows.objective,
+              by_rows.mixture, jaxem.elbo(one, spread, resp, weight), np.asarray(resp)[:203], one.predict(spread)[:203],
+              again.components.means, jaxem.proxy(one, one, spread, weight))
+    found[type(family).__name__] = [np.asarray(leaf, float).tolist() for leaf in jax.tree.leaves(values)]
+    assert by_lanes.objective.shape == by_rows.objective.shape == (7,)
+print(json.dumps(found))
+"""
+
+
+def run(devices):
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(devices)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return run(1)
+
+
+@pytest.mark.skipif(not X64, reason="1e-10 needs float64")
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_the_answer_does_not_depend_on_the_number_of_devices(devices, alone):
+    """One pass, plain EM at equal steps, restarts by lanes and by rows, to 1e-10; 203 rows divide by none of them."""
+    for family, values in run(devices).items():
+        for found, expected in zip(values, alone[family], strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10 * np.max(np.abs(expected)))
