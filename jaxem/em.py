@@ -203,7 +203,7 @@ def _e_step(mixture: Mixture, rows: Rows) -> Stats:
 
 @jax.jit
 def _proxy(new: Mixture, old: Mixture, rows: Rows, prior: Prior | None) -> Array:
-    def of_block(block: Array, w: Array) -> Array:
+    def of_block(block: Array, w: Array, _: Array) -> Array:
         return _bound(log_joint(new, block.T), normalise(log_joint(old, block.T), axis=1)[1], w)
 
     total = sum_blocks(of_block, rows)
@@ -212,7 +212,7 @@ def _proxy(new: Mixture, old: Mixture, rows: Rows, prior: Prior | None) -> Array
 
 @jax.jit
 def _elbo(mixture: Mixture, rows: Rows, resp: Array, prior: Prior | None) -> Array:
-    total = sum_blocks(lambda block, w, r: _bound(log_joint(mixture, block.T), r, w), rows, resp)
+    total = sum_blocks(lambda block, w, _, r: _bound(log_joint(mixture, block.T), r, w), rows, resp)
     return total if prior is None else total + prior.log_prob(mixture)
 
 

@@ -185,7 +185,7 @@ def kmeans(key: Array, x: Array, k: int, sample_weight: Array, *, n_iter: int = 
     def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         centres, _, _, i = carry
 
-        def of_block(block: Array, w: Array) -> tuple[Array, Array]:
+        def of_block(block: Array, w: Array, _: Array) -> tuple[Array, Array]:
             diff = block[None] - centres[:, :, None]  # [k, d, b]
             member = _one_hot(jnp.sum(diff**2, axis=1)) * w[None, :]  # [k, b]
             return jnp.sum(member, axis=1), jnp.einsum("kb,kdb->kd", member, diff, precision=HIGHEST)
@@ -235,7 +235,7 @@ def _m_step_from(family: Family, rows: Rows, k: int, resp_of: Callable[..., Arra
     counts = jnp.ones(k, x.dtype)
     for _ in range(2):
 
-        def of_block(block: Array, w: Array, *of_rows: Array, params: Any = params) -> tuple[Array, Any]:
+        def of_block(block: Array, w: Array, _: Array, *of_rows: Array, params: Any = params) -> tuple[Array, Any]:
             resp = resp_of(block, *of_rows) * w[:, None]  # [b, k]
             return jnp.sum(resp, axis=0), family.suff_stats(params, block.T, resp)
 

@@ -33,12 +33,16 @@ MIN_BLOCK, MAX_BLOCK = 512, 4096
 """rows in a block on a CPU: below the first a scan step costs more than its work, above the second nothing is won"""
 LANES, LIVE_FLOATS = 64, 2**24
 """restarts that climb at once, at most; and floats they may keep alive in one array, on any platform"""
-TILE = 64
-"""rows and columns that are transposed at a time"""
+TILE = 2**15
+"""numbers that are transposed at a time on the host: beyond, columns of a block fall into the same lines of the cache"""
 CHUNK = 2**16
 """rows that functions of rows take at a time from the host"""
 ROWS = "rows"
 """name of the axis of a mesh along which rows lie"""
+
+
+SPECS = (PartitionSpec(ROWS),) * 3 + (PartitionSpec(),) * 2
+"""how the leaves of Rows lie on a mesh"""
 
 
 @jax.tree_util.register_dataclass
@@ -49,6 +53,7 @@ class Rows:
     Attributes:
         blocks: `[m, d, b]`, the data less `centre`, one block of b rows after the other.
         weights: `[m, b]`, non-negative; 0 marks padding.
+        norms: `[m, b]`, |x|^2 of each row of `blocks`.
         centre: `[d]`, what was subtracted (zeros if the family is not equivariant to shifts).
         variance: `[d]`, weighted variance of each feature: the yardstick for collapsed components.
         mesh: the devices over which blocks are spread, or None for one; static.
@@ -56,6 +61,7 @@ class Rows:
 
     blocks: Array
     weights: Array
+    norms: Array
     centre: Array
     variance: Array
     mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
@@ -95,7 +101,7 @@ def ready(x: Array, sample_weight: Array | None, *, centred: bool, block: int, m
         ),
         mesh=mesh,
         in_specs=PartitionSpec(ROWS),
-        out_specs=(PartitionSpec(ROWS), PartitionSpec(ROWS), PartitionSpec(), PartitionSpec()),
+        out_specs=SPECS,
         check_vma=False,
     )
     return Rows(*local(x, weights), mesh)
@@ -108,8 +114,8 @@ def _ready(
     block: int,
     total: Callable[[Array], Array],
     gathered: Callable[[Array], Array],
-) -> tuple[Array, Array, Array, Array]:
-    """Blocks, weights, centre and variance of one device's rows; `total` and `gathered` are over devices."""
+) -> tuple[Array, Array, Array, Array, Array]:
+    """The leaves of one device's Rows; `total` and `gathered` are over devices."""
     n, d = x.shape
     counted = gathered(jnp.any(weights > 0))
     anchor = gathered(x[jnp.argmax(weights > 0)])[jnp.argmax(counted)]  # [d], a row that counts
@@ -126,7 +132,8 @@ def _ready(
     b = -(-n // m)  # even blocks: the least padding
     x = jnp.concatenate([x, jnp.broadcast_to(anchor - centre, (m * b - n, d))])
     weights = jnp.pad(weights, (0, m * b - n))
-    return x.reshape(m, b, d).transpose(0, 2, 1), weights.reshape(m, b), centre, variance
+    norms = jnp.sum(x**2, axis=1).reshape(m, b)
+    return x.reshape(m, b, d).transpose(0, 2, 1), weights.reshape(m, b), norms, centre, variance
 
 
 def ready_on_host(
@@ -144,34 +151,39 @@ def ready_on_host(
     weights = np.zeros(m * b, x.dtype)
     weights[:n] = 1 if sample_weight is None else sample_weight
     anchor = x[np.argmax(weights[:n] > 0)].astype(np.float64)  # a row that counts
-    blocks, whole = np.empty((m, d, b), x.dtype), np.sum(weights, dtype=np.float64)
+    blocks, norms = np.empty((m, d, b), x.dtype), np.empty((m, b), x.dtype)
+    whole = np.sum(weights, dtype=np.float64)
 
-    def part(i: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of a block, those that do not count replaced, and their weights."""
-        rows, w = x[i * b : min((i + 1) * b, n)], weights[i * b : min((i + 1) * b, n)]
-        return (rows if w.all() else np.where(w[:, None] > 0, rows, anchor.astype(x.dtype))), w.astype(np.float64)
+    def tiles(i: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Columns of block i, the rows they hold, those that do not count replaced, and their weights."""
+        for begin in range(i * b, min((i + 1) * b, n), tile):
+            end = min(begin + tile, (i + 1) * b, n)
+            rows, w = x[begin:end], weights[begin:end]
+            rows = rows if w.all() else np.where(w[:, None] > 0, rows, anchor.astype(x.dtype))
+            yield slice(begin - i * b, end - i * b), rows, w.astype(np.float64)
 
-    def moved(i: int) -> np.ndarray:
-        rows, w = part(i)
-        return w @ (rows - anchor)
+    def moved(i: int) -> np.ndarray | int:
+        return sum(w @ (rows - anchor) for _, rows, w in tiles(i))
 
-    def fill(i: int) -> np.ndarray:
-        rows, w = part(i)
-        step = TILE if d >= TILE else b  # beware: whole columns 4096 bytes apart fall into one line of the cache
-        for j in range(0, len(rows), step):
-            blocks[i, :, j : j + step][:, : len(rows) - j] = (rows[j : j + step] - centre).T
-        blocks[i, :, len(rows) :] = (anchor.astype(x.dtype) - centre)[:, None]
-        return w @ (rows - mean) ** 2
+    def fill(i: int) -> np.ndarray | int:
+        blocks[i] = (anchor.astype(x.dtype) - centre)[:, None]  # where no tile comes
+        norms[i] = np.sum((anchor.astype(x.dtype) - centre) ** 2)
+        spread = 0
+        for columns, rows, w in tiles(i):
+            moved = rows - centre
+            blocks[i, :, columns], norms[i, columns] = moved.T, np.einsum("nd,nd->n", moved, moved)
+            spread = spread + w @ (rows - mean) ** 2
+        return spread
 
+    tile = max(16, TILE // d)
     with concurrent.futures.ThreadPoolExecutor() as pool:  # numpy lets the others run
         mean = anchor + sum(pool.map(moved, range(m))) / whole
         centre = (mean if centred else np.zeros(d)).astype(x.dtype)
         variance = sum(pool.map(fill, range(m))) / whole
-    leaves = blocks, weights.reshape(m, b), centre, variance.astype(x.dtype)
+    leaves = blocks, weights.reshape(m, b), norms, centre, variance.astype(x.dtype)
     if mesh is None:
         return Rows(*map(jax.device_put, leaves))
-    specs = PartitionSpec(ROWS), PartitionSpec(ROWS), PartitionSpec(), PartitionSpec()
-    return Rows(*(jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in zip(leaves, specs, strict=True)), mesh)
+    return Rows(*(jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in zip(leaves, SPECS, strict=True)), mesh)
 
 
 def bucket(n: int) -> int:
@@ -185,11 +197,11 @@ def bucket(n: int) -> int:
 
 
 def sum_blocks(per_block: Callable[..., Any], rows: Rows, *more: Array) -> Any:
-    """Add up `per_block(x [d, b], w [b], ...)` over the blocks, one block in memory at a time on each device.
+    """Add up `per_block(x [d, b], w [b], norms [b], ...)` over the blocks, one in memory at a time on each device.
 
     `more` are further arrays of the rows, blocked alike: `[m, b, ...]`.
     """
-    blocks = (rows.blocks, rows.weights, *more)
+    blocks = (rows.blocks, rows.weights, rows.norms, *more)
     if rows.mesh is None:
         return _sum_blocks(per_block, *blocks)
     local = jax.shard_map(

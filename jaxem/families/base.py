@@ -11,7 +11,6 @@ speed only. The laws in laws.py bind the parts together; `jaxem.verify` tries th
 """
 
 import abc
-import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -27,8 +26,8 @@ Params = Any
 """a family's parameters: a pytree whose leaves lead with the component axis, except where components share one"""
 
 
-BlockStats = Callable[[Array, Array], Stats]
-"""what a pass makes of one block, x `[d, b]` of weights `[b]`"""
+BlockStats = Callable[[Array, Array, Array], Stats]
+"""what a pass makes of one block: rows x `[d, b]`, their weights `[b]` and norms |x|^2 `[b]`"""
 
 
 class Family(abc.ABC):
@@ -94,7 +93,7 @@ class Family(abc.ABC):
 
     def pass_stats(self, params: Params, log_weights: Array, over_blocks: Callable[[BlockStats], Stats]) -> Stats:
         """`block_stats` summed by `over_blocks`: override it to work out once a pass what no block changes."""
-        return over_blocks(functools.partial(self.block_stats, params, log_weights))
+        return over_blocks(lambda x, w, _: self.block_stats(params, log_weights, x, w))
 
     def place(self, params: Params, x: Array, centres: Array, sample_weight: Array | None = None) -> Params:
         """Pooled `params` (from `init` on `x`) moved to `centres` `[k, d]`: a start with component j at row j.

@@ -97,8 +97,9 @@ class _Gaussian(Family):
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
         """Squared distances (x - m)' inv(Sigma) (x - m), `[k, b]`, of columns `x` `[d, b]`, from differences."""
 
-    def expanded_squares(self, means: Array, precisions: Array, x: Array) -> Array:
-        """The same by products of matrices; by default there is no faster form."""
+    def expanded_squares(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
+        """The same by products of matrices, given |x|^2 `[b]`; by default there is no faster form."""
+        del norms
         return self.squares(means, precisions, x)
 
     @abc.abstractmethod
@@ -157,7 +158,7 @@ class _Gaussian(Family):
         return self.moments(params.means, precisions, columns, of_columns, squares, _first_moments)
 
     def block_stats(self, params: GaussianParams, log_weights: Array, x: Array, w: Array) -> Stats:
-        return self.pass_stats(params, log_weights, lambda per_block: per_block(x, w))
+        return self.pass_stats(params, log_weights, lambda per_block: per_block(x, w, jnp.sum(x**2, axis=0)))
 
     def pass_stats(
         self, params: GaussianParams, log_weights: Array, over_blocks: Callable[[BlockStats], Stats]
@@ -167,8 +168,8 @@ class _Gaussian(Family):
         constants = log_weights + self._log_constants(params)
 
         def by(squares_of: Callable[..., Array], first_moments: Moments) -> BlockStats:
-            def stats(x: Array, w: Array) -> Stats:
-                squares = squares_of(means, precisions, x)
+            def stats(x: Array, w: Array, norms: Array) -> Stats:
+                squares = squares_of(means, precisions, x, norms)
                 log_prob, resp = normalise(constants[:, None] - 0.5 * squares, axis=0)
                 resp = resp * w[None, :]  # [k, b]
                 moments = self.moments(means, precisions, x, resp, squares, first_moments)
@@ -176,7 +177,7 @@ class _Gaussian(Family):
 
             return stats
 
-        by_differences = by(self.squares, _first_moments)
+        by_differences = by(lambda means, precisions, x, _: self.squares(means, precisions, x), _first_moments)
         if not self._expands(d):
             return over_blocks(by_differences)
         by_products = by(self.expanded_squares, _expanded_first_moments)
@@ -266,8 +267,8 @@ class Spherical(_Gaussian):
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
         return _distances(means, x) * precisions[:, None]
 
-    def expanded_squares(self, means: Array, precisions: Array, x: Array) -> Array:
-        return _expanded_distances(means, x) * precisions[:, None]
+    def expanded_squares(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
+        return _expanded_distances(means, x, norms) * precisions[:, None]
 
     def moments(
         self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: Moments
@@ -318,7 +319,8 @@ class Diagonal(_Gaussian):
 
         return _over_components(of_one, x.shape[0])(means, precisions)
 
-    def expanded_squares(self, means: Array, precisions: Array, x: Array) -> Array:
+    def expanded_squares(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
+        del norms
         scaled = precisions * means
         products = _dot("kd,db->kb", precisions, x**2) - 2.0 * _dot("kd,db->kb", scaled, x)
         return jnp.maximum(products + jnp.sum(scaled * means, axis=1)[:, None], 0.0)
@@ -417,8 +419,10 @@ class Tied(_Gaussian):
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
         return _distances(*_whitened(means, precisions, x))
 
-    def expanded_squares(self, means: Array, precisions: Array, x: Array) -> Array:
-        return _expanded_distances(*_whitened(means, precisions, x))
+    def expanded_squares(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
+        del norms
+        white_means, white = _whitened(means, precisions, x)
+        return _expanded_distances(white_means, white, jnp.sum(white**2, axis=0))
 
     def moments(
         self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: Moments
@@ -494,9 +498,9 @@ def _distances(means: Array, x: Array) -> Array:
     return jnp.sum(jax.vmap(_difference, (0, None))(means, x) ** 2, axis=1)
 
 
-def _expanded_distances(means: Array, x: Array) -> Array:
-    """The same by a product of matrices."""
-    products = jnp.sum(x**2, axis=0)[None, :] - 2.0 * _dot("kd,db->kb", means, x)
+def _expanded_distances(means: Array, x: Array, norms: Array) -> Array:
+    """The same by a product of matrices, given |x|^2 `[b]`."""
+    products = norms[None, :] - 2.0 * _dot("kd,db->kb", means, x)
     return jnp.maximum(products + jnp.sum(means**2, axis=1)[:, None], 0.0)
 
 
