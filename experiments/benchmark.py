@@ -47,7 +47,7 @@ class PassConfig(Config):
     k: Positive
     dtype: Literal["float32", "float64"] = "float32"
     lanes: Positive = 1
-    peers: list[str] = ["scikit-learn"]
+    peers: list[str]
 
 
 class RestartsConfig(Config):
@@ -116,8 +116,8 @@ def machine(dtype: str, repeats: int) -> Machine:
     small = jax.device_put(np.zeros((m, 8, 4096), dtype), spread)
 
     def on_each(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
-        specs = {"in_specs": PartitionSpec(ROWS), "out_specs": PartitionSpec(ROWS), "check_vma": False}
-        return jax.jit(jax.shard_map(lambda a: function(a[0])[None], mesh=spread.mesh, **specs))
+        local, along = (lambda a: function(a[0])[None]), PartitionSpec(ROWS)
+        return jax.jit(jax.shard_map(local, mesh=spread.mesh, in_specs=along, out_specs=along, check_vma=False))
 
     def exponentials(a: jax.Array) -> jax.Array:
         return jax.lax.fori_loop(0, rounds, lambda _, total: total + jnp.sum(jnp.exp(a + total * 1e-30)), a[0, 0])
@@ -208,7 +208,11 @@ def passes(config: BenchmarkConfig, rates: dict[str, Machine]) -> Iterator[dict[
             "times_floor": middle / floor,
         }
         for peer in work.peers:
-            yield {"work": name, "library": peer, **_peer(peer, config, work, x, start, middle, float(ours.log_likelihood))}
+            yield {
+                "work": name,
+                "library": peer,
+                **_peer(peer, config, work, x, start, middle, float(ours.log_likelihood)),
+            }
 
 
 def _peer(
@@ -218,11 +222,15 @@ def _peer(
         return {"note": "missing"}
     try:
         seconds, end = peers.PEERS[peer](x, start, work.family, config.steps, min(config.repeats, 3))
-    except peers.Unsupported:
+    except peers.UnsupportedError:
         return {"note": "has no such model"}
     except Exception as error:  # a peer's fault is a result, not the end of the benchmark
         return {"note": f"failed: {' '.join(str(error).split())[:80]}"}
-    found = {"ms": 1e3 * seconds, "jaxem_is_faster_by": seconds / ours, "gflops": flops_of(work) / seconds / 1e9}
+    found: dict[str, Any] = {
+        "ms": 1e3 * seconds,
+        "jaxem_is_faster_by": seconds / ours,
+        "gflops": flops_of(work) / seconds / 1e9,
+    }
     if np.isfinite(end.means).all():
         theirs = float(jaxem.e_step(as_mixture(end, work.family), x).log_likelihood)
         found["difference"] = abs(theirs - reached) / abs(reached)
@@ -298,11 +306,27 @@ def restarts(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
     seconds = time.perf_counter() - begun
     reached = float(model.score(x)) * work.n
     note = f"log-likelihood {reached:.3f}; jaxem cold is {seconds / cold:.0f} times faster"
-    yield {"work": name, "library": "scikit-learn", "ms": 1e3 * seconds, "jaxem_is_faster_by": seconds / warm, "note": note}
+    yield {
+        "work": name,
+        "library": "scikit-learn",
+        "ms": 1e3 * seconds,
+        "jaxem_is_faster_by": seconds / warm,
+        "note": note,
+    }
 
+
+PEAK = """
+import json, resource
+try:  # of this program alone: what ru_maxrss tells includes the process that started it
+    peak = 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+except OSError:
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps((peak - data) / 1e6))
+"""
+"""prints the peak memory of a process in MB above `data` bytes"""
 
 MEMORY = """
-import json, resource, sys
+import sys
 import jax, numpy as np
 import jaxem
 x = np.random.default_rng(0).standard_normal(({n}, {d}), np.float32)
@@ -319,8 +343,7 @@ else:
         jax.block_until_ready(mixture.predict(x))
     else:
         jax.block_until_ready(mixture.log_prob(x))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps((peak - x.nbytes) / 1e6))
+data = x.nbytes
 """
 
 
@@ -328,7 +351,7 @@ def memory(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
     """Peak memory of a process, above the data."""
     work = config.memory
     for what in ("init", "fit", "score", "predict"):
-        above = child(MEMORY.format(n=work.n, d=work.d, k=work.k), what)
+        above = child(MEMORY.format(n=work.n, d=work.d, k=work.k) + PEAK, what)
         name = f"{what}, {work.n:,} x {work.d}, K = {work.k}, Spherical float32"
         yield {"work": name, "library": "jaxem", "note": f"peak memory {above:.0f} MB above the data"}
 
@@ -363,7 +386,12 @@ def starting_up(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
         one, many = (child(SHAPES.format(fits=config.fits), which) for which in ("one", "many"))
         yield {"work": f"{config.fits} fits of one number of rows", "library": "jaxem", "ms": 1e3 * one}
         note = f"{many / one:.1f} times as long as one number"
-        yield {"work": f"{config.fits} fits of as many numbers of rows", "library": "jaxem", "ms": 1e3 * many, "note": note}
+        yield {
+            "work": f"{config.fits} fits of as many numbers of rows",
+            "library": "jaxem",
+            "ms": 1e3 * many,
+            "note": note,
+        }
     if not config.processes:
         return
     adds = float(np.median([child(IMPORT) for _ in range(config.processes)]))
@@ -412,7 +440,9 @@ def as_markdown(rows: Sequence[dict[str, Any]], opening: Sequence[str]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) and value < 1e3 else f"{value:.0f}" if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if value < 1e3 else f"{value:.0f}"
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -443,12 +473,14 @@ def benchmark(config: BenchmarkConfig, out: Path) -> Iterator[str]:
     jax.config.update("jax_num_cpu_devices", cores())  # a CPU pass uses every core
     opening = [f"measured on {hardware()}, {len(jax.devices())} devices"]
     yield opening[0]
-    rates = {}
+    rates: dict[str, Machine] = {}
     for dtype in dict.fromkeys(work.dtype for work in config.passes):
         with jax.enable_x64(dtype == "float64"):
             rates[dtype] = machine(dtype, config.repeats)
         flops, nbytes, exps = (rate / 1e9 for rate in rates[dtype])
-        opening.append(f"{dtype}: {flops:.0f} GFLOP/s in a product, {nbytes:.1f} GB/s read, {exps:.2f} G exponentials/s")
+        opening.append(
+            f"{dtype}: {flops:.0f} GFLOP/s in a product, {nbytes:.1f} GB/s read, {exps:.2f} G exponentials/s"
+        )
         yield opening[-1]
     rows: list[dict[str, Any]] = []
     for part in (passes(config, rates), restarts(config), memory(config), starting_up(config)):
@@ -457,7 +489,9 @@ def benchmark(config: BenchmarkConfig, out: Path) -> Iterator[str]:
             told = {COLUMNS[key]: _cell(value) for key, value in row.items() if key not in ("work", "library")}
             yield f"{row['work']}: {row['library']}: " + ", ".join(f"{key} {value}" for key, value in told.items())
             # after every row: what was measured is kept if the run is cut short
-            write_csv(out / "benchmark.csv", list(COLUMNS), [[row.get(column, "") for column in COLUMNS] for row in rows])
+            write_csv(
+                out / "benchmark.csv", list(COLUMNS), [[row.get(column, "") for column in COLUMNS] for row in rows]
+            )
             write_atomically(out / "benchmark.md", as_markdown(rows, opening).encode(), overwrite=True)
     draw(rows, out / "benchmark.png")
     ours = [row for row in rows if row["library"] == "jaxem" and "times_floor" in row]

@@ -1,7 +1,7 @@
 """Other libraries' EM, each behind one function: from data and a start, the time of one iteration and where it leads.
 
 A peer is asked for the time of one iteration and for the parameters after `steps` of them from the given start. What it
-does not offer it says by `Unsupported`; one that is not installed is found by `importlib`.
+does not offer it says by `UnsupportedError`; one that is not installed is found by `importlib`.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """The peer has no such model."""
 
 
@@ -72,7 +72,9 @@ def sklearn(x: np.ndarray, start: Start, family: str, steps: int, repeats: int) 
             return model.fit(x)
 
     fit(1)
-    seconds = float(np.median([median_of(lambda: fit(6), 1) - median_of(lambda: fit(2), 1) for _ in range(repeats)])) / 4
+    seconds = (
+        float(np.median([median_of(lambda: fit(6), 1) - median_of(lambda: fit(2), 1) for _ in range(repeats)])) / 4
+    )
     end = fit(steps)
     return Outcome(seconds, Start(end.weights_, end.means_, end.covariances_))
 
@@ -80,7 +82,7 @@ def sklearn(x: np.ndarray, start: Start, family: str, steps: int, repeats: int) 
 def gmmx(x: np.ndarray, start: Start, family: str, steps: int, repeats: int) -> Outcome:
     """gmmx: E- and M-step under one jit; it has no spherical models, diagonal ones stand for them."""
     if family == "Tied" or x.dtype != np.float32:
-        raise Unsupported
+        raise UnsupportedError
     with jax.enable_x64(False):
         return _gmmx(x, start, family, steps, repeats)
 
@@ -112,9 +114,9 @@ def _gmmx(x: np.ndarray, start: Start, family: str, steps: int, repeats: int) ->
 def torchgmm(x: np.ndarray, start: Start, family: str, steps: int, repeats: int) -> Outcome:
     """torchgmm: its model and aggregators, as its training step uses them, without the trainer around them."""
     import torch
+    from torchgmm.bayes.core import cholesky_precision
     from torchgmm.bayes.gmm.metrics import CovarianceAggregator, MeanAggregator, PriorAggregator
     from torchgmm.bayes.gmm.model import GaussianMixtureModel, GaussianMixtureModelConfig
-    from torchgmm.bayes.core import cholesky_precision
 
     (k, d), kind = start.means.shape, NAMES[family]
     model = GaussianMixtureModel(GaussianMixtureModelConfig(num_components=k, num_features=d, covariance_type=kind))
@@ -155,7 +157,7 @@ def pomegranate(x: np.ndarray, start: Start, family: str, steps: int, repeats: i
     from pomegranate.gmm import GeneralMixtureModel
 
     if family not in ("Diagonal", "Full"):
-        raise Unsupported
+        raise UnsupportedError
     kind, data = NAMES[family], torch.from_numpy(x)
 
     def model() -> Any:

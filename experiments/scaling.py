@@ -35,9 +35,9 @@ class ScalingConfig(Config):
 
 
 def slope_of(values: list[int], seconds: list[float]) -> float:
-    """Slope on log-log axes over the larger half of the values."""
-    half = len(values) // 2
-    return float(np.polyfit(np.log(values[half:]), np.log(seconds[half:]), 1)[0])
+    """Slope on log-log axes over the larger half of the values, two at least."""
+    first = min(len(values) // 2, len(values) - 2)
+    return float(np.polyfit(np.log(values[first:]), np.log(seconds[first:]), 1)[0])
 
 
 def passes(config: ScalingConfig) -> Iterator[tuple[str, int, float]]:

@@ -7,7 +7,7 @@ line answers `--help` without JAX.
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Family": "families.base",

@@ -370,7 +370,11 @@ def _start_jax(work: int, *, keep: bool = True) -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    if work > SMALL and jax.config.jax_num_cpu_devices < 0 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
+    if (
+        work > SMALL
+        and jax.config.values["jax_num_cpu_devices"] < 0
+        and "device_count" not in os.environ.get("XLA_FLAGS", "")
+    ):
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
@@ -496,7 +500,7 @@ def _meaning(status: str) -> str:
 def _print_components(mixture: Mixture, covariance: Covariance, columns: tuple[str, ...]) -> None:
     import numpy as np
 
-    weights = np.asarray(mixture.weights)
+    weights = np.exp(np.asarray(mixture.log_weights))  # not by jax: nothing is compiled after the fit
     means, covariances = (np.asarray(leaf) for leaf in mixture.components)
     shown, names = range(min(len(weights), SHOWN)), list(columns[:SHOWN])
     grid = Grid(box=None, pad_edge=False, header_style="")

@@ -40,6 +40,7 @@ from jaxem.rows import (
     naming_memory,
     ready,
     ready_on_host,
+    settled,
     sum_blocks,
 )
 from jaxem.stats import Stats
@@ -64,7 +65,7 @@ def e_step(
     """
     rows = as_ready(mixture, x, sample_weight, chunk_size=chunk_size)
     with naming_memory():
-        return _e_step(mixture, rows)
+        return settled(_e_step(mixture, rows), rows.weights.shape[-1] * mixture.n_components)
 
 
 @jax.jit
@@ -96,7 +97,7 @@ def proxy(
     """
     rows = as_ready(new, x, sample_weight, chunk_size=chunk_size, centred=False)
     with naming_memory():
-        return _proxy(new, old, rows, prior)
+        return settled(_proxy(new, old, rows, prior), rows.weights.shape[-1] * new.n_components)
 
 
 def elbo(
@@ -118,7 +119,8 @@ def elbo(
     rows = as_ready(mixture, x, sample_weight, chunk_size=chunk_size, centred=False)
     resp = resp if isinstance(resp, jax.Array) else np.asarray(resp)
     with naming_memory():
-        return _elbo(mixture, rows, blocked(resp.astype(rows.blocks.dtype), rows), prior)
+        resp = blocked(resp.astype(rows.blocks.dtype), rows)
+        return settled(_elbo(mixture, rows, resp, prior), resp.size)
 
 
 def log_shares(counts: Array) -> Array:

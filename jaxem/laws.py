@@ -29,7 +29,7 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -207,12 +207,12 @@ TOLERANCES = {
 class Chance(NamedTuple):
     """The random numbers of one report, drawn on the host: random generators are slow to compile."""
 
-    weight: Array | np.ndarray  # [n], row weights, zero in every fifth row
-    jolts: Array | np.ndarray  # [2, n], factors of the weights
-    noise: Array | np.ndarray  # [3, n, k], responsibilities
-    span: Array | np.ndarray  # [c], a direction in the chosen coordinates
-    directions: Array | np.ndarray  # [4, p], directions in all
-    key: Array | np.ndarray  # [2], data of the key for `Family.sample`
+    weight: Array  # [n], row weights, zero in every fifth row
+    jolts: Array  # [2, n], factors of the weights
+    noise: Array  # [3, n, k], responsibilities
+    span: Array  # [c], a direction in the chosen coordinates
+    directions: Array  # [4, p], directions in all
+    key: Array  # [2], data of the key for `Family.sample`
 
     @classmethod
     def draw(cls, rng: np.random.Generator, n: int, k: int, c: int, p: int) -> "Chance":
@@ -221,7 +221,7 @@ class Chance(NamedTuple):
         key = np.array([0, rng.integers(2**31)], np.uint32)
         jolts, noise = rng.exponential(size=(2, n)), rng.dirichlet(np.ones(k), (3, n))
         span, directions = rng.normal(size=c), rng.normal(size=(4, p))
-        return cls(weight, jolts, noise, span, directions, key)
+        return cls(*(cast(Array, drawn) for drawn in (weight, jolts, noise, span, directions, key)))
 
 
 def _try_all(

@@ -31,7 +31,7 @@ from jaxem.em import as_ready, m_step, objective, pass_over
 from jaxem.families.base import epsilon
 from jaxem.mixture import Mixture
 from jaxem.priors import Prior
-from jaxem.rows import Rows, as_components, as_count, is_traced, naming_memory, zeros_like_result
+from jaxem.rows import Rows, as_components, as_count, is_traced, naming_memory, settled, zeros_like_result
 from jaxem.stats import Stats
 from jaxem.stopping import GainBelow, Progress, Status, StoppingRule
 
@@ -83,7 +83,7 @@ class State(NamedTuple):
     fell: Array  # [], whether a plain step ever fell
     n_iter: Array  # [], -1 before the first E-step
     status: Array
-    trace: Array | None  # [max_iter + 1]; None where it is kept elsewhere
+    trace: Any  # [max_iter + 1]; None where it is kept elsewhere
     memory: Any  # the accelerator's
 
 
@@ -227,7 +227,8 @@ def fit(
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
     with computing(mixture, rows):
         work = turn_work(rows, mixture.n_components)
-        return _fit(mixture, rows, prior, stop, max_iter, accelerator, work=work)
+        result = _fit(mixture, rows, prior, stop, max_iter, accelerator, work=work)
+        return settled(result, rows.weights.shape[-1] * mixture.n_components)
 
 
 def _climb(

@@ -27,6 +27,7 @@ from jaxem.rows import (
     map_spread_rows,
     mesh_under,
     naming_memory,
+    settled,
 )
 
 
@@ -114,7 +115,7 @@ class Mixture:
         with naming_memory():
             if isinstance(data, np.ndarray) and not is_traced(self):
                 return map_host_rows(lambda chunk: _map_rows(per_row, block, None, self, chunk), data)
-            return _map_rows(per_row, block, mesh, self, data)
+            return settled(_map_rows(per_row, block, mesh, self, data), block * self.n_components)
 
 
 def as_supported(family: Family, x: ArrayLike, n_features: int | None = None) -> Array | np.ndarray:

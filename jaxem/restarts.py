@@ -220,7 +220,7 @@ class Queue(NamedTuple):
     states: State  # [r, ...] before the first pass, or finished; without traces
     traces: Array  # [r, max_iter + 1]
     lanes: State  # [w, ...]
-    index: Array  # [w], which restart is in the lane; r for none
+    restart: Array  # [w], which is in the lane; r for none
     waiting: Array  # [1], the next restart to climb
     useful: Array  # [1], lane-turns of the last piece that a climb was under way in
     executed: Array  # [1], lane-turns of the last piece
@@ -250,15 +250,15 @@ def _refilled(queue: Queue, plan: Plan) -> Queue:
     """Finished lanes put away and the next restarts put in their place."""
     states, lanes, r = queue.states, queue.lanes, queue.states.status.shape[0]
     stopped = lanes.status != Status.RUNNING  # [w]
-    states = _put(states, lanes, jnp.where(stopped, queue.index, r))
+    states = _put(states, lanes, jnp.where(stopped, queue.restart, r))
     rank = queue.waiting[0] + jnp.cumsum(stopped.astype(jnp.int32)) - 1
-    index = jnp.where(stopped, jnp.minimum(rank, r), queue.index)
+    index = jnp.where(stopped, jnp.minimum(rank, r), queue.restart)
     fresh = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, r - 1)], states)
     fresh = fresh._replace(status=jnp.where(index < r, fresh.status, Status.MAX_ITER).astype(fresh.status.dtype))
     fresh = fresh._replace(memory=_memory(fresh.mixture, plan))
     lanes = jax.tree.map(lambda a, b: jnp.where(_column(stopped, a), a, b), fresh, lanes)
     waiting = jnp.minimum(queue.waiting + jnp.sum(stopped).astype(jnp.int32), r)
-    return queue._replace(states=states, lanes=lanes, index=index, waiting=waiting)
+    return queue._replace(states=states, lanes=lanes, restart=index, waiting=waiting)
 
 
 def _put(states: State, lanes: State, index: Array) -> State:
@@ -299,7 +299,7 @@ def _advance(
         def one_turn(inner: tuple[State, Array, Array, Array]) -> tuple[State, Array, Array, Array]:
             lanes, traces, useful, step = inner
             new = turn(lanes)
-            traces = traces.at[queue.index, place(lanes, new)].set(new.objective, mode="drop")
+            traces = traces.at[queue.restart, place(lanes, new)].set(new.objective, mode="drop")
             return new, traces, useful + jnp.sum(lanes.status == Status.RUNNING, dtype=jnp.int32), step + 1
 
         lanes, traces, useful, after = jax.lax.while_loop(
@@ -317,7 +317,7 @@ def _advance(
 
 def _close(queue: Queue, rows: Rows, prior: Prior | None) -> Result:
     """The Results of all restarts, as far as they are."""
-    states = _put(queue.states, queue.lanes, queue.index)._replace(trace=queue.traces)
+    states = _put(queue.states, queue.lanes, queue.restart)._replace(trace=queue.traces)
     return jax.vmap(lambda state: finish(state, rows, prior))(states)
 
 
@@ -351,7 +351,7 @@ def _open_given(
     filled = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, r - 1)], mixtures)
 
     def on_one(part: tuple[Mixture, Array], rows: Rows, *options: Any) -> tuple[Queue, Result]:
-        return _piece(_queue(*part, rows, plan), rows, *options, plan)
+        return _piece(_queue(*part, rows, plan), rows, *options, plan=plan)
 
     return _on_each_device(on_one, plan, (filled, index < r), rows, prior, stop, n_steps)
 
@@ -372,7 +372,7 @@ def _open_drawn(
 
     def on_one(index: Array, rows: Rows, key: Array, initializer: Initializer, *options: Any) -> tuple[Queue, Result]:
         mixtures = _draw(key, family, rows, k, index, initializer)
-        return _piece(_queue(mixtures, index < r, rows, plan), rows, *options, plan)
+        return _piece(_queue(mixtures, index < r, rows, plan), rows, *options, plan=plan)
 
     return _on_each_device(on_one, plan, index, rows, key, initializer, prior, stop, n_steps)
 
@@ -444,7 +444,7 @@ def _plan(r: int, rows: Rows, mixtures: Mixture | None, max_iter: int, accelerat
             f"max_iter = {max_iter} for {r} restarts makes traces of {r * max_iter:.0e} numbers; lower one"
         )
     devices, leaves = jax.local_devices(), jax.tree.leaves((rows, mixtures))
-    free = rows.mesh is None and not is_traced(rows, mixtures) and jax.config.jax_default_device is None
+    free = rows.mesh is None and not is_traced(rows, mixtures) and jax.config.values["jax_default_device"] is None
     if r > 1 and len(devices) > 1 and free and not any(isinstance(a, jax.Array) and a.committed for a in leaves):
         devices = devices[:r]
         mesh = Mesh(np.asarray(devices), (LANES_AXIS,), axis_types=(AxisType.Auto,))

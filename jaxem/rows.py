@@ -35,6 +35,8 @@ LANES, LIVE_FLOATS = 64, 2**24
 """restarts that climb at once, at most; and floats they may keep alive in one array, on any platform"""
 TILE = 2**15
 """numbers that are transposed at a time on the host: beyond, columns of a block fall into the same lines of the cache"""
+HUGE = 2**28
+"""numbers in one array from which on memory may not do"""
 CHUNK = 2**16
 """rows that functions of rows take at a time from the host"""
 ROWS = "rows"
@@ -104,7 +106,7 @@ def ready(x: Array, sample_weight: Array | None, *, centred: bool, block: int, m
         out_specs=SPECS,
         check_vma=False,
     )
-    return Rows(*local(x, weights), mesh)
+    return dataclasses.replace(Rows(*local(x, weights)), mesh=mesh)
 
 
 def _ready(
@@ -177,13 +179,15 @@ def ready_on_host(
 
     tile = max(16, TILE // d)
     with concurrent.futures.ThreadPoolExecutor() as pool:  # numpy lets the others run
-        mean = anchor + sum(pool.map(moved, range(m))) / whole
+        over = map if m == 1 else pool.map
+        mean = anchor + sum(over(moved, range(m))) / whole
         centre = (mean if centred else np.zeros(d)).astype(x.dtype)
-        variance = sum(pool.map(fill, range(m))) / whole
+        variance = sum(over(fill, range(m))) / whole
     leaves = blocks, weights.reshape(m, b), norms, centre, variance.astype(x.dtype)
     if mesh is None:
         return Rows(*map(jax.device_put, leaves))
-    return Rows(*(jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in zip(leaves, SPECS, strict=True)), mesh)
+    spread = (jax.device_put(leaf, NamedSharding(mesh, spec)) for leaf, spec in zip(leaves, SPECS, strict=True))
+    return dataclasses.replace(Rows(*spread), mesh=mesh)
 
 
 def bucket(n: int) -> int:
@@ -360,6 +364,11 @@ def naming_memory() -> Iterator[None]:
                 "out of memory; pass a smaller chunk_size, fewer restarts at once or a smaller max_iter"
             ) from error
         raise
+
+
+def settled(result: Any, floats: int) -> Any:
+    """`result`, waited for if its largest array of so many numbers may not fit: JAX's fault would come when it is read."""
+    return jax.block_until_ready(result) if floats > HUGE else result
 
 
 def is_traced(*values: Any) -> bool:

@@ -25,9 +25,11 @@ def matrix(kind, params, j, d):
 
 
 def e_step(kind, weights, params, x, w):
-    joint = np.exp(log_joint(kind, weights, params, x))
+    log_joints = log_joint(kind, weights, params, x)
+    top = log_joints.max(axis=1, keepdims=True)  # exp of less than -745 is 0
+    joint = np.exp(log_joints - top)
     resp = joint / joint.sum(axis=1, keepdims=True)
-    return resp, np.sum(w * np.log(joint.sum(axis=1)))
+    return resp, np.sum(w * (top[:, 0] + np.log(joint.sum(axis=1))))
 
 
 def m_step(kind, resp, x, w, alpha=1.0, beta=1.0):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import jaxem
+from jaxem.families.gaussian import EXPANSION
 from tests import oracle
-from tests.cases import GAUSSIANS, blobs
+from tests.cases import GAUSSIANS, Case, blobs
+from tests.conftest import X64
 
 NAMES = {"ids": lambda family: type(family).__name__}
 
@@ -92,3 +94,70 @@ def test_log_prob_far_from_the_origin(family):
     a = family.log_prob(near, jnp.asarray(x, jnp.float32))
     b = family.log_prob(far, jnp.asarray(x + 1e6, jnp.float32))
     np.testing.assert_array_equal(a, b)
+
+
+WIDE = [jaxem.Spherical(), jaxem.Diagonal(), jaxem.Tied()]
+
+
+def two_clusters(family, distance, dtype, d=12, n=4000):
+    """Rows of two unit clusters `distance` apart, and the mixture of the true halves by numpy in float64."""
+    x = blobs(n, separation=distance, d=d)
+    resp = np.zeros((n, 2))
+    resp[: n // 2, 0] = resp[n // 2 :, 1] = 1.0
+    weights, params = oracle.m_step(type(family).__name__, resp, x - x.mean(axis=0), np.ones(n))
+    leaves = (np.log(weights), params["means"] + x.mean(axis=0), params["covariances"])
+    log_weights, means, covariances = (jnp.asarray(leaf, dtype) for leaf in leaves)
+    return x.astype(dtype), jaxem.Mixture(log_weights, jaxem.GaussianParams(means, covariances), family), params
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.skipif(not X64, reason="x64"))])
+@pytest.mark.parametrize("family", WIDE, **NAMES)
+def test_distances_by_products_up_to_the_border(family, dtype):
+    """Just inside and just outside the bound of the error, the variances of an EM step are right: the fast form is taken
+    only where it may be, and far outside, where it would be wrong, it is not."""
+    eps = float(np.finfo(dtype).eps)
+    # by feature and in variances, eps (distance / 2)^2 / d is the bound
+    border = 2 * np.sqrt(EXPANSION[np.finfo(dtype).bits] / eps * 12)
+    for distance, products in (
+        (0.5 * border, True),
+        (0.9 * border, True),
+        (1.1 * border, False),
+        (100 * border, False),
+    ):
+        x, mixture, params = two_clusters(family, distance, dtype)
+        centred = mixture.shift(-jnp.asarray(x.mean(axis=0))).components
+        suffice = family.products_suffice(centred.means, family.precisions(centred.covariances))
+        assert bool(suffice) == products, distance
+        new = jaxem.m_step(mixture, jaxem.e_step(mixture, x)).components
+        found, expected = (np.asarray(leaf, float) for leaf in (new.covariances, params["covariances"]))
+        scale = np.sqrt(np.abs(np.diagonal(expected))) if expected.ndim == 2 and expected.shape[0] == 12 else None
+        error = np.abs(found - expected) / (np.outer(scale, scale) if scale is not None else expected)
+        assert error.max() < (3e-5 if dtype == "float32" else 3e-12), (distance, error.max())
+
+
+@pytest.mark.parametrize("family", WIDE, **NAMES)
+def test_lanes_on_both_sides_of_the_border_agree_with_lanes_alone(family):
+    """One lane beyond the border sends all to differences; none is the worse for it."""
+    dtype = "float32"
+    x, far, _ = two_clusters(family, 200.0, dtype)
+    near = Case(family, 2, 12, 0).mixture().astype(dtype)
+    near = jaxem.Mixture(
+        near.log_weights, near.components._replace(covariances=far.components.covariances * 1e4), family
+    )
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), far, near)
+    rows = jaxem.em.made_ready(family, x, None, 4)
+    together = jax.jit(jax.vmap(lambda mixture: jaxem.e_step(mixture, rows)))(both)
+    for i, mixture in enumerate((far, near)):
+        alone = jaxem.e_step(mixture, rows)
+        for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
+            scale = max(float(jnp.max(jnp.abs(a))), 1e-3)
+            np.testing.assert_allclose(a, b[i], rtol=0, atol=1e-4 * scale)
+
+
+def test_a_branch_stays_a_branch_under_vmap():
+    """The choice of form is one scalar for all lanes: XLA sees a conditional, not a select of two computed passes."""
+    rows = jaxem.em.made_ready(jaxem.Spherical(), blobs(100, d=12), None, 4)
+    mixture = Case(jaxem.Spherical(), 2, 12, 0).mixture()
+    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), mixture)
+    text = str(jax.make_jaxpr(jax.vmap(lambda mixture: jaxem.e_step(mixture, rows)))(both))
+    assert "cond[" in text

@@ -84,7 +84,7 @@ class Bernoulli(Family):
     def sample(self, key: Array, params: BernoulliParams, labels: Array) -> Array:
         return jax.random.bernoulli(key, params.probs[labels]).astype(params.probs.dtype)
 
-    def support(self, x: Array) -> Array:
+    def support(self, x: Any) -> Any:
         return (x == 0) | (x == 1)
 
     def n_features(self, params: BernoulliParams) -> int:

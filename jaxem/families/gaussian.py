@@ -181,11 +181,14 @@ class _Gaussian(Family):
         if not self._expands(d):
             return over_blocks(by_differences)
         by_products = by(self.expanded_squares, _expanded_first_moments)
-        farthest = jnp.max(self.squares(means, precisions, jnp.zeros((d, 1), means.dtype)))
-        bound = epsilon(means.dtype) * farthest / d
-        # NaN is above every bound
-        suffice = all_lanes(bound <= EXPANSION[jnp.finfo(means.dtype).bits])
+        suffice = all_lanes(self.products_suffice(means, precisions))
         return jax.lax.cond(suffice, lambda: over_blocks(by_products), lambda: over_blocks(by_differences))
+
+    def products_suffice(self, means: Array, precisions: Array) -> Array:
+        """Whether distances by products are precise enough, `[]` of bool; not where anything is NaN."""
+        d = means.shape[1]
+        farthest = jnp.max(self.squares(means, precisions, jnp.zeros((d, 1), means.dtype)))
+        return epsilon(means.dtype) * farthest / d <= EXPANSION[jnp.finfo(means.dtype).bits]
 
     def m_step(self, params: GaussianParams, counts: Array, stats: GaussianStats, prior: Any = None) -> GaussianParams:
         if prior is not None:
@@ -367,10 +370,7 @@ class Full(_Gaussian):
         return _log_det(covariances)
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
-        def of_one(mean: Array, whitener: Array) -> Array:
-            return jnp.sum(_dot("ij,jb->ib", whitener, _difference(mean, x)) ** 2, axis=0)
-
-        return _over_components(of_one, x.shape[0])(means, precisions)
+        return _whitened_squares(means, precisions, x)
 
     def moments(
         self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: Moments
@@ -417,12 +417,12 @@ class Tied(_Gaussian):
         return _log_det(covariances)
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
-        return _distances(*_whitened(means, precisions, x))
+        return _whitened_squares(means, jnp.broadcast_to(precisions[None], (means.shape[0], *precisions.shape)), x)
 
     def expanded_squares(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
         del norms
-        white_means, white = _whitened(means, precisions, x)
-        return _expanded_distances(white_means, white, jnp.sum(white**2, axis=0))
+        white = _dot("ij,jb->ib", precisions, x)
+        return _expanded_distances(_dot("ij,kj->ki", precisions, means), white, jnp.sum(white**2, axis=0))
 
     def moments(
         self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: Moments
@@ -504,16 +504,20 @@ def _expanded_distances(means: Array, x: Array, norms: Array) -> Array:
     return jnp.maximum(products + jnp.sum(means**2, axis=1)[:, None], 0.0)
 
 
-def _whitened(means: Array, whitener: Array, x: Array) -> tuple[Array, Array]:
-    """Means `[k, d]` and columns `[d, b]` where the shared covariance is the identity."""
-    return _dot("ij,kj->ki", whitener, means), _dot("ij,jb->ib", whitener, x)
+def _whitened_squares(means: Array, whiteners: Array, x: Array) -> Array:
+    """|inv(L_j) (x - m_j)|^2, `[k, b]`, from differences."""
+
+    def of_one(mean: Array, whitener: Array) -> Array:
+        return jnp.sum(_dot("ij,jb->ib", whitener, _difference(mean, x)) ** 2, axis=0)
+
+    return _over_components(of_one, x.shape[0])(means, whiteners)
 
 
 def _difference(mean: Array, x: Array) -> Array:
     """Columns `x` `[d, b]` less a mean `[d]`."""
     # beware: XLA's CPU compiler (jax 0.10.2, YNN fusion) makes of a matrix product with a plainly broadcast operand, as
     # the derivative by the mean would be, a read of memory nobody wrote (tests/test_loop); x == x hides the broadcast
-    return x - jnp.where(x == x, mean[:, None], jnp.nan)  # noqa: PLR0124
+    return x - jnp.where(x == x, mean[:, None], jnp.nan)
 
 
 def _positive(counts: Array) -> Array:
