@@ -424,7 +424,7 @@ def _fit(
 
     import jaxem
     from jaxem.em import made_ready
-    from jaxem.restarts import WIDTH, fit_from_starts
+    from jaxem.restarts import fit_from_starts, lane_count
     from jaxem.rows import mesh_of
 
     console = Console(stderr=True)
@@ -435,11 +435,11 @@ def _fit(
     with Progress(*looks, console=console, transient=True) as progress:
         task = progress.add_task("fitting restarts", total=restarts)
 
-        def show(lanes: jaxem.Lanes) -> None:
-            described = f"fitting restarts, {lanes.passes} passes, best {lanes.best:.4f}"
-            progress.update(task, completed=lanes.finished, description=described)
+        def show(seen: jaxem.Lanes) -> None:
+            described = f"fitting restarts, {seen.passes} passes, best {seen.best:.4f}"
+            progress.update(task, completed=seen.finished, description=described)
 
-        k = components * min(WIDTH, restarts)
+        k = components * lane_count(restarts)
         mesh = mesh_of(devices) if by_rows else None
         rows = made_ready(family, table.values, None, k, chunk_size=chunk_size, mesh=mesh)
         results = fit_from_starts(

@@ -28,7 +28,7 @@ from jax import Array
 from jaxem.em import log_shares
 from jaxem.families.base import Family, alive
 from jaxem.mixture import Mixture
-from jaxem.rows import Rows, block_size, blocked, ready, sum_blocks
+from jaxem.rows import Rows, block_size, blocked, ready, sum_blocks, sum_chunks
 
 HIGHEST = jax.lax.Precision.HIGHEST
 SHARE = 0.1
@@ -113,8 +113,9 @@ class FromResponsibilities:
     def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
         del key
         resp = jnp.asarray(self.resp, x.dtype)
-        rows = _rows(x, sample_weight, n_components)
-        return _m_step_from(family, rows, n_components, lambda _, of_block: of_block, blocked(resp, rows))
+        if resp.shape != (x.shape[0], n_components):
+            raise ValueError(f"resp has shape {resp.shape}; give [n, k] = {(x.shape[0], n_components)}")
+        return _m_step_from(family, x, sample_weight, n_components, lambda _, of_chunk: of_chunk, resp)
 
     def padded(self, n: int, k: int, rows: Rows) -> "FromResponsibilities":
         """The same for `rows` made ready, and padded, from n."""
@@ -180,7 +181,7 @@ def kmeans(key: Array, x: Array, k: int, sample_weight: Array, *, n_iter: int = 
 
     Stops when no centre moves, or after `n_iter` steps. A cluster that loses all its rows keeps its centre.
     """
-    rows = _rows(x, sample_weight, k)
+    rows = ready(x, sample_weight, centred=False, block=_block(x, k))
 
     def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         centres, _, _, i = carry
@@ -204,45 +205,49 @@ def kmeans(key: Array, x: Array, k: int, sample_weight: Array, *, n_iter: int = 
     return centres, counts
 
 
+def _block(x: Array, k: int) -> int:
+    """Rows that are worked on at a time, in arrays `[k, d, b]`."""
+    return block_size(x.shape, k * x.shape[1], x.dtype)
+
+
 def _nearest(family: Family, x: Array, sample_weight: Array, centres: Array) -> Mixture:
     """One M-step after giving each row to its nearest centre, but for a small share to all."""
     k = centres.shape[0]
     if k == 1:
         return Mixture(jnp.zeros(1, x.dtype), family.init(x, 1, sample_weight), family)
 
-    def resp_of(block: Array) -> Array:
-        member = _one_hot(jnp.sum((block[None] - centres[:, :, None]) ** 2, axis=1))  # [k, b]
+    def resp_of(x: Array) -> Array:
+        member = _one_hot(jnp.sum((x.T[None] - centres[:, :, None]) ** 2, axis=1))  # [k, b]
         return ((1.0 - SHARE) * member + SHARE / k).T
 
-    rows = _rows(x, sample_weight, k)
-    return _m_step_from(family, rows, k, resp_of)
+    return _m_step_from(family, x, sample_weight, k, resp_of)
 
 
-def _rows(x: Array, sample_weight: Array, k: int) -> Rows:
-    """Rows in blocks that arrays `[k, d, b]` fit into cache of."""
-    return ready(x, sample_weight, centred=False, block=block_size(x.shape, k * x.shape[1], x.dtype))
-
-
-def _m_step_from(family: Family, rows: Rows, k: int, resp_of: Callable[..., Array], *more: Array) -> Mixture:
-    """The M-step of responsibilities `resp_of(x [d, b], ...) -> [b, k]`, twice.
+def _m_step_from(
+    family: Family, x: Array, sample_weight: Array, k: int, resp_of: Callable[..., Array], *more: Array
+) -> Mixture:
+    """The M-step of responsibilities `resp_of(x [b, d], ...) -> [b, k]`, twice.
 
     The first is taken about the pooled fit and tells where the means are, the second about those means, so that no
     digit of a small variance is lost to a mean far from the pooled one. Where the M-step gives no density (a constant
     feature), the start is the pooled fit, moved to rows.
     """
-    x, weights = rows.as_matrix()
-    pooled = params = family.init(x, k, weights)
+    block = _block(x, k)
+    anchor = x[jnp.argmax(sample_weight > 0)]
+    pooled = params = family.init(x, k, sample_weight)
     counts = jnp.ones(k, x.dtype)
     for _ in range(2):
 
-        def of_block(block: Array, w: Array, _: Array, *of_rows: Array, params: Any = params) -> tuple[Array, Any]:
-            resp = resp_of(block, *of_rows) * w[:, None]  # [b, k]
-            return jnp.sum(resp, axis=0), family.suff_stats(params, block.T, resp)
+        def of_chunk(x: Array, w: Array, *of_rows: Array, params: Any = params) -> tuple[Array, Any]:
+            x = jnp.where(w[:, None] > 0, x, anchor[None, :])  # 0 times a row of 1e200 is NaN
+            resp = resp_of(x, *of_rows) * w[:, None]  # [b, k]
+            return jnp.sum(resp, axis=0), family.suff_stats(params, x, resp)
 
-        counts, stats = sum_blocks(of_block, rows, *more)
+        counts, stats = sum_chunks(of_chunk, x, sample_weight, *more, size=block)
         params = family.m_step(params, counts, stats)
-    proper = jnp.all(jnp.isfinite(family.log_prob(params, x[:k])))
-    placed = family.place(pooled, x, x[:k], weights)
+    rows = jnp.where(sample_weight[:k, None] > 0, x[:k], anchor[None, :])
+    proper = jnp.all(jnp.isfinite(family.log_prob(params, rows)))
+    placed = family.place(pooled, x, rows, sample_weight)
     params = jax.tree.map(lambda found, instead: jnp.where(proper, found, instead), params, placed)
     return Mixture(log_shares(counts), params, family)
 

@@ -44,8 +44,8 @@ from jaxem.priors import Prior
 from jaxem.rows import Rows, as_components, as_count, is_traced, lanes_of, on_host
 from jaxem.stopping import Status, StoppingRule
 
-WIDTH = 16
-"""restarts that climb at once on one device"""
+WIDTH, WIDTH_ELSEWHERE = 8, 64
+"""restarts that climb at once on one device: few on a CPU, where width only adds idle lanes at the end, more elsewhere"""
 LANES_AXIS = "lanes"
 """name of the axis of a mesh along which restarts lie"""
 PIECE_SECONDS, FIRST_SECONDS = 0.25, 1.0
@@ -130,7 +130,7 @@ def starts(
     if isinstance(initializer, FromResponsibilities):
         initializer = initializer.padded(np.shape(x)[0] if not isinstance(x, Rows) else rows.weights.size, k, rows)
     with computing(rows):
-        return _starts(key, family, rows, k, r, initializer, work=turn_work(rows, k, r))
+        return _starts(key, family, rows, k, r, initializer, work=0)  # thorough code would be no faster
 
 
 def fit_restarts(
@@ -168,7 +168,7 @@ def fit_restarts(
         )
     r = mixtures.log_weights.shape[0]
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), mixtures)
-    rows = rows_to_fit(one, x, sample_weight, lanes=min(WIDTH, r), chunk_size=chunk_size)
+    rows = rows_to_fit(one, x, sample_weight, lanes=lane_count(r), chunk_size=chunk_size)
     plan = _plan(r, rows, mixtures, max_iter, accelerator)
     stop, prior = as_options(rows, stop, prior)
     with computing(mixtures, rows):
@@ -350,8 +350,10 @@ def _open_given(
     index = jnp.arange(_padded(r, plan))
     filled = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, r - 1)], mixtures)
 
-    def on_one(part: tuple[Mixture, Array], rows: Rows, *options: Any) -> tuple[Queue, Result]:
-        return _piece(_queue(*part, rows, plan), rows, *options, plan=plan)
+    def on_one(
+        part: tuple[Mixture, Array], rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array
+    ) -> tuple[Queue, Result]:
+        return _piece(_queue(*part, rows, plan), rows, prior, stop, n_steps, plan)
 
     return _on_each_device(on_one, plan, (filled, index < r), rows, prior, stop, n_steps)
 
@@ -370,9 +372,17 @@ def _open_drawn(
 ) -> tuple[Queue, Result]:
     index = jnp.arange(_padded(r, plan))
 
-    def on_one(index: Array, rows: Rows, key: Array, initializer: Initializer, *options: Any) -> tuple[Queue, Result]:
+    def on_one(
+        index: Array,
+        rows: Rows,
+        key: Array,
+        initializer: Initializer,
+        prior: Prior | None,
+        stop: StoppingRule,
+        n_steps: Array,
+    ) -> tuple[Queue, Result]:
         mixtures = _draw(key, family, rows, k, index, initializer)
-        return _piece(_queue(mixtures, index < r, rows, plan), rows, *options, plan=plan)
+        return _piece(_queue(mixtures, index < r, rows, plan), rows, prior, stop, n_steps, plan)
 
     return _on_each_device(on_one, plan, index, rows, key, initializer, prior, stop, n_steps)
 
@@ -448,8 +458,13 @@ def _plan(r: int, rows: Rows, mixtures: Mixture | None, max_iter: int, accelerat
     if r > 1 and len(devices) > 1 and free and not any(isinstance(a, jax.Array) and a.committed for a in leaves):
         devices = devices[:r]
         mesh = Mesh(np.asarray(devices), (LANES_AXIS,), axis_types=(AxisType.Auto,))
-        return Plan(min(WIDTH, -(-r // len(devices))), max_iter, accelerator, mesh)
-    return Plan(min(WIDTH, r), max_iter, accelerator, None)
+        return Plan(lane_count(-(-r // len(devices))), max_iter, accelerator, mesh)
+    return Plan(lane_count(r), max_iter, accelerator, None)
+
+
+def lane_count(r: int) -> int:
+    """How many of r restarts climb at once on one device."""
+    return min(r, WIDTH if jax.default_backend() == "cpu" else WIDTH_ELSEWHERE)
 
 
 def _padded(r: int, plan: Plan) -> int:
@@ -466,7 +481,7 @@ def _rows_to_start(
         return x, as_components(n_components, x.weights.size)
     data, weights = as_rows(family, x, sample_weight)
     k = as_components(n_components, data.shape[0])
-    return made_ready(family, data, weights, WIDTH * k), k
+    return made_ready(family, data, weights, lane_count(WIDTH) * k), k
 
 
 def _draw_all(key: Array, family: Family, rows: Rows, k: int, r: int, initializer: Initializer) -> Mixture:
@@ -484,7 +499,8 @@ def _draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initiali
     def start(i: Array) -> Mixture:
         return initializer(jax.random.fold_in(key, i), family, data, k, weight)
 
-    return jax.lax.map(start, index, batch_size=lanes_of(index.shape[0], data.shape[0] * (data.shape[1] + 4)))
+    together = lanes_of(index.shape[0], data.shape[0] * (data.shape[1] + 4))
+    return jax.lax.map(start, index, batch_size=together if together > 1 else None)
 
 
 def best(results: Result) -> Result:

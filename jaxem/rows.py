@@ -230,6 +230,22 @@ def _sum_blocks(per_block: Callable[..., Any], *blocks: Array) -> Any:
     return jax.lax.scan(add, zeros, blocks)[0]
 
 
+def sum_chunks(per_chunk: Callable[..., Any], *of_rows: Array, size: int = CHUNK) -> Any:
+    """Add up `per_chunk(x [c, d], ...)` over chunks of arrays `[n, ...]` as they are, one in memory at a time."""
+    n = of_rows[0].shape[0]
+    whole = n // size
+    if whole == 0 or n == size:
+        return per_chunk(*of_rows)
+    rest = (leaf[whole * size :] for leaf in of_rows)
+    first = per_chunk(*rest) if n % size else zeros_like_result(per_chunk, *(leaf[:size] for leaf in of_rows))
+
+    def add(total: Any, i: Array) -> tuple[Any, None]:
+        chunk = (jax.lax.dynamic_slice_in_dim(leaf, i * size, size) for leaf in of_rows)
+        return jax.tree.map(operator.add, total, per_chunk(*chunk)), None
+
+    return jax.lax.scan(add, first, jnp.arange(whole))[0]
+
+
 def blocked(of_rows: Array | np.ndarray, rows: Rows) -> Array:
     """An array of the rows `[n, ...]` cut up as `made_ready` cuts them, `[m, b, ...]`, padded with zeros."""
     m, b = rows.weights.shape

@@ -38,6 +38,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.families.base import BlockStats, Family, alive, all_lanes, epsilon, normalise, tiny, weighted_sum
+from jaxem.rows import sum_chunks
 from jaxem.stats import Stats
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -141,10 +142,20 @@ class _Gaussian(Family):
     def init(self, x: Array, n_components: int, sample_weight: Array | None = None) -> GaussianParams:
         w = jnp.ones(x.shape[0], x.dtype) if sample_weight is None else sample_weight.astype(x.dtype)
         anchor = x[jnp.argmax(w > 0)]
-        diff = jnp.where(w[:, None] > 0, x - anchor[None, :], 0.0)
-        shift = jnp.sum(w[:, None] * diff, axis=0) / jnp.sum(w)  # [d]
-        diff = diff - shift[None, :]
-        covariance = _dot("nd,ne->de", w[:, None] * diff, diff) / jnp.sum(w)
+
+        def moved(x: Array, w: Array, shift: Array | float) -> Array:
+            return jnp.where(w[:, None] > 0, x - anchor[None, :], 0.0) - shift
+
+        def first(x: Array, w: Array) -> Array:
+            return jnp.sum(w[:, None] * moved(x, w, 0.0), axis=0)
+
+        shift = sum_chunks(first, x, w) / jnp.sum(w)  # [d]
+
+        def second(x: Array, w: Array) -> Array:
+            diff = moved(x, w, shift[None, :])
+            return _dot("nd,ne->de", w[:, None] * diff, diff)
+
+        covariance = sum_chunks(second, x, w) / jnp.sum(w)
         means = jnp.broadcast_to((anchor + shift)[None, :], (n_components, x.shape[1]))
         return GaussianParams(means, self.from_pooled(_proper(covariance), n_components))
 
