@@ -122,7 +122,8 @@ class FromResponsibilities:
         resp = self.resp if isinstance(self.resp, jax.Array) else np.asarray(self.resp)
         if resp.shape != (n, k):
             raise ValueError(f"resp has shape {resp.shape}; give [n, k] = {(n, k)}")
-        return dataclasses.replace(self, resp=blocked(resp, rows).reshape(-1, k))
+        made: Any = type(self)  # the decorator hides the signature from mypy
+        return made(blocked(resp, rows).reshape(-1, k))
 
 
 @_pytree()
