@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
@@ -91,16 +92,9 @@ def ready(x: Array, sample_weight: Array | None, *, centred: bool, block: int, m
     """
     weights = jnp.ones(x.shape[0], x.dtype) if sample_weight is None else sample_weight.astype(x.dtype)
     if mesh is None:
-        return Rows(*_ready(x, weights, centred, block, lambda local: local, lambda local: local[None]))
+        return Rows(*_ready(x, weights, centred, block, lambda local: local[None]))
     local = jax.shard_map(
-        lambda x, weights: _ready(
-            x,
-            weights,
-            centred,
-            block,
-            lambda local: jax.lax.psum(local, ROWS),
-            lambda local: jax.lax.all_gather(local, ROWS),
-        ),
+        lambda x, weights: _ready(x, weights, centred, block, lambda local: jax.lax.all_gather(local, ROWS)),
         mesh=mesh,
         in_specs=PartitionSpec(ROWS),
         out_specs=SPECS,
@@ -114,15 +108,18 @@ def _ready(
     weights: Array,
     centred: bool,
     block: int,
-    total: Callable[[Array], Array],
     gathered: Callable[[Array], Array],
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """The leaves of one device's Rows; `total` and `gathered` are over devices."""
+    """The leaves of one device's Rows; `gathered` puts the devices' arrays `[...]` into one, `[devices, ...]`."""
     n, d = x.shape
-    counted = gathered(jnp.any(weights > 0))
-    anchor = gathered(x[jnp.argmax(weights > 0)])[jnp.argmax(counted)]  # [d], a row that counts
+    mine = jnp.concatenate([jnp.sum(weights)[None], x[jnp.argmax(weights > 0)]])
+    every = gathered(mine)  # [devices, 1 + d], the sum of weights and a row that counts
+    whole, anchor = jnp.sum(every[:, 0]), every[jnp.argmax(every[:, 0] > 0), 1:]
     x = jnp.where(weights[:, None] > 0, x, anchor[None, :])
-    whole = total(jnp.sum(weights))
+
+    def total(local: Array) -> Array:
+        return jnp.sum(gathered(local), axis=0)
+
     # the mean of differences from a row: no digit is lost to an offset common to all rows
     mean = anchor + total(jnp.sum(weights[:, None] * (x - anchor[None, :]), axis=0)) / whole  # [d]
     centre = mean if centred else jnp.zeros(d, x.dtype)
@@ -209,13 +206,23 @@ def sum_blocks(per_block: Callable[..., Any], rows: Rows, *more: Array) -> Any:
     if rows.mesh is None:
         return _sum_blocks(per_block, *blocks)
     local = jax.shard_map(
-        lambda *blocks: jax.lax.psum(_sum_blocks(per_block, *blocks), ROWS),
+        lambda *blocks: _added_up(_sum_blocks(per_block, *blocks)),
         mesh=rows.mesh,
         in_specs=PartitionSpec(ROWS),
         out_specs=PartitionSpec(),
         check_vma=False,
     )
     return local(*blocks)
+
+
+def _added_up(tree: Any) -> Any:
+    """The sum over devices, in one collective.
+
+    Beware: on a CPU a collective holds a thread until all devices have come to it; two at once, of one device, may hold
+    all threads there are, and the others never come.
+    """
+    flat, unravel = ravel_pytree(tree)
+    return unravel(jax.lax.psum(flat, ROWS))
 
 
 def _sum_blocks(per_block: Callable[..., Any], *blocks: Array) -> Any:

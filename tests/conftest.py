@@ -5,7 +5,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 # compiling is nearly all of the suite's time; `XLA_FLAGS= pytest` runs it with XLA's own optimisation
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 # ... and programs are shared between workers, with the commands that tests start, and with the next run
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"

@@ -149,6 +149,47 @@ def test_degenerate_data_get_advice(tmp_path):
     assert "CONVERGED" in done.stdout
 
 
+def test_programs_are_kept_where_told(tmp_path):
+    """In $JAXEM_CACHE, or nowhere: --no-cache, an empty name, a place that cannot be written to."""
+    here, data = tmp_path / "here", tmp_path / "x.npy"
+    np.save(data, np.random.default_rng(0).normal(size=(40, 2)))
+    quick = ("fit", data, "-k", 1, "--restarts", 2, "--no-verify", "--max-iter", 3)
+    unset = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+    assert run(*quick, env={**unset, "JAXEM_CACHE": str(here)}).returncode == 0
+    fits = set(here.glob("jit__open_drawn-*-cache"))
+    assert len(fits) == 1
+    assert run(*quick, env={**unset, "JAXEM_CACHE": str(here)}).returncode == 0
+    assert set(here.glob("jit__open_drawn-*-cache")) == fits
+    other = tmp_path / "other"
+    assert run(*quick, "--no-cache", env={**unset, "JAXEM_CACHE": str(other)}).returncode == 0
+    assert not other.exists()
+    assert run(*quick, env={**unset, "JAXEM_CACHE": ""}).returncode == 0
+    done = run(*quick, env={**unset, "JAXEM_CACHE": str(data / "below a file")})
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_fit_and_its_verification_are_two_programs():
+    """Starts, fit and best are one, the laws another; beside them only moves of data and the key."""
+    done = run("fit", "--no-cache", "--restarts", 4, env={**os.environ, "JAX_LOG_COMPILES": "1"})
+    assert done.returncode == 0, done.stderr
+    names = set(re.findall(r"Finished XLA compilation of jit\((\w+)\)", done.stderr))
+    assert {"_open_drawn", "_try_all"} <= names
+    assert names - {"_open_drawn", "_try_all"} <= {"stage", "_threefry_seed", "convert_element_type"}
+
+
+def test_every_core_is_used_for_much_work_and_the_answer_is_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 3)) + 6 * rng.integers(0, 3, (4000, 1))
+    np.save(tmp_path / "x.npy", x)
+    options = ("fit", tmp_path / "x.npy", "-k", 3, "--restarts", 150, "--no-verify", "--tol", 1e-6)
+    outs = [tmp_path / "many", tmp_path / "one"]
+    many = run(*options, "--out", outs[0])
+    one = run(*options, "--out", outs[1], env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"})
+    assert many.returncode == one.returncode == 0, many.stderr + one.stderr
+    models = [io.load(out) for out in outs]
+    np.testing.assert_allclose(*(np.sort(model.components.means[:, 0]) for model in models), rtol=1e-6)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_stops_within_seconds(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(200_000, 8)))

@@ -208,3 +208,23 @@ def test_verify_fails_a_wrong_m_step_and_names_it():
     assert not report.ok
     assert "stationary" in [law.name for law in report.laws if not law.ok]
     assert "verified: NO" in str(report)
+
+
+def test_laws_hold_for_many_rows_and_features():
+    """Several blocks, one component at a time: derivatives that XLA's CPU compiler breaks unless broadcasts are hidden."""
+    x = np.random.default_rng(0).normal(size=(2000, 12))
+    starts = jaxem.starts(jax.random.key(0), jaxem.Full(), x, 2, 1, jaxem.RandomParameters())
+    report = jaxem.verify(jax.tree.map(lambda leaf: leaf[0], starts), x)
+    assert report.ok, report
+
+
+def test_a_verification_compiled_ahead_is_the_same(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    mixture = Case(jaxem.Diagonal(), 2, 2, 0).mixture()
+    expected = jaxem.verify(mixture, x)
+    laws.compile_verify(mixture, x).join()
+    assert len(laws._all_laws.ahead) == 1
+    try:
+        assert jaxem.verify(mixture, x) == expected
+    finally:
+        laws._all_laws.ahead.clear()

@@ -50,6 +50,10 @@ FLAT = 8
 """units of rounding below which that eigenvalue is a collapse however many rows there are"""
 SINGULAR = 64
 """units of rounding of a variance below which what is left of it, given the features before, is none: no density"""
+LEAF = 16
+"""features up to which matrices are factored column by column"""
+SQUARINGS = 22
+"""of a matrix, by which its largest eigenvalue is found"""
 CANCELLATION = 8
 """units of rounding of delta^2 that a variance is raised by, so that cancelled digits cannot make it negative"""
 EXPANSION = {64: 1e-12, 32: 1e-5}
@@ -91,7 +95,7 @@ class _Gaussian(Family):
         """What distances are measured with: inverse variances, or inv(L) of matrices Sigma = L L'."""
 
     @abc.abstractmethod
-    def log_det(self, covariances: Array, d: int) -> Array:
+    def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
         """Log determinants, `[k]` or `[]`; NaN where there is no density."""
 
     @abc.abstractmethod
@@ -160,8 +164,9 @@ class _Gaussian(Family):
         return GaussianParams(means, self.from_pooled(_proper(covariance), n_components))
 
     def log_prob(self, params: GaussianParams, x: Array) -> Array:
-        squares = self.squares(params.means, self.precisions(params.covariances), x.T)
-        return (self._log_constants(params)[:, None] - 0.5 * squares).T
+        precisions = self.precisions(params.covariances)
+        squares = self.squares(params.means, precisions, x.T)
+        return (self._log_constants(params, precisions)[:, None] - 0.5 * squares).T
 
     def suff_stats(self, params: GaussianParams, x: Array, resp: Array) -> GaussianStats:
         precisions, columns, of_columns = self.precisions(params.covariances), x.T, resp.T
@@ -176,7 +181,7 @@ class _Gaussian(Family):
     ) -> Stats:
         means, d = params.means, params.means.shape[1]
         precisions = self.precisions(params.covariances)
-        constants = log_weights + self._log_constants(params)
+        constants = log_weights + self._log_constants(params, precisions)
 
         def by(squares_of: Callable[..., Array], first_moments: Moments) -> BlockStats:
             def stats(x: Array, w: Array, norms: Array) -> Stats:
@@ -262,10 +267,10 @@ class _Gaussian(Family):
         """Whether there is a form by products, and enough features for it to pay."""
         return d > FEW_FEATURES and type(self).expanded_squares is not _Gaussian.expanded_squares
 
-    def _log_constants(self, params: GaussianParams) -> Array:
+    def _log_constants(self, params: GaussianParams, precisions: Array) -> Array:
         """What does not depend on x in the log densities, `[k]`."""
         k, d = params.means.shape
-        return jnp.broadcast_to(-0.5 * (d * LOG_2PI + self.log_det(params.covariances, d)), (k,))
+        return jnp.broadcast_to(-0.5 * (d * LOG_2PI + self.log_det(params.covariances, precisions, d)), (k,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +280,7 @@ class Spherical(_Gaussian):
     def precisions(self, covariances: Array) -> Array:
         return 1.0 / covariances
 
-    def log_det(self, covariances: Array, d: int) -> Array:
+    def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
         return d * jnp.log(covariances)
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
@@ -324,7 +329,7 @@ class Diagonal(_Gaussian):
     def precisions(self, covariances: Array) -> Array:
         return 1.0 / covariances
 
-    def log_det(self, covariances: Array, d: int) -> Array:
+    def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
         return jnp.sum(jnp.log(covariances), axis=1)
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
@@ -377,8 +382,8 @@ class Full(_Gaussian):
     def precisions(self, covariances: Array) -> Array:
         return _whitener(covariances)
 
-    def log_det(self, covariances: Array, d: int) -> Array:
-        return _log_det(covariances)
+    def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
+        return _log_det(covariances, precisions)
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
         return _whitened_squares(means, precisions, x)
@@ -406,7 +411,7 @@ class Full(_Gaussian):
         return d + 1
 
     def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array) -> Array:
-        return jnp.linalg.eigvalsh(covariances * (inverse_scale[:, None] * inverse_scale[None, :])[None])[..., 0]
+        return _smallest_eigenvalue(covariances, inverse_scale)
 
     def unconstrain_covariances(self, covariances: Array) -> Array:
         return jax.vmap(_log_cholesky)(covariances).ravel()
@@ -424,8 +429,8 @@ class Tied(_Gaussian):
     def precisions(self, covariances: Array) -> Array:
         return _whitener(covariances)
 
-    def log_det(self, covariances: Array, d: int) -> Array:
-        return _log_det(covariances)
+    def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
+        return _log_det(covariances, precisions)
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
         return _whitened_squares(means, jnp.broadcast_to(precisions[None], (means.shape[0], *precisions.shape)), x)
@@ -461,7 +466,7 @@ class Tied(_Gaussian):
         return min(d + 1, 10)
 
     def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array) -> Array:
-        return jnp.linalg.eigvalsh(covariances * (inverse_scale[:, None] * inverse_scale[None, :]))[..., 0]
+        return _smallest_eigenvalue(covariances, inverse_scale)
 
     def unconstrain_covariances(self, covariances: Array) -> Array:
         return _log_cholesky(covariances)
@@ -549,37 +554,101 @@ def _recentred(second: Array, moved: Array) -> Array:
 
 def _whitener(covariances: Array) -> Array:
     """inv(L) for Sigma = L L' `[..., d, d]`; NaN where Sigma is not positive definite."""
-    return _inverse(jnp.linalg.cholesky(covariances))
+    return _factors(covariances)[1]
+
+
+def _smallest_eigenvalue(covariances: Array, inverse_scale: Array) -> Array:
+    """Smallest eigenvalue `[...]` of S Sigma S, S = diag(inverse_scale), to 1e-6; 0 if it is singular to rounding.
+
+    It is 1 / lambda of the inverse B, and lambda = lim tr(B^(2^m))^(1 / 2^m): squarings, each scaled to trace 1, and no
+    LAPACK (see `_factors`); m of them leave a relative error of log(d) / 2^m.
+    """
+    whiteners = _whitener(covariances)
+    rooted = whiteners / jnp.where(inverse_scale > 0, inverse_scale, 1.0)
+    inverse = _dot("...ji,...jk->...ik", rooted, rooted)
+
+    def square(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        power, log_largest = carry
+        trace = jnp.trace(power, axis1=-2, axis2=-1)
+        power = power / trace[..., None, None]
+        return _dot("...ij,...jk->...ik", power, power), log_largest + jnp.log(trace) * 0.5**i
+
+    log_largest = jax.lax.fori_loop(0, SQUARINGS, square, (inverse, jnp.zeros(inverse.shape[:-2], inverse.dtype)))[1]
+    singular = jnp.isnan(_log_det(covariances, whiteners)) | jnp.any(inverse_scale == 0) | ~jnp.isfinite(log_largest)
+    return jnp.where(singular, 0.0, jnp.exp(-log_largest))
+
+
+def _log_det(covariances: Array, whiteners: Array) -> Array:
+    """log |Sigma| of `[..., d, d]`, given inv(L); NaN where Sigma is not positive definite, to rounding."""
+    inverse = jnp.diagonal(whiteners, axis1=-2, axis2=-1)  # [..., d], of deviations given the features before
+    given = jnp.diagonal(covariances, axis1=-2, axis2=-1)
+    proper = jnp.all(inverse**2 * given * SINGULAR * epsilon(given.dtype) < 1.0, axis=-1)
+    return jnp.where(proper, -2.0 * jnp.sum(jnp.log(inverse), axis=-1), jnp.nan)
 
 
 @jax.custom_jvp
-def _inverse(factors: Array) -> Array:
-    """Inverses of lower triangular `[..., d, d]`, by forward substitution, row after row (Golub and Van Loan 2013, 3.1)."""
-    identity = jnp.broadcast_to(jnp.eye(factors.shape[-1], dtype=factors.dtype), factors.shape)
-    if jax.default_backend() != "cpu":
-        return jax.lax.linalg.triangular_solve(factors, identity, left_side=True, lower=True)
+def _factors(matrices: Array) -> tuple[Array, Array]:
+    """L and inv(L) of symmetric `[..., d, d]` = L L'; NaN where they are not positive definite.
 
-    # beware: LAPACK's solver starts OpenBLAS's threads, which then spin for many passes on the cores that passes need
+    Beware: on a CPU LAPACK is not used in a pass. Its batched calls wait for XLA's threads on one of them, so that two
+    devices can wait for each other for ever; its triangular solver starts threads of OpenBLAS, which spin for many passes.
+    """
+    if jax.default_backend() != "cpu":
+        factors = jnp.linalg.cholesky(matrices)
+        identity = jnp.broadcast_to(jnp.eye(matrices.shape[-1], dtype=matrices.dtype), matrices.shape)
+        return factors, jax.lax.linalg.triangular_solve(factors, identity, left_side=True, lower=True)
+    return _factors_by_halves(matrices)
+
+
+@_factors.defjvp
+def _factors_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    factors, inverses = _factors(*primals)
+    # dL = L low(inv(L) dSigma inv(L)'), low: the lower triangle with half the diagonal (Murray 2016, equation 8)
+    white = _dot("...ij,...jk,...lk->...il", inverses, tangents[0], inverses)
+    moved = _dot("...ij,...jk->...ik", factors, jnp.tril(white) - 0.5 * _diagonal_part(white))
+    return (factors, inverses), (moved, -_dot("...ij,...jk,...kl->...il", inverses, moved, inverses))
+
+
+def _diagonal_part(matrices: Array) -> Array:
+    return matrices * jnp.eye(matrices.shape[-1], dtype=matrices.dtype)
+
+
+def _factors_by_halves(matrices: Array) -> tuple[Array, Array]:
+    """`_factors` by halves down to `LEAF`, then column by column (Golub and Van Loan 2013, 4.2 and 3.1)."""
+    d = matrices.shape[-1]
+    if d <= LEAF:
+        return _factors_by_columns(matrices)
+    h = d // 2
+    top, inverse_top = _factors_by_halves(matrices[..., :h, :h])
+    across = _dot("...ij,...kj->...ik", matrices[..., h:, :h], inverse_top)
+    rest = matrices[..., h:, h:] - _dot("...ij,...kj->...ik", across, across)
+    bottom, inverse_bottom = _factors_by_halves(rest)
+    below = -_dot("...ij,...jk,...kl->...il", inverse_bottom, across, inverse_top)
+    zeros = jnp.zeros((*matrices.shape[:-2], h, d - h), matrices.dtype)
+    return _of_quarters(top, zeros, across, bottom), _of_quarters(inverse_top, zeros, below, inverse_bottom)
+
+
+def _of_quarters(top: Array, zeros: Array, below: Array, bottom: Array) -> Array:
+    upper, lower = jnp.concatenate([top, zeros], axis=-1), jnp.concatenate([below, bottom], axis=-1)
+    return jnp.concatenate([upper, lower], axis=-2)
+
+
+def _factors_by_columns(matrices: Array) -> tuple[Array, Array]:
+    d = matrices.shape[-1]
+    index = jnp.arange(d)
+    identity = jnp.broadcast_to(jnp.eye(d, dtype=matrices.dtype), matrices.shape)
+
+    def add_column(j: Array, factors: Array) -> Array:
+        column = matrices[..., :, j] - _dot("...ik,...k->...i", factors, factors[..., j, :])
+        column = column / jnp.sqrt(column[..., j])[..., None]
+        return factors.at[..., :, j].set(jnp.where(index >= j, column, 0.0))
+
     def add_row(i: Array, inverse: Array) -> Array:
         row = identity[..., i, :] - _dot("...j,...jk->...k", factors[..., i, :], inverse)
         return inverse.at[..., i, :].set(row / factors[..., i, i][..., None])
 
-    return jax.lax.fori_loop(0, factors.shape[-1], add_row, jnp.zeros_like(factors))
-
-
-@_inverse.defjvp
-def _inverse_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    inverse = _inverse(*primals)
-    return inverse, -_dot("...ij,...jk,...kl->...il", inverse, tangents[0], inverse)
-
-
-def _log_det(covariances: Array) -> Array:
-    """log |Sigma| of `[..., d, d]`; NaN where Sigma is not positive definite, to rounding."""
-    factors = jnp.linalg.cholesky(covariances)
-    left = jnp.diagonal(factors, axis1=-2, axis2=-1) ** 2  # [..., d], of each variance given the features before
-    given = jnp.diagonal(covariances, axis1=-2, axis2=-1)
-    proper = jnp.all(left > SINGULAR * epsilon(factors.dtype) * given, axis=-1)
-    return jnp.where(proper, jnp.sum(jnp.log(left), axis=-1), jnp.nan)
+    factors = jax.lax.fori_loop(0, d, add_column, jnp.zeros_like(matrices))
+    return factors, jax.lax.fori_loop(0, d, add_row, jnp.zeros_like(matrices))
 
 
 def _log(variances: Array) -> Array:
@@ -588,7 +657,7 @@ def _log(variances: Array) -> Array:
 
 def _log_cholesky(covariance: Array) -> Array:
     """The lower Cholesky factor of a `[d, d]` matrix, diagonal logged, `[d (d + 1) / 2]` (Pinheiro and Bates 1996)."""
-    factor = jnp.linalg.cholesky(covariance)
+    factor = _factors(covariance)[0]
     deviations = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance), tiny(covariance.dtype)))
     # a matrix that is not positive definite still has coordinates: those of its diagonal
     factor = jnp.where(jnp.all(jnp.isfinite(factor)), factor, jnp.diag(deviations))
