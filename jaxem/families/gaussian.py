@@ -564,7 +564,8 @@ def _smallest_eigenvalue(covariances: Array, inverse_scale: Array) -> Array:
     LAPACK (see `_factors`); m of them leave a relative error of log(d) / 2^m.
     """
     whiteners = _whitener(covariances)
-    rooted = whiteners / jnp.where(inverse_scale > 0, inverse_scale, 1.0)
+    scale = jnp.where(inverse_scale > 0, inverse_scale, 1.0)
+    rooted = whiteners / jnp.broadcast_to(scale, whiteners.shape)
     inverse = _dot("...ji,...jk->...ik", rooted, rooted)
 
     def square(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -610,7 +611,7 @@ def _factors_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[A
 
 
 def _diagonal_part(matrices: Array) -> Array:
-    return matrices * jnp.eye(matrices.shape[-1], dtype=matrices.dtype)
+    return matrices * jnp.broadcast_to(jnp.eye(matrices.shape[-1], dtype=matrices.dtype), matrices.shape)
 
 
 def _factors_by_halves(matrices: Array) -> tuple[Array, Array]:
@@ -641,7 +642,7 @@ def _factors_by_columns(matrices: Array) -> tuple[Array, Array]:
     def add_column(j: Array, factors: Array) -> Array:
         column = matrices[..., :, j] - _dot("...ik,...k->...i", factors, factors[..., j, :])
         column = column / jnp.sqrt(column[..., j])[..., None]
-        return factors.at[..., :, j].set(jnp.where(index >= j, column, 0.0))
+        return factors.at[..., :, j].set(jnp.where(jnp.broadcast_to(index >= j, column.shape), column, 0.0))
 
     def add_row(i: Array, inverse: Array) -> Array:
         row = identity[..., i, :] - _dot("...j,...jk->...k", factors[..., i, :], inverse)
