@@ -31,6 +31,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import jaxem
 from experiments import peers
 from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
+from jaxem.compiling import cores
 from jaxem.em import made_ready
 from jaxem.io import write_atomically
 from jaxem.rows import ROWS, mesh_of
@@ -357,8 +358,13 @@ def memory(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
 
 
 SHAPES = """
-import json, resource, sys, time
+import json, sys, time
 import numpy as np, jax, jaxem
+def resident():
+    try:
+        return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1e3
+    except OSError:  # told by Linux alone
+        return float("nan")
 x = np.random.default_rng(0).normal(size=(4 * {fits}, 2)).astype(np.float32)
 def run(n):
     params = jaxem.GaussianParams(jax.numpy.asarray(x[:3]), jax.numpy.ones(3, x.dtype))
@@ -367,7 +373,10 @@ def run(n):
 begun = time.perf_counter()
 for i in range({fits}):
     run({fits} + (i if sys.argv[1] == "many" else 0))
-print(json.dumps(time.perf_counter() - begun))
+seconds, before = time.perf_counter() - begun, resident()
+for i in range({fits}):
+    run({fits} + (i if sys.argv[1] == "many" else 0))
+print(json.dumps([seconds, resident() - before]))
 """
 
 IMPORT = """
@@ -383,9 +392,9 @@ print(json.dumps(time.perf_counter() - begun))
 def starting_up(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
     """Whole processes: import, `jaxem fit` on the bundled data, and fits of many shapes."""
     if config.fits:
-        one, many = (child(SHAPES.format(fits=config.fits), which) for which in ("one", "many"))
+        (one, _), (many, grown) = (child(SHAPES.format(fits=config.fits), which) for which in ("one", "many"))
         yield {"work": f"{config.fits} fits of one number of rows", "library": "jaxem", "ms": 1e3 * one}
-        note = f"{many / one:.1f} times as long as one number"
+        note = f"{many / one:.1f} times as long as one number; once more they take {grown:.0f} MB more memory"
         yield {
             "work": f"{config.fits} fits of as many numbers of rows",
             "library": "jaxem",
@@ -432,11 +441,37 @@ COLUMNS = {
 }
 
 
+def as_summary(rows: Sequence[dict[str, Any]]) -> str:
+    """What the README shows, from rows as measured or as read from the CSV: passes beside the peers, and the whole runs."""
+    passes = [row for row in rows if row.get("gflops")]
+    lines = ["| one pass (E-step and M-step) | jaxem, ms | " + " | ".join(peers.PEERS) + " | times the floor |"]
+    lines.append("|---" * (3 + len(peers.PEERS)) + "|")
+    for work in dict.fromkeys(row["work"] for row in passes):
+        of = {row["library"]: row for row in passes if row["work"] == work}
+        faster = (
+            f"{float(of[peer]['jaxem_is_faster_by']):.2g} x{' (diagonal)' if of[peer].get('note') else ''}"
+            if peer in of
+            else ""
+            for peer in peers.PEERS
+        )
+        ours = of["jaxem"]
+        lines.append(
+            f"| {work} | {_cell(float(ours['ms']))} | {' | '.join(faster)} | {float(ours['times_floor']):.1f} |"
+        )
+    lines += ["", "| whole runs | seconds | |", "|---|---|---|"]
+    for row in rows:
+        if not row.get("gflops") and row.get("note") != "missing" and (row.get("ms") or row.get("note")):
+            seconds = f"{float(row['ms']) / 1e3:.2g}" if row.get("ms") else ""
+            library = "" if row["library"] == "jaxem" else f", {row['library']}"
+            lines.append(f"| {row['work']}{library} | {seconds} | {row.get('note', '')} |")
+    return "\n".join(lines) + "\n"
+
+
 def as_markdown(rows: Sequence[dict[str, Any]], opening: Sequence[str]) -> str:
     """The table, with what it was measured on."""
     lines = [*opening, "", "| " + " | ".join(COLUMNS.values()) + " |", "|" + "---|" * len(COLUMNS)]
     lines += ["| " + " | ".join(_cell(row.get(column, "")) for column in COLUMNS) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n\n" + as_summary(rows)
 
 
 def _cell(value: Any) -> str:
@@ -461,11 +496,6 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     panel.set_xlabel("milliseconds of one pass (E-step and M-step), per restart")
     panel.legend(frameon=False)
     save_figure(figure, path)
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def benchmark(config: BenchmarkConfig, out: Path) -> Iterator[str]:
@@ -494,7 +524,7 @@ def benchmark(config: BenchmarkConfig, out: Path) -> Iterator[str]:
             )
             write_atomically(out / "benchmark.md", as_markdown(rows, opening).encode(), overwrite=True)
     draw(rows, out / "benchmark.png")
-    ours = [row for row in rows if row["library"] == "jaxem" and "times_floor" in row]
+    ours = [row for row in rows if "times_floor" in row]
     yield f"jaxem's passes take {min(r['times_floor'] for r in ours):.1f} to {max(r['times_floor'] for r in ours):.1f} floors"
 
 

@@ -47,7 +47,7 @@ BUNDLED = "Old Faithful (bundled)"
 LARGE = 2**26
 """bytes of data above which the rows are shared out among devices, not the restarts"""
 CACHE_VARIABLE = "JAXEM_CACHE"
-"""environment variable that names the folder of compiled programs; empty for none"""
+"""environment variable that names the folder of compiled programs; empty for none. Without it JAX's own is followed"""
 
 
 class Covariance(enum.StrEnum):
@@ -363,34 +363,35 @@ def _start_jax(work: int, *, keep: bool = True) -> None:
     """What must be settled before JAX starts: where compiled programs are kept, and a device for each core if it pays."""
     import jax
 
-    from jaxem.compiling import SMALL
+    from jaxem.compiling import SMALL, cores
 
-    folder = _program_folder() if keep else None
-    if folder is not None:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    named = os.environ.get(CACHE_VARIABLE)
+    if not keep or named == "":
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif named is not None or "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        _keep_programs(named)
     if (
         work > SMALL
         and jax.config.values["jax_num_cpu_devices"] < 0
         and "device_count" not in os.environ.get("XLA_FLAGS", "")
     ):
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", cores())
 
 
-def _program_folder() -> Path | None:
-    """$JAXEM_CACHE (empty: none), else what JAX was told, else jaxem in the user's folder of caches; None for none."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named == "" or (named is None and "JAX_COMPILATION_CACHE_DIR" in os.environ):
-        return None
+def _keep_programs(named: str | None) -> None:
+    """Keep compiled programs in the folder named, else in jaxem in the user's folder of caches; not if it cannot be."""
+    import jax
     import platformdirs
 
     folder = Path(named) if named else platformdirs.user_cache_path("jaxem")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _compile_verification(table: Table, components: int, covariance: Covariance) -> threading.Thread:

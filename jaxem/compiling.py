@@ -6,6 +6,7 @@ and costs nothing with few features, a factor of 2 with many; `HASTY` quarters i
 """
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -81,8 +82,14 @@ class Compiled:
         return self.small if work <= SMALL else self.large
 
     def _key(self, args: tuple[Any, ...]) -> Any:
-        leaves, structure = jax.tree.flatten(args)
-        return structure, tuple((jax.numpy.shape(leaf), jax.numpy.result_type(leaf)) for leaf in leaves)
+        static = tuple(args[i] for i in self.static_argnums)
+        leaves, structure = jax.tree.flatten([arg for i, arg in enumerate(args) if i not in self.static_argnums])
+        return static, structure, tuple((jax.numpy.shape(leaf), jax.numpy.result_type(leaf)) for leaf in leaves)
+
+
+def cores() -> int:
+    """Cores that this process may use: as many host devices a program that computes alone should ask JAX for."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def staging() -> bool:

@@ -41,11 +41,13 @@ from jaxem.loop import (
 )
 from jaxem.mixture import Mixture
 from jaxem.priors import Prior
-from jaxem.rows import Rows, as_components, as_count, is_traced, lanes_of, on_host
+from jaxem.rows import Rows, as_components, as_count, is_traced, on_host, zeros_like_result
 from jaxem.stopping import Status, StoppingRule
 
 WIDTH, WIDTH_ELSEWHERE = 8, 64
 """restarts that climb at once on one device: few on a CPU, where width only adds idle lanes at the end, more elsewhere"""
+TOGETHER, LIVE_FLOATS = 64, 2**24
+"""starts that are drawn at once, at most, and floats they may keep alive in one array"""
 LANES_AXIS = "lanes"
 """name of the axis of a mesh along which restarts lie"""
 PIECE_SECONDS, FIRST_SECONDS = 0.25, 1.0
@@ -401,9 +403,12 @@ _go_on = Compiled(_continue, static_argnums=(5,))
 def _piece(
     queue: Queue, rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array, plan: Plan
 ) -> tuple[Queue, Result]:
+    """Some turns, and the Results if those were the last; zeros before."""
     none = jnp.zeros(1, jnp.int32)
     queue = _advance(queue._replace(useful=none, executed=none), rows, prior, stop, n_steps, plan)
-    return queue, _close(queue, rows, prior)
+    close = functools.partial(_close, queue, rows, prior)
+    over = ~jnp.any(queue.lanes.status == Status.RUNNING) & (queue.waiting[0] >= queue.states.status.shape[0])
+    return queue, jax.lax.cond(over, close, lambda: zeros_like_result(close))
 
 
 def _climb(
@@ -425,19 +430,34 @@ def _climb(
     useful, executed, begun = 0, 0, time.perf_counter()
     queue, results = begin_with(rows, prior, stop, np.int32(n_steps), plan, work=work)
     while True:
-        running = int(np.sum(np.asarray(queue.lanes.status) == Status.RUNNING))
-        unfinished = queue.states.status.shape[0] - int(np.sum(np.asarray(queue.waiting))) + running
+        seen = _seen(queue, r, useful, executed)
+        unfinished, useful, executed = seen.total - seen.finished, seen.useful, seen.executed
         if callback is not None:
-            useful += int(np.sum(np.asarray(queue.useful)))
-            executed += int(np.sum(np.asarray(queue.executed)))
-            passes, top = int(np.sum(np.asarray(results.n_iter)[:r])), float(np.max(np.asarray(results.objective)[:r]))
-            callback(Lanes(max(0, r - unfinished), r, passes, top, useful, executed))
+            callback(seen)
         if unfinished == 0:
             return results if plan.mesh is None else _gathered(results, r)
         pace = PIECE_SECONDS / max(time.perf_counter() - begun, 1e-6)
         n_steps = max(1, int(n_steps * min(2.0, pace)))
         begun = time.perf_counter()
         queue, results = _go_on(queue, rows, prior, stop, np.int32(n_steps), plan, work=work)
+
+
+def _seen(queue: Queue, r: int, useful: int, executed: int) -> Lanes:
+    """What a callback is told, read from the restarts put away and those in lanes; a piece adds to the two counts."""
+    states, lanes = queue.states, queue.lanes
+    in_lane = np.asarray(queue.restart) < states.status.shape[0] // queue.waiting.shape[0]  # the others are empty
+    n_iter = [np.asarray(states.n_iter), np.asarray(lanes.n_iter)[in_lane]]  # -1 before the first pass
+    best = [np.asarray(states.objective), np.asarray(lanes.objective)[in_lane]]
+    running = int(np.sum(np.asarray(lanes.status) == Status.RUNNING))
+    unfinished = states.status.shape[0] - int(np.sum(np.asarray(queue.waiting))) + running
+    return Lanes(
+        finished=max(0, r - unfinished),
+        total=r,
+        passes=int(np.sum(np.maximum(np.concatenate(n_iter), 0))),
+        best=float(np.max(np.concatenate(best))),
+        useful=useful + int(np.sum(np.asarray(queue.useful))),
+        executed=executed + int(np.sum(np.asarray(queue.executed))),
+    )
 
 
 def _gathered(results: Result, r: int) -> Result:
@@ -481,7 +501,7 @@ def _rows_to_start(
         return x, as_components(n_components, x.weights.size)
     data, weights = as_rows(family, x, sample_weight)
     k = as_components(n_components, data.shape[0])
-    return made_ready(family, data, weights, lane_count(WIDTH) * k), k
+    return made_ready(family, data, weights, k), k
 
 
 def _draw_all(key: Array, family: Family, rows: Rows, k: int, r: int, initializer: Initializer) -> Mixture:
@@ -499,7 +519,7 @@ def _draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initiali
     def start(i: Array) -> Mixture:
         return initializer(jax.random.fold_in(key, i), family, data, k, weight)
 
-    together = lanes_of(index.shape[0], data.shape[0] * (data.shape[1] + 4))
+    together = min(TOGETHER, LIVE_FLOATS // (data.size + 4 * data.shape[0]))
     return jax.lax.map(start, index, batch_size=together if together > 1 else None)
 
 

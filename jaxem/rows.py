@@ -32,8 +32,6 @@ itself, which should stay in the cache that cores share; by platform"""
 CACHE_BYTES_ELSEWHERE = (2**26, 2**28)
 MIN_BLOCK, MAX_BLOCK = 512, 4096
 """rows in a block on a CPU: below the first a scan step costs more than its work, above the second nothing is won"""
-LANES, LIVE_FLOATS = 64, 2**24
-"""restarts that climb at once, at most; and floats they may keep alive in one array, on any platform"""
 TILE = 2**15
 """numbers that are transposed at a time on the host: beyond, columns of a block fall into the same lines of the cache"""
 HUGE = 2**28
@@ -354,8 +352,13 @@ def mesh_of(devices: Any) -> Mesh:
 
 
 def mesh_under(x: Any) -> Mesh | None:
-    """The devices over which the rows of `x` `[n, d]` are spread, in their order; None for one device or if traced."""
-    if not isinstance(x, jax.Array) or is_traced(x) or len(x.sharding.device_set) == 1 or x.is_fully_replicated:
+    """The devices over which the rows of `x` `[n, d]` are spread, in their order.
+
+    None for one device, if traced, and where the rows cannot lie evenly: then XLA moves them as it sees fit.
+    """
+    if not isinstance(x, jax.Array) or is_traced(x) or len(x.sharding.device_set) == 1:
+        return None
+    if x.is_fully_replicated or x.shape[0] % len(x.sharding.device_set):
         return None
     places = x.sharding.devices_indices_map(x.shape)
     return mesh_of(sorted(places, key=lambda device: (places[device][0].start or 0, device.id)))
@@ -368,12 +371,6 @@ def on_host(x: Any) -> bool:
     if is_traced(x) or len(x.sharding.device_set) > 1:
         return False
     return all(device.platform == "cpu" and device == jax.local_devices(backend="cpu")[0] for device in x.devices())
-
-
-def lanes_of(restarts: int, floats: int) -> int:
-    """How many restarts climb at once, evenly spread over batches, when each keeps arrays of so many floats."""
-    most = max(1, min(LANES, LIVE_FLOATS // floats))
-    return -(-restarts // -(-restarts // most))
 
 
 @contextlib.contextmanager

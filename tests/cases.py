@@ -75,7 +75,7 @@ class Case(NamedTuple):
             return Mixture(log_weights, BernoulliParams(jnp.asarray(rng.uniform(0.1, 0.9, (k, d)))), self.family)
         if isinstance(self.family, Poisson):
             return Mixture(log_weights, Rates(jnp.asarray(rng.uniform(0.5, 6.0, (k, d)))), self.family)
-        factors = rng.normal(size=(k, d, d)) * 0.4 + np.eye(d)
+        factors = rng.normal(size=(k, d, d)) * 0.4 * min(1.0, np.sqrt(3 / d)) + np.eye(d)  # well conditioned at any d
         matrices = factors @ np.swapaxes(factors, 1, 2)
         covariances = {
             "Spherical": np.trace(matrices, axis1=1, axis2=2) / d,

@@ -292,7 +292,9 @@ class Spherical(_Gaussian):
     def moments(
         self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: Moments
     ) -> GaussianStats:
-        return GaussianStats(first_moments(means, x, resp), jnp.sum(resp * squares, axis=1) / precisions)
+        # a square that overflows belongs to a row that is not of the component: 0 times infinity is NaN
+        second = jnp.sum(jnp.where(resp > 0, resp * squares, 0.0), axis=1) / precisions
+        return GaussianStats(first_moments(means, x, resp), second)
 
     def row_floats(self, n_components: int, n_features: int) -> int:
         return n_components if self._expands(n_features) else n_components * n_features
@@ -445,7 +447,8 @@ class Tied(_Gaussian):
     ) -> GaussianStats:
         w = jnp.sum(resp, axis=0)  # [b]
         posterior = resp * (1.0 / jnp.where(w > 0, w, 1.0))[None, :]
-        residual = x - _dot("kd,kb->db", means, posterior)
+        # about one of the means: an offset common to all rows costs no digit
+        residual = _difference(means[0], x) - _dot("kd,kb->db", means - means[:1], posterior)
         shared = _dot("jb,lb->jl", resp, posterior)  # [k, k]
         apart = means[:, None, :] - means[None, :, :]  # [k, k, d]
         between = 0.5 * _dot("jli,jlm->im", shared[:, :, None] * apart, apart)
@@ -681,6 +684,7 @@ def _proper(covariance: Array) -> Array:
     """
     variances = jnp.diagonal(covariance)
     constant = jnp.diag(jnp.where(variances > 0, 0.0, 1.0)).astype(covariance.dtype)
-    noise = jnp.diag(1e-6 * variances)
-    proper = jnp.all(jnp.isfinite(jnp.linalg.cholesky(covariance + constant)))
-    return covariance + constant + jnp.where(proper, 0.0, noise)
+    noise = jnp.diag(max(1e-6, 16 * SINGULAR * epsilon(covariance.dtype)) * variances)
+    covariance = covariance + constant
+    proper = jnp.isfinite(_log_det(covariance, _whitener(covariance)))
+    return covariance + jnp.where(proper, 0.0, noise)
