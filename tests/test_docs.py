@@ -1,5 +1,6 @@
 """Examples in docstrings and in the README are run."""
 
+import csv
 import doctest
 import importlib
 import re
@@ -9,6 +10,7 @@ import jax
 import pytest
 
 import jaxem
+from experiments.benchmark import COLUMNS, as_summary
 from tests.conftest import X64
 
 ROOT = Path(__file__).parents[1]
@@ -42,3 +44,11 @@ def test_readme():
 def test_versions_agree():
     assert f'version = "{jaxem.__version__}"' in (ROOT / "pyproject.toml").read_text()
     assert f"## {jaxem.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_readme_numbers():
+    """The README's tables of speed are what the benchmark wrote, row for row."""
+    with (ROOT / "experiments/figures/benchmark.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert set(rows[0]) == set(COLUMNS)
+    assert as_summary(rows) in (ROOT / "README.md").read_text()
