@@ -71,7 +71,7 @@ def e_step(
 @jax.jit
 def m_step(mixture: Mixture, stats: Stats, prior: Prior | None = None) -> Mixture:
     """The mixture that maximises the proxy (plus the log prior), given `stats` taken about `mixture`."""
-    log_weights = log_shares(stats.counts)
+    log_weights = log_shares(stats.counts if prior is None else stats.counts + prior.pseudo_counts())
     components = mixture.family.m_step(mixture.components, stats.counts, stats.components, prior)
     return Mixture(log_weights, components, mixture.family)
 

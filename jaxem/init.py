@@ -8,6 +8,7 @@ and
     KMeansPlusPlus    rows far from each other (greedy k-means++: Arthur and Vassilvitskii 2007; Celebi et al. 2013), each
                       row then given to the nearest, and one M-step.
     RandomPoints      the same from k random rows.
+    Narrow            rows of either kind as centres of small components.
     FromResponsibilities, FromMixture     whatever is given.
 
 All are pure functions of (key, family, x, n_components, sample_weight), pytrees themselves, and run under jit and vmap.
@@ -84,12 +85,22 @@ class KMeans:
         return Mixture(jnp.log(counts / jnp.sum(counts)), components, family)
 
 
-@_pytree()
+@_pytree("n_lloyd")
 class KMeansPlusPlus:
-    """Greedy k-means++ rows as centres, each row to the nearest, one M-step."""
+    """Greedy k-means++ rows as centres, each row to the nearest, one M-step.
+
+    Attributes:
+        n_lloyd: steps of Lloyd's algorithm that move the centres first, at most.
+    """
+
+    n_lloyd: int = 0
 
     def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
-        return _nearest(family, x, sample_weight, kmeans_plus_plus(key, x, n_components, sample_weight))
+        if self.n_lloyd:
+            centres, _ = kmeans(key, x, n_components, sample_weight, n_iter=self.n_lloyd)
+        else:
+            centres = kmeans_plus_plus(key, x, n_components, sample_weight)
+        return _nearest(family, x, sample_weight, centres)
 
 
 @_pytree()
@@ -98,6 +109,26 @@ class RandomPoints:
 
     def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
         return _nearest(family, x, sample_weight, random_rows(key, x, sample_weight, n_components))
+
+
+@_pytree("apart")
+class Narrow:
+    """Rows as centres, equal weights, and for every component the spread of one of k clusters side by side.
+
+    Small components at first take only what is near them: a start that is seldom best but finds what others miss.
+
+    Attributes:
+        apart: whether the rows are those of greedy k-means++, far from each other, or random.
+    """
+
+    apart: bool = False
+
+    def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
+        draw = kmeans_plus_plus if self.apart else _random_rows
+        centres = draw(key, x, n_components, sample_weight)
+        narrow = family.narrowed(family.init(x, n_components, sample_weight))
+        log_weights = jnp.full(n_components, -math.log(n_components), x.dtype)
+        return Mixture(log_weights, family.place(narrow, x, centres, sample_weight), family)
 
 
 @_pytree()
@@ -158,6 +189,10 @@ def random_rows(key: Array, x: Array, sample_weight: Array, k: int) -> Array:
 
     index = jax.lax.fori_loop(0, k, draw, (sample_weight, jnp.zeros(k, int)))[1]
     return x[index]
+
+
+def _random_rows(key: Array, x: Array, k: int, sample_weight: Array) -> Array:
+    return random_rows(key, x, sample_weight, k)
 
 
 def kmeans_plus_plus(key: Array, x: Array, k: int, sample_weight: Array) -> Array:

@@ -5,11 +5,21 @@
 so the likelihood reported is that of the parameters returned. `advance` makes up to n turns of one climb, or of many
 lanes at once under one scalar predicate; `fit` is one long advance. A lane that has stopped does not move again.
 
-An accelerator is an optax transformation of the displacement M(theta) - theta in the chart: from the anchor theta, at
-which the last pass was made, it proposes where to look next. The safeguard stands here once: if the objective at the
-proposal is not finite or lower than at the anchor by more than rounding, the proposal is refused, the anchor kept (its
-statistics are still there, so M(anchor) costs no pass), and the next turn is a plain EM step, of which the
-transformation hears by `accepted=False`. Plain EM steps are never refused.
+An accelerator is an optax transformation of the displacement f = M(theta) - theta in the chart: from the anchor theta,
+at which the last pass was made, it proposes where to look next. The safeguard stands here once: if the objective at the
+proposal is not finite or lower than at the anchor by more than rounding, the proposal is refused, the anchor kept (with
+M(anchor), so it costs no pass), and the next turn is a plain EM step, of which the transformation hears by
+`accepted=False`. Plain EM steps are never refused, and a refused one never ends the climb.
+
+What is left to gain. Near the optimum the objective is quadratic with curvature I_c (I - J): I_c is the information of
+the complete data, J the Jacobian of M (Dempster, Laird and Rubin 1977). So from theta with f = (I - J) e, e what is left
+to go, f'I_c e / 2 is left to gain. Plain EM shrinks that by q, the square of the rate, from gain to gain, and what is left
+is gain q / (1 - q) (Aitken's series; Boehning et al. 1994). An accelerator's state has an estimate `ahead` of e. From one
+anchor to the next, s further on, the gain was (f + f_next)'I_c s / 2; so what is left is
+
+    gain f_next'e / (f + f_next)'s,
+
+where the metric I_c, unknown, all but cancels if coordinates are in natural units.
 """
 
 import contextlib
@@ -31,9 +41,8 @@ from jaxem.em import as_ready, m_step, objective, pass_over
 from jaxem.families.base import epsilon
 from jaxem.mixture import Mixture
 from jaxem.priors import Prior
-from jaxem.rows import Rows, as_components, as_count, is_traced, naming_memory, settled, zeros_like_result
-from jaxem.stats import Stats
-from jaxem.stopping import GainBelow, Progress, Status, StoppingRule
+from jaxem.rows import Rows, as_components, as_count, is_traced, naming_memory, settled
+from jaxem.stopping import GainBelow, Progress, RemainingGainBelow, Status, StoppingRule
 
 MAX_ITER = 2000
 """turns a fit makes at most, by default"""
@@ -43,8 +52,12 @@ NOISE = 8
 """units of rounding of (|objective| + total weight) that a gain may be off by"""
 FALL = {64: 1e-12, 32: 1e-5}
 """a fall by this part of (|objective| + total weight) is more than rounding, by bits of the dtype"""
+RECEDING = 64
+"""units of rounding below which the size of a step says nothing of the way"""
 DEFAULT_TOL = {64: 1e-10, 32: 1e-5}
-"""gain per unit of weight below which a fit stops by default, by bits of the dtype"""
+"""gain per unit of weight below which plain EM stops by default, by bits of the dtype"""
+REMAINING = {64: (1e-8, 1e-12), 32: (1e-3, 1e-5)}
+"""what may be left to gain, in nats and per unit of weight, where an accelerated fit stops by default"""
 
 
 class Result(NamedTuple):
@@ -72,13 +85,22 @@ class Result(NamedTuple):
 
 
 class State(NamedTuple):
-    """A climb under way. `stats` and `objective` belong to `mixture`, which is centred as the rows are."""
+    """A climb under way, centred as the rows are. `objective`, `log_likelihood`, `counts` and `plain` belong to `mixture`."""
 
-    mixture: Mixture
-    stats: Stats
+    mixture: Mixture  # the anchor: the best parameters so far, finite
+    plain: Mixture  # M(anchor), the EM step from it; before the first E-step the start itself
+    query: Any  # where the next pass is made; None without an accelerator: at `plain`
+    log_likelihood: Array
+    counts: Array  # [k]
     objective: Array
     gain: Array  # [], of the last accepted turn
-    ratio: Array  # [], of the last two gains that stood clear of rounding
+    share: Array  # [], what is left to gain as a multiple of that; NaN if unknown
+    units: Any  # [p], natural units of the chart at the start; None without an accelerator
+    free: Any  # [p], the anchor in the chart, in natural units; None without an accelerator
+    displacement: Any  # [p], f there
+    rate: Array  # [], of EM, as last estimated
+    step: Array  # [], size of f
+    hits: Array  # [], accepted turns in a row that met the rule
     accepted: Array  # [], whether the last turn was
     fell: Array  # [], whether a plain step ever fell
     n_iter: Array  # [], -1 before the first E-step
@@ -93,10 +115,19 @@ def begin(mixture: Mixture, rows: Rows, max_iter: int | None, accelerator: Any =
     missing = jnp.full((), jnp.nan, dtype)
     return State(
         mixture=mixture,
-        stats=zeros_like_result(pass_over, mixture, _uncentred(rows)),
+        plain=mixture,
+        query=None if accelerator is None else mixture,
+        log_likelihood=jnp.full((), -jnp.inf, dtype),
+        counts=jnp.zeros_like(mixture.log_weights),
         objective=jnp.full((), -jnp.inf, dtype),
         gain=missing,
-        ratio=missing,
+        share=missing,
+        units=None if accelerator is None else mixture.units(),
+        free=None if accelerator is None else jnp.zeros_like(mixture.unconstrain()),
+        displacement=None if accelerator is None else jnp.zeros_like(mixture.unconstrain()),
+        rate=missing,
+        step=jnp.full((), jnp.inf, dtype),
+        hits=jnp.int32(0),
         accepted=jnp.bool_(True),
         fell=jnp.bool_(False),
         n_iter=jnp.int32(-1),
@@ -138,41 +169,37 @@ def advance(
     return jax.lax.while_loop(unfinished, step, (state, jnp.int32(0)))[0]
 
 
-def finish(state: State, rows: Rows, prior: Prior | None = None) -> Result:
+def finish(state: State, rows: Rows) -> Result:
     """The Result of a climb (one lane), back where the data lie."""
-    mixture, stats = state.mixture, state.stats
-    # counts in rows: weights that sum to less than one a row are scaled up
-    in_rows = jnp.maximum(1.0, jnp.sum(rows.weights > 0) / rows.total_weight)
-
-    def collapsed(components: Any) -> Array:
-        return jnp.any(mixture.family.degenerate(components, stats.counts * in_rows, rows.variance))
-
-    # a turn that ended in NaN is told from the step it tried, which the kept statistics give again
-    tried = m_step(mixture, stats, prior).components
+    mixture = state.mixture
     broken = state.status == Status.NONFINITE
-    measured = state.n_iter >= 0
-    degenerate = jnp.where(
-        broken, collapsed(mixture.components) | (measured & collapsed(tried)), collapsed(mixture.components)
-    )
     status = jnp.where(state.status == Status.RUNNING, Status.MAX_ITER, state.status)
     status = jnp.where(state.fell & ~broken, Status.OBJECTIVE_FELL, status)
-    status = jnp.where(degenerate & _all_finite(mixture.components), Status.DEGENERATE, status)
-
-    known = (state.ratio > 0) & (state.ratio < 1)
-    ratio = jnp.where(known, state.ratio, 0.5)
-    log_likelihood = jnp.where(measured, stats.log_likelihood, -jnp.inf)
+    status = jnp.where(collapsed(state, rows) & _all_finite(mixture.components), Status.DEGENERATE, status)
     result = Result(
         mixture=mixture.shift(rows.centre) if mixture.family.location else mixture,
-        log_likelihood=log_likelihood,
+        log_likelihood=state.log_likelihood,
         objective=state.objective,
         n_iter=jnp.maximum(state.n_iter, 0),
         status=status.astype(jnp.int32),
         trace=state.trace,
-        # gains shrink by the square of the rate: Aitken's series for what is left (Boehning et al. 1994)
-        rate=jnp.where(known, jnp.sqrt(ratio), jnp.nan),
-        remaining_gain=jnp.where(known, jnp.maximum(state.gain, 0.0) * ratio / (1.0 - ratio), jnp.nan),
+        rate=state.rate,
+        remaining_gain=jnp.where(jnp.isfinite(state.gain), jnp.maximum(state.gain, 0.0) * state.share, jnp.nan),
     )
     return jax.tree.map(_forward_only, result)
+
+
+def collapsed(state: State, rows: Rows) -> Array:
+    """Whether a component has collapsed, `[]` of bool."""
+    # counts in rows: weights that sum to less than one a row are scaled up
+    counts = state.counts * jnp.maximum(1.0, jnp.sum(rows.weights > 0) / rows.total_weight)
+
+    def degenerate(components: Any) -> Array:
+        return jnp.any(state.mixture.family.degenerate(components, counts, rows.variance))
+
+    # a turn that ended in NaN is told from the step it tried
+    tried = (state.status == Status.NONFINITE) & (state.n_iter >= 0) & degenerate(state.plain.components)
+    return degenerate(state.mixture.components) | tried
 
 
 def fit(
@@ -196,11 +223,12 @@ def fit(
         x: `[n, d]`, or `Rows` made ready before.
         sample_weight: `[n]`, non-negative; a row of weight 0 is absent, one of weight 3 stands for three.
         prior: what is known of the parameters; the objective is then log-likelihood + log prior.
-        stop: when the climb is over; by default `GainBelow(1e-10)`, in float32 `GainBelow(1e-5)`. Traced: another
+        stop: when the climb is over; by default `GainBelow(1e-10)`, in float32 `GainBelow(1e-5)`; with an accelerator
+            `RemainingGainBelow(1e-8 + 1e-12 n)`, in float32 `RemainingGainBelow(1e-3 + 1e-5 n)`. Traced: another
             tolerance compiles nothing.
         max_iter: turns to make at most. Static.
-        accelerator: an `optax.GradientTransformationExtraArgs` of EM's displacement in the chart (see the head of
-            loop.py), or None for plain EM. Static.
+        accelerator: `hybrid()`, `squarem()`, `anderson()`, or any `optax.GradientTransformationExtraArgs` of EM's
+            displacement in the chart (see the head of loop.py); None for plain EM. Static.
         chunk_size: rows worked on at a time; computed from the shapes by default.
 
     Returns:
@@ -223,7 +251,7 @@ def fit(
             f"mixture has log_weights of shape {mixture.log_weights.shape}; fit takes one mixture, fit_restarts many"
         )
     rows = rows_to_fit(mixture, x, sample_weight, chunk_size=chunk_size)
-    stop, prior = as_options(rows, stop, prior)
+    stop, prior = as_options(rows, stop, prior, accelerator)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
     with computing(mixture, rows):
         work = turn_work(rows, mixture.n_components)
@@ -237,7 +265,7 @@ def _climb(
     prior = centred_prior(prior, mixture, rows)
     state = begin(centred(mixture, rows), rows, max_iter, accelerator)
     state = advance(state, rows, max_iter + 1, stop=stop, prior=prior, accelerator=accelerator)
-    return finish(state, rows, prior)
+    return finish(state, rows)
 
 
 _fit = Compiled(_climb, static_argnums=(4, 5))
@@ -271,60 +299,101 @@ def recorded(state: State, new: State, max_iter: int) -> Array:
 def _turn(
     state: State, *, rows: Rows, stop: StoppingRule, prior: Prior | None, accelerator: Any, max_iter: int
 ) -> State:
-    """One turn of one lane: propose, one pass, accept or refuse, stop or go on. A stopped lane stays as it is."""
+    """One turn of one lane: one pass, accept or refuse, stop or go on, propose. A stopped lane stays as it is."""
     old, running, first = state.mixture, state.status == Status.RUNNING, state.n_iter < 0
+    query = state.plain if accelerator is None else state.query
+    is_plain = first | ~state.accepted if accelerator is not None else jnp.bool_(True)
 
-    plain = m_step(old, state.stats, prior)
-    proposal, is_plain, memory = plain, jnp.bool_(True), state.memory
-    if accelerator is not None:
-        import optax  # here: it takes as long to import as the rest of the package
-
-        is_plain = first | ~state.accepted
-        anchor = old.unconstrain()
-        updates, memory = optax.with_extra_args_support(accelerator).update(
-            plain.unconstrain() - anchor, memory, anchor, value=state.objective, accepted=state.accepted
-        )
-        proposal = _where(is_plain, plain, old.constrain(anchor + updates))
-        memory = _where(first, state.memory, memory)
-    proposal = _where(first, old, proposal)
-
-    stats = pass_over(proposal, rows)
-    value = objective(proposal, stats, prior)
-
+    stats = pass_over(query, rows)
+    value = objective(query, stats, prior)
     scale = jnp.abs(value) + rows.total_weight
     fallen = value < state.objective - FALL[jnp.finfo(value.dtype).bits] * scale
-    finite = jnp.isfinite(value) & _all_finite(proposal.components) & ~jnp.any(jnp.isnan(proposal.log_weights))
+    finite = jnp.isfinite(value) & _all_finite(query.components) & ~jnp.any(jnp.isnan(query.log_weights))
     accepted = finite & (is_plain | ~fallen)
 
     gain = jnp.where(first, jnp.inf, value - state.objective)
     noise = NOISE * epsilon(value.dtype) * scale
-    clear = accepted & (state.gain > 4 * noise) & (gain > 4 * noise) & jnp.isfinite(state.gain)
+    plain = m_step(query, stats, prior)
     step = jnp.maximum(
-        jnp.max(jnp.abs(proposal.weights - old.weights)), old.family.step_size(old.components, proposal.components)
+        jnp.max(jnp.abs(plain.weights - query.weights)), query.family.step_size(query.components, plain.components)
     )
-    progress = Progress(gain / rows.total_weight, jnp.where(first, jnp.inf, step), noise / rows.total_weight)
+    moved = running & accepted
+    anchor, plain, log_likelihood, counts, value = _where(
+        moved,
+        (query, plain, stats.log_likelihood, stats.counts, value),
+        (old, state.plain, state.log_likelihood, state.counts, state.objective),
+    )
+
+    memory, free, displacement = state.memory, state.free, state.displacement
+    if accelerator is None:
+        clear = (state.gain > 4 * noise) & (gain > 4 * noise) & jnp.isfinite(state.gain)
+        ratio = jnp.where(clear, gain / state.gain, jnp.nan)
+        known = (ratio > 0) & (ratio < 1)
+        ratio = jnp.where(known, ratio, 0.5)
+        share = jnp.where(known, ratio / (1.0 - ratio), state.share)
+        rate = jnp.where(known, jnp.sqrt(ratio), state.rate)
+    else:
+        import optax  # here: it takes as long to import as the rest of the package
+
+        units = state.units
+        free = anchor.unconstrain() / units
+        displacement = plain.unconstrain() / units - free
+        updates, memory = optax.with_extra_args_support(accelerator).update(
+            displacement, memory, free, value=value, accepted=accepted
+        )
+        query = _where(accepted, anchor.constrain(units * (free + updates)), plain)
+        share, rate = state.share, state.rate
+        ahead = getattr(memory, "ahead", None)
+        if ahead is not None:
+            metric = (units / anchor.units()) ** 2
+            climbed = jnp.sum(metric * (state.displacement + displacement) * (free - state.free))
+            left, length = jnp.sum(metric * displacement * ahead), jnp.sum(metric * ahead**2)
+            known = (climbed > 0) & (left > 0)
+            share = jnp.where(known, left / jnp.where(known, climbed, 1.0), jnp.nan)
+            rate = jnp.where(length > 0, jnp.clip(1.0 - left / jnp.where(length > 0, length, 1.0), 0.0, 1.0), jnp.nan)
+        query, memory = _where(running, (query, memory), (state.query, state.memory))
+
+    progress = Progress(
+        gain=gain / rows.total_weight,
+        step=step,
+        noise=noise / rows.total_weight,
+        objective=value,
+        total_weight=rows.total_weight,
+        previous_gain=state.gain / rows.total_weight,
+        remaining_gain=jnp.maximum(gain, noise) * share,
+        receding=step > jnp.maximum(state.step, RECEDING * epsilon(value.dtype)),
+    )
     verdict = jnp.where(accepted, stop(progress), Status.RUNNING)
+    hits = jnp.where(verdict == Status.RUNNING, 0, state.hits + 1).astype(jnp.int32)
+    verdict = jnp.where(hits >= getattr(stop, "patience", 1), verdict, Status.RUNNING)
     verdict = jnp.where(finite | ~is_plain, verdict, Status.NONFINITE)
     n_iter = state.n_iter + 1
     verdict = jnp.where((verdict == Status.RUNNING) & (n_iter >= max_iter), Status.MAX_ITER, verdict)
 
-    moved = running & accepted
-    mixture, stats, value, climbed = _where(
-        moved, (proposal, stats, value, gain), (old, state.stats, state.objective, state.gain)
-    )
+    climb = (gain, share, free, displacement, rate, step)
+    before = (state.gain, state.share, state.free, state.displacement, state.rate, state.step)
+    gain, share, free, displacement, rate, step = _where(moved, climb, before)
     return State(
-        mixture=mixture,
-        stats=stats,
+        mixture=anchor,
+        plain=plain,
+        query=None if accelerator is None else query,
+        log_likelihood=log_likelihood,
+        counts=counts,
         objective=value,
-        gain=climbed,
-        # plain EM alone: an accelerated gain says nothing of EM's rate
-        ratio=jnp.where(moved & clear & is_plain, gain / state.gain, state.ratio),
+        gain=gain,
+        share=share,
+        units=state.units,
+        free=free,
+        displacement=displacement,
+        rate=rate,
+        step=step,
+        hits=jnp.where(running, hits, state.hits),
         accepted=jnp.where(running, accepted, state.accepted),
         fell=state.fell | (moved & is_plain & fallen),
         n_iter=jnp.where(running & (finite | ~is_plain), n_iter, state.n_iter),
         status=jnp.where(running, verdict, state.status).astype(jnp.int32),
         trace=state.trace,
-        memory=_where(running, memory, state.memory),
+        memory=memory,
     )
 
 
@@ -354,10 +423,17 @@ def rows_to_fit(
     return rows
 
 
-def as_options(rows: Rows, stop: StoppingRule | None, prior: Prior | None) -> tuple[StoppingRule, Prior | None]:
+def as_options(
+    rows: Rows, stop: StoppingRule | None, prior: Prior | None, accelerator: Any
+) -> tuple[StoppingRule, Prior | None]:
     """The stopping rule, the default one if None, and the prior, with numbers of one dtype: one program for all."""
     dtype = rows.blocks.dtype
-    stop = GainBelow(DEFAULT_TOL[jnp.finfo(dtype).bits]) if stop is None else stop
+    bits = jnp.finfo(dtype).bits
+    if stop is None and accelerator is None:
+        stop = GainBelow(DEFAULT_TOL[bits])
+    elif stop is None:
+        absolute, relative = REMAINING[bits]
+        stop = RemainingGainBelow(absolute + relative * rows.total_weight)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (stop, prior))
 
 

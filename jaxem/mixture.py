@@ -31,6 +31,10 @@ from jaxem.rows import (
 )
 
 
+LEAST_SHARE = 1e-3
+"""weight that natural units take a component to have at least"""
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mixture:
@@ -97,6 +101,12 @@ class Mixture:
         split = self.n_components - 1
         log_weights = jax.nn.log_softmax(jnp.concatenate([free[:split], jnp.zeros(1, free.dtype)]))
         return Mixture(log_weights, self.family.constrain(self.components, free[split:]), self.family)
+
+    def units(self) -> Array:
+        """Natural units `[p]` of the chart's coordinates: standard errors if each component had a unit of rows to itself."""
+        p = self.weights
+        of_weights = jax.lax.rsqrt(jnp.maximum(p * (1.0 - p), LEAST_SHARE))[:-1]
+        return jnp.concatenate([of_weights, self.family.units(self.components, jnp.maximum(p, LEAST_SHARE))])
 
     def shift(self, offset: Array) -> "Mixture":
         """The mixture of x + offset `[d]`; only families that say `location` have one."""

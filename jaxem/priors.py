@@ -1,17 +1,33 @@
 """Priors: what is known of the parameters before the data. A prior makes EM climb log-likelihood + log prior.
 
-A prior is a pytree. It has a log density over mixtures, up to a constant, and the family's `m_step` knows how to
-maximise proxy + log prior in closed form with it. A prior on probabilities (Bernoulli, conjugate: Beta) adds
+A prior is a pytree. It has a log density over mixtures, up to a constant, and the M-step knows how to maximise
+proxy + log prior in closed form with it. Priors add: `chen_tan(x) + Dirichlet(2.0)`.
 
-    log p(probs) = sum_kj (alpha - 1) log probs_kj + (beta - 1) log(1 - probs_kj)            (Gelman et al. 2013, 2.4)
+    Beta        on probabilities:   sum_kj (alpha - 1) log probs_kj + (beta - 1) log(1 - probs_kj)
+    Dirichlet   on the weights:     (alpha - 1) sum_k log p_k                          (Gelman et al. 2013, 2.4 and 3.4)
+    NormalInverseWishart   on Gaussians, once for each covariance Sigma, and if a mean m is given for each component,
+
+        -1/2 (nu log |Sigma| + tr(Lambda inv(Sigma)))  and  -1/2 (log |Sigma_k| + kappa (mu_k - m)' inv(Sigma_k) (mu_k - m)).
+
+Three of the last kind are made from data with total weight n and covariance S:
+
+    chen_tan        nu = 2 a, Lambda = 2 a S, no m: scale-free, a = 1 / n by default         (Chen and Tan 2009)
+    fraley_raftery  mclust's defaults                                                        (Fraley and Raftery 2007)
+    variance_floor  nu = 0, Lambda = n floor I, no m: Sigma_k = S_k + (n / N_k) floor I, never below floor I
 """
 
 import dataclasses
+import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
+
+from jaxem.rows import as_components, as_data, as_weights, is_traced
 
 
 class Prior:
@@ -25,6 +41,42 @@ class Prior:
         """The same knowledge about data moved by `offset` `[d]`; a prior that knows of no place is left as it is."""
         del offset
         return self
+
+    def parts(self) -> tuple["Prior", ...]:
+        """The priors that this one is the sum of."""
+        return (self,)
+
+    def pseudo_counts(self) -> Array | float:
+        """What the weights' M-step adds to every component's count."""
+        return 0.0
+
+    def __add__(self, other: "Prior") -> "Prior":
+        """Both pieces of knowledge at once."""
+        return Sum((*self.parts(), *other.parts())) if isinstance(other, Prior) else NotImplemented
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sum(Prior):
+    """Several priors at once; their logarithms add."""
+
+    terms: tuple[Prior, ...]
+
+    def log_prob(self, mixture: Any) -> Array:
+        """Log prior `[]` of a mixture."""
+        return functools.reduce(jnp.add, [term.log_prob(mixture) for term in self.terms])
+
+    def shift(self, offset: Array) -> Prior:
+        """The same knowledge about data moved by `offset` `[d]`."""
+        return Sum(tuple(term.shift(offset) for term in self.terms))
+
+    def parts(self) -> tuple[Prior, ...]:
+        """The priors that this one is the sum of."""
+        return self.terms
+
+    def pseudo_counts(self) -> Array | float:
+        """What the weights' M-step adds to every component's count."""
+        return sum(term.pseudo_counts() for term in self.terms)
 
 
 @jax.tree_util.register_dataclass
@@ -45,8 +97,7 @@ class Beta(Prior):
 
     def __post_init__(self) -> None:
         for name, value in (("alpha", self.alpha), ("beta", self.beta)):
-            if isinstance(value, (int, float)) and not 1.0 <= value < float("inf"):
-                raise ValueError(f"{name} = {value} gives no maximum inside; give a finite number of at least 1")
+            _check_at_least_one(name, value)
 
     def log_prob(self, mixture: Any) -> Array:
         """Log prior `[]` of a Bernoulli mixture."""
@@ -58,3 +109,163 @@ class Beta(Prior):
             jnp.broadcast_to(ones, probs.shape) * jnp.log(jnp.maximum(probs, tiny))
             + jnp.broadcast_to(zeros, probs.shape) * jnp.log(jnp.maximum(1.0 - probs, tiny))
         )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dirichlet(Prior):
+    """Conjugate prior on the weights, the same for all: `alpha - 1` imagined rows in every component.
+
+    With alpha above 1 no component can die out.
+
+    Attributes:
+        alpha: at least 1.
+    """
+
+    alpha: Array | float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_at_least_one("alpha", self.alpha)
+
+    def log_prob(self, mixture: Any) -> Array:
+        """Log prior `[]` of a mixture."""
+        dtype = mixture.log_weights.dtype
+        least = math.log(float(jnp.finfo(dtype).tiny))
+        return (jnp.asarray(self.alpha, dtype) - 1.0) * jnp.sum(jnp.maximum(mixture.log_weights, least))
+
+    def pseudo_counts(self) -> Array | float:
+        """What the weights' M-step adds to every component's count."""
+        return self.alpha - 1.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NormalInverseWishart(Prior):
+    """Conjugate prior on Gaussian components; the head of priors.py has its density.
+
+    Attributes:
+        degrees: nu, `[]`: how many rows the scatter counts for; 0 and more.
+        scatter: Lambda, `[d, d]`, positive semidefinite.
+        shrinkage: kappa, `[]`: how many rows `mean` counts for; None to say nothing of the means.
+        mean: m, `[d]`, or None.
+    """
+
+    degrees: Array | float
+    scatter: Array
+    shrinkage: Array | float | None = None
+    mean: Array | None = None
+
+    def log_prob(self, mixture: Any) -> Array:
+        """Log prior `[]` of a Gaussian mixture."""
+        return mixture.family.log_prior(mixture.components, self)
+
+    def shift(self, offset: Array) -> Prior:
+        """The same knowledge about data moved by `offset` `[d]`."""
+        return self if self.mean is None else dataclasses.replace(self, mean=self.mean + offset)
+
+
+def chen_tan(
+    x: ArrayLike, sample_weight: ArrayLike | None = None, *, strength: float | None = None
+) -> NormalInverseWishart:
+    """A penalty that keeps every covariance away from zero, whatever the scale of the data.
+
+    It adds -a (tr(S inv(Sigma)) + log |Sigma|) for each covariance: with S the data's own, at most a covariance of `2 a`
+    imagined rows. Estimates stay consistent (Chen and Tan 2009). A feature without variance is not helped: add
+    `variance_floor`.
+
+    Args:
+        x: `[n, d]`.
+        sample_weight: `[n]`.
+        strength: a, positive; by default 1 / n.
+    """
+    n, _, covariance = _moments(x, sample_weight)
+    a = 1.0 / n if strength is None else _positive("strength", strength)
+    return NormalInverseWishart(2.0 * a, 2.0 * a * covariance)
+
+
+def fraley_raftery(
+    family: Any,
+    x: ArrayLike,
+    n_components: int,
+    sample_weight: ArrayLike | None = None,
+    *,
+    shrinkage: float = 0.01,
+) -> NormalInverseWishart:
+    """mclust's default prior for a Gaussian family: every component a little like a small part of the data.
+
+    m is the data's mean, kappa 0.01; the inverse Wishart has d + 2 degrees and the scale S / k^(2 / d), for Spherical and
+    Diagonal the average of its diagonal (Fraley and Raftery 2007, section 3).
+
+    Args:
+        family: `Spherical()`, `Diagonal()`, `Tied()` or `Full()`.
+        x: `[n, d]`.
+        n_components: k.
+        sample_weight: `[n]`.
+        shrinkage: kappa, positive.
+    """
+    if not hasattr(family, "inverse_wishart"):
+        raise TypeError(f"family = {family!r} is no Gaussian one; give Spherical(), Diagonal(), Tied() or Full()")
+    n, mean, covariance = _moments(x, sample_weight)
+    k, d = as_components(n_components, np.shape(x)[0]), mean.shape[0]
+    # as R's var: by n - 1, where the weights count rows
+    sample = covariance * (n / jnp.maximum(n - 1.0, 1e-3 * n))
+    degrees, scatter = family.inverse_wishart(d + 2.0, sample / k ** (2.0 / d))
+    return NormalInverseWishart(degrees, scatter, _positive("shrinkage", shrinkage), mean)
+
+
+def variance_floor(x: ArrayLike, floor: float, sample_weight: ArrayLike | None = None) -> NormalInverseWishart:
+    """A prior under which no variance, in any direction, can go below `floor`; for data with constant columns.
+
+    Every covariance is raised by floor n / N_k (a Tied one by floor), which is an exact maximiser, unlike a constant added
+    after the M-step.
+
+    Args:
+        x: `[n, d]`; only its shape and weights count.
+        floor: a variance, in the data's units, positive.
+        sample_weight: `[n]`.
+    """
+    n, mean, _ = _moments(x, sample_weight)
+    eye = jnp.eye(mean.shape[0], dtype=mean.dtype)
+    return NormalInverseWishart(0.0, n * _positive("floor", floor) * eye)
+
+
+def of_kind(prior: Prior, kind: type, family: Any) -> tuple[Any, ...]:
+    """The parts of `prior` that are of one kind; a TypeError if others speak of components too."""
+    chosen = []
+    for part in prior.parts() if isinstance(prior, Prior) else (prior,):
+        if isinstance(part, kind):
+            chosen.append(part)
+        elif not isinstance(part, Dirichlet):
+            name = type(family).__name__
+            raise TypeError(f"prior = {part!r} says nothing about a {name} component; give a {kind.__name__}")
+    return tuple(chosen)
+
+
+def _moments(x: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Array, Array, Array]:
+    """Total weight `[]`, mean `[d]` and covariance `[d, d]` of the rows that count."""
+    data = as_data(x)
+    weights = as_weights(sample_weight, data.shape[0], data.dtype)
+    if not is_traced(data, weights):
+        data = jnp.asarray(data)
+    return _weighted_moments(data, jnp.ones(data.shape[0], data.dtype) if weights is None else jnp.asarray(weights))
+
+
+@jax.jit
+def _weighted_moments(x: Array, w: Array) -> tuple[Array, Array, Array]:
+    n, anchor = jnp.sum(w), x[jnp.argmax(w > 0)]
+    moved = jnp.where(w[:, None] > 0, x - anchor[None, :], 0.0)
+    shift = jnp.sum(w[:, None] * moved, axis=0) / n
+    diff = moved - shift[None, :]
+    scatter = jnp.einsum("nd,ne->de", w[:, None] * diff, diff, precision=jax.lax.Precision.HIGHEST)
+    return n, anchor + shift, scatter / n
+
+
+def _check_at_least_one(name: str, value: Any) -> None:
+    if isinstance(value, (int, float)) and not 1.0 <= value < float("inf"):
+        raise ValueError(f"{name} = {value} gives no maximum inside; give a finite number of at least 1")
+
+
+def _positive(name: str, value: Any) -> Any:
+    if isinstance(value, (int, float)) and not 0.0 < value < float("inf"):
+        raise ValueError(f"{name} = {value}; give a positive finite number")
+    return value

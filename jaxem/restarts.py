@@ -172,7 +172,7 @@ def fit_restarts(
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), mixtures)
     rows = rows_to_fit(one, x, sample_weight, lanes=lane_count(r), chunk_size=chunk_size)
     plan = _plan(r, rows, mixtures, max_iter, accelerator)
-    stop, prior = as_options(rows, stop, prior)
+    stop, prior = as_options(rows, stop, prior, accelerator)
     with computing(mixtures, rows):
         if callback is None and plan.mesh is None:
             work = turn_work(rows, one.n_components, plan.width)
@@ -196,7 +196,7 @@ def fit_from_starts(
 ) -> Result:
     """`fit_restarts` of `starts` on ready rows, in one program where the climbs are short; arguments as for those."""
     plan = _plan(n_restarts, rows, None, max_iter, accelerator)
-    stop, _ = as_options(rows, stop, None)
+    stop, _ = as_options(rows, stop, None, accelerator)
     with computing(rows):
         begin_with = functools.partial(_draw_and_open, key, family, n_components, n_restarts, initializer)
         return _climb(begin_with, rows, None, stop, plan, n_restarts, n_components, callback)
@@ -236,16 +236,20 @@ def _queue(mixtures: Mixture, real: Array, rows: Rows, plan: Plan) -> Queue:
     states = states._replace(status=status)
     lanes = jax.tree.map(lambda leaf: leaf[jnp.zeros(plan.width, int)], states)
     lanes = lanes._replace(status=jnp.full(plan.width, int(Status.MAX_ITER), status.dtype))
-    lanes = lanes._replace(memory=_memory(lanes.mixture, plan))
+    lanes = _armed(lanes, plan)
     none = jnp.zeros(1, jnp.int32)
     traces = jnp.full((r, plan.max_iter + 1), jnp.nan, states.objective.dtype)
     return Queue(states, traces, lanes, jnp.full(plan.width, r, jnp.int32), none, none, none)
 
 
-def _memory(mixtures: Mixture, plan: Plan) -> Any:
+def _armed(lanes: State, plan: Plan) -> State:
+    """Lanes before their first pass, with what the accelerator needs."""
     if plan.accelerator is None:
-        return None
-    return jax.vmap(lambda mixture: plan.accelerator.init(mixture.unconstrain()))(mixtures)
+        return lanes
+    free = jax.vmap(Mixture.unconstrain)(lanes.mixture)
+    nowhere, memory = jnp.zeros_like(free), jax.vmap(plan.accelerator.init)(free)
+    units = jax.vmap(Mixture.units)(lanes.mixture)
+    return lanes._replace(query=lanes.mixture, units=units, free=nowhere, displacement=nowhere, memory=memory)
 
 
 def _refilled(queue: Queue, plan: Plan) -> Queue:
@@ -257,7 +261,7 @@ def _refilled(queue: Queue, plan: Plan) -> Queue:
     index = jnp.where(stopped, jnp.minimum(rank, r), queue.restart)
     fresh = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, r - 1)], states)
     fresh = fresh._replace(status=jnp.where(index < r, fresh.status, Status.MAX_ITER).astype(fresh.status.dtype))
-    fresh = fresh._replace(memory=_memory(fresh.mixture, plan))
+    fresh = _armed(fresh, plan)
     lanes = jax.tree.map(lambda a, b: jnp.where(_column(stopped, a), a, b), fresh, lanes)
     waiting = jnp.minimum(queue.waiting + jnp.sum(stopped).astype(jnp.int32), r)
     return queue._replace(states=states, lanes=lanes, restart=index, waiting=waiting)
@@ -265,7 +269,7 @@ def _refilled(queue: Queue, plan: Plan) -> Queue:
 
 def _put(states: State, lanes: State, index: Array) -> State:
     """`lanes` `[w, ...]` written to rows `index` `[w]` of `states` `[r, ...]`; those out of bounds are dropped."""
-    lanes = lanes._replace(memory=None)
+    lanes = lanes._replace(query=None, units=None, free=None, displacement=None, memory=None)
     return jax.tree.map(lambda leaf, lane: leaf.at[index].set(lane, mode="drop"), states, lanes)
 
 
@@ -317,10 +321,10 @@ def _advance(
     return jax.lax.while_loop(unfinished, turns, (queue, jnp.int32(0)))[0]
 
 
-def _close(queue: Queue, rows: Rows, prior: Prior | None) -> Result:
+def _close(queue: Queue, rows: Rows) -> Result:
     """The Results of all restarts, as far as they are."""
     states = _put(queue.states, queue.lanes, queue.restart)._replace(trace=queue.traces)
-    return jax.vmap(lambda state: finish(state, rows, prior))(states)
+    return jax.vmap(lambda state: finish(state, rows))(states)
 
 
 # -- programs ------------------------------------------------------------------------------------------------------------
@@ -330,7 +334,7 @@ def _climb_all(mixtures: Mixture, rows: Rows, prior: Prior | None, stop: Stoppin
     prior = centred_prior(prior, mixtures, rows)
     real = jnp.ones(mixtures.log_weights.shape[0], bool)
     queue = _advance(_queue(mixtures, real, rows, plan), rows, prior, stop, None, plan)
-    return _close(queue, rows, prior)
+    return _close(queue, rows)
 
 
 _fit_restarts = Compiled(_climb_all, static_argnums=(4,))
@@ -383,7 +387,7 @@ def _open_drawn(
         stop: StoppingRule,
         n_steps: Array,
     ) -> tuple[Queue, Result]:
-        mixtures = _draw(key, family, rows, k, index, initializer)
+        mixtures = draw(key, family, rows, k, index, initializer)
         return _piece(_queue(mixtures, index < r, rows, plan), rows, prior, stop, n_steps, plan)
 
     return _on_each_device(on_one, plan, index, rows, key, initializer, prior, stop, n_steps)
@@ -406,7 +410,7 @@ def _piece(
     """Some turns, and the Results if those were the last; zeros before."""
     none = jnp.zeros(1, jnp.int32)
     queue = _advance(queue._replace(useful=none, executed=none), rows, prior, stop, n_steps, plan)
-    close = functools.partial(_close, queue, rows, prior)
+    close = functools.partial(_close, queue, rows)
     over = ~jnp.any(queue.lanes.status == Status.RUNNING) & (queue.waiting[0] >= queue.states.status.shape[0])
     return queue, jax.lax.cond(over, close, lambda: zeros_like_result(close))
 
@@ -505,13 +509,13 @@ def _rows_to_start(
 
 
 def _draw_all(key: Array, family: Family, rows: Rows, k: int, r: int, initializer: Initializer) -> Mixture:
-    return _draw(key, family, rows, k, jnp.arange(r), initializer)
+    return draw(key, family, rows, k, jnp.arange(r), initializer)
 
 
 _starts = Compiled(_draw_all, static_argnums=(1, 3, 4))
 
 
-def _draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer) -> Mixture:
+def draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer) -> Mixture:
     """The starts of number `index` `[r]`."""
     data, weight = rows.as_matrix()
     data = data + rows.centre[None, :]

@@ -7,7 +7,7 @@ compiles nothing; it sees one `Progress` per turn and knows nothing of mixtures.
 
 import dataclasses
 import enum
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -40,13 +40,26 @@ class Progress(NamedTuple):
     gain: Array
     """rise of the objective per unit of sample weight"""
     step: Array
-    """size of the last step of the parameters, free of units (`Family.step_size`)"""
+    """size of the EM step from where the climb is now, free of units (`Family.step_size`)"""
     noise: Array
     """rounding error of `gain`"""
+    objective: Array
+    """where the climb is now, in nats"""
+    total_weight: Array
+    """sum of the sample weights"""
+    previous_gain: Array
+    """`gain` of the turn before; NaN if there was none"""
+    remaining_gain: Array
+    """estimated rise of the objective still to come, in nats; NaN if unknown"""
+    receding: Array
+    """whether `step` is larger than it was: the climb is leaving a plateau or a saddle, however little it gains"""
 
 
 class StoppingRule(Protocol):
-    """A callable pytree from `Progress` to a Status array: RUNNING to go on, else why to stop."""
+    """A callable pytree from `Progress` to a Status array: RUNNING to go on, else why to stop.
+
+    A rule with an attribute `patience` must be met that many turns in a row.
+    """
 
     def __call__(self, progress: Progress) -> Array: ...
 
@@ -63,14 +76,13 @@ class GainBelow:
     tol: Array | float
 
     def __call__(self, progress: Progress) -> Array:
-        reached = jnp.where(progress.noise > self.tol, Status.PRECISION_LIMITED, Status.CONVERGED)
-        return jnp.where(progress.gain < self.tol, reached, Status.RUNNING)
+        return _stop_if(progress.gain < self.tol, progress.noise > self.tol)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepBelow:
-    """Stop once no parameter moves by more than `tol` in one turn.
+    """Stop once no parameter would move by more than `tol` in an EM step.
 
     The lecture's second rule. The size of a step is free of units: weights change by their difference, means in
     standard deviations, covariances relative to the variances.
@@ -80,3 +92,75 @@ class StepBelow:
 
     def __call__(self, progress: Progress) -> Array:
         return jnp.where(progress.step < self.tol, Status.CONVERGED, Status.RUNNING)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RemainingGainBelow:
+    """Stop once what is left to gain is estimated below `tol` nats in all, and an EM step moves nothing by `step`.
+
+    Unlike the gain of one turn, what is left does not depend on how slow EM is. A plateau whose steps grow does not end
+    the climb, and the rule must be met twice in a row. Where rounding hides what is left the status is PRECISION_LIMITED.
+
+    Attributes:
+        tol: nats.
+        step: size of the EM step, free of units as for `StepBelow`.
+    """
+
+    tol: Array | float
+    step: Array | float = 1e-3
+    patience: ClassVar[int] = 2
+
+    def __call__(self, progress: Progress) -> Array:
+        noise = progress.noise * progress.total_weight
+        near = (progress.remaining_gain < jnp.maximum(self.tol, noise)) & (progress.step < self.step)
+        drowned = progress.gain < progress.noise
+        return _stop_if((near | drowned) & ~progress.receding, noise > self.tol)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AitkenBelow:
+    """Stop once Aitken's estimate of what plain EM has left to gain is below `tol` nats.
+
+    With a the ratio of the last two gains, that is gain a / (1 - a) (Boehning et al. 1994; McNicholas 2010). It holds for
+    plain EM once gains shrink geometrically; on a plateau, where a > 1, it does not stop.
+    """
+
+    tol: Array | float
+
+    def __call__(self, progress: Progress) -> Array:
+        ratio = progress.gain / progress.previous_gain
+        shrinking = (ratio >= 0) & (ratio < 1)
+        left = progress.gain * progress.total_weight * ratio / jnp.where(shrinking, 1.0 - ratio, 1.0)
+        noise = progress.noise * progress.total_weight
+        return _stop_if(shrinking & (left < self.tol), noise > self.tol)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RelativeGainBelow:
+    """Stop once a turn raises the objective by less than `tol` (1 + |objective|), as mclust does (its tol is 1e-5)."""
+
+    tol: Array | float
+
+    def __call__(self, progress: Progress) -> Array:
+        unit = (1.0 + jnp.abs(progress.objective)) / progress.total_weight
+        return _stop_if(progress.gain < self.tol * unit, progress.noise > self.tol * unit)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TotalGainBelow:
+    """Stop once a turn raises the objective by less than `tol` nats in all."""
+
+    tol: Array | float
+
+    def __call__(self, progress: Progress) -> Array:
+        unit = 1.0 / progress.total_weight
+        return _stop_if(progress.gain < self.tol * unit, progress.noise > self.tol * unit)
+
+
+def _stop_if(met: Array, hidden: Array) -> Array:
+    """The status of a rule that is met or not, by numbers that rounding hides or not."""
+    return jnp.where(met, jnp.where(hidden, Status.PRECISION_LIMITED, Status.CONVERGED), Status.RUNNING)

@@ -110,6 +110,10 @@ class Family(abc.ABC):
         )
         return self.m_step(params, jnp.ones(k, x.dtype), stats)
 
+    def narrowed(self, params: Params) -> Params:
+        """Pooled `params` (from `init`) with the spread that each of k clusters side by side would have; by default as is."""
+        return params
+
     def shift(self, params: Params, offset: Array) -> Params:
         """Parameters of x + offset `[d]`; needed where `location` is true."""
         raise NotImplementedError(f"{type(self).__name__} is no location family: it has no shift")
@@ -126,6 +130,15 @@ class Family(abc.ABC):
             for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
         ]
         return jnp.max(jnp.stack(sizes))
+
+    def units(self, params: Params, weights: Array) -> Array:
+        """Natural units `[p]` of the chart's coordinates, by default 1: their standard errors from one row in all, of which
+        component j has the share `weights[j]`.
+
+        Accelerators measure lengths in them; right ones make a climb independent of the features' units.
+        """
+        del weights
+        return jnp.ones_like(self.unconstrain(params))
 
     def support(self, x: Any) -> Any:
         """Which entries of `x` `[n, d]` can occur at all, `[n, d]` of bool, or True for any number."""

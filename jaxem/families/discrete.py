@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.families.base import Family, alive, epsilon, normalise, tiny, weighted_sum
-from jaxem.priors import Beta
+from jaxem.priors import Beta, of_kind
 from jaxem.stats import Stats
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -59,11 +59,9 @@ class Bernoulli(Family):
         self, params: BernoulliParams, counts: Array, stats: BernoulliStats, prior: Any = None
     ) -> BernoulliParams:
         ones, total = stats.ones, counts[:, None]
-        if prior is not None:
-            if not isinstance(prior, Beta):
-                raise TypeError(f"prior = {prior!r} says nothing about a Bernoulli component; give Beta(alpha, beta)")
+        for part in () if prior is None else of_kind(prior, Beta, self):
             alpha, beta = (
-                jnp.broadcast_to(jnp.asarray(value, ones.dtype), ones.shape) for value in (prior.alpha, prior.beta)
+                jnp.broadcast_to(jnp.asarray(value, ones.dtype), ones.shape) for value in (part.alpha, part.beta)
             )
             ones, total = ones + alpha - 1.0, total + alpha + beta - 2.0
         total = jnp.broadcast_to(total, ones.shape)

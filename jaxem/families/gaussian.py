@@ -29,6 +29,7 @@ lanes of a vmap, and there are more than `FEW_FEATURES` features.
 
 import abc
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -38,6 +39,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.families.base import BlockStats, Family, alive, all_lanes, epsilon, normalise, tiny, weighted_sum
+from jaxem.priors import NormalInverseWishart, of_kind
 from jaxem.rows import sum_chunks
 from jaxem.stats import Stats
 
@@ -118,6 +120,19 @@ class _Gaussian(Family):
         """Covariances about the new means, `delta` `[k, d]` from where `second` was taken; anything for those without rows."""
 
     @abc.abstractmethod
+    def outer(self, moves: Array) -> Array:
+        """v v' of each of `moves` `[k, d]`, in the form of k covariances: a matrix, its diagonal, or the mean of that."""
+
+    @abc.abstractmethod
+    def traces(self, precisions: Array, scatter: Array) -> Array:
+        """tr(Lambda inv(Sigma)), `[k]` or `[]`, of a matrix Lambda `[d, d]`."""
+
+    @abc.abstractmethod
+    def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
+        """`degrees` and `scatter` of a NormalInverseWishart, for an inverse Wishart of `degrees` and `scale` `[d, d]`, or
+        inverse gammas of the same on single variances."""
+
+    @abc.abstractmethod
     def from_pooled(self, covariance: Array, k: int) -> Array:
         """The form of k covariances that best fits one matrix `[d, d]`."""
 
@@ -140,6 +155,10 @@ class _Gaussian(Family):
     @abc.abstractmethod
     def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
         """Inverse of `unconstrain_covariances`."""
+
+    @abc.abstractmethod
+    def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
+        """Standard errors `[q]` of those coordinates from one row, of which component j has the share `weights[j]`."""
 
     # -- the contract -------------------------------------------------------------------------------------------------
 
@@ -208,7 +227,9 @@ class _Gaussian(Family):
 
     def m_step(self, params: GaussianParams, counts: Array, stats: GaussianStats, prior: Any = None) -> GaussianParams:
         if prior is not None:
-            raise TypeError(f"prior = {prior!r} says nothing about a {type(self).__name__} component; give None")
+            knowledge = of_kind(prior, NormalInverseWishart, self)
+            if knowledge:
+                return self._penalised_m_step(params, counts, stats, knowledge)
         owned = alive(counts)  # [k]
         delta = jnp.where(owned[:, None], stats.first / _positive(counts)[:, None], 0.0)  # [k, d]
         covariances = self.recentre(stats.second, counts, delta)
@@ -217,12 +238,64 @@ class _Gaussian(Family):
             covariances = jnp.where(owned, covariances, params.covariances)
         return GaussianParams(params.means + delta, covariances)
 
+    def _penalised_m_step(
+        self, params: GaussianParams, counts: Array, stats: GaussianStats, knowledge: tuple[NormalInverseWishart, ...]
+    ) -> GaussianParams:
+        """The M-step with conjugate priors. With N_k, x_k, S_k those of the data, and Lambda, nu, kappa, m of the prior,
+
+            mu_k = (N_k x_k + kappa m) / (N_k + kappa),
+            Sigma_k = (Lambda + S_k + B_k) / (nu + N_k + [m is given]),  B_k = kappa N_k / (kappa + N_k) (x_k - m)(x_k - m)',
+
+        and for Tied the sums over k of S_k, B_k and N_k + [m is given].            (Fraley and Raftery 2007, section 3)
+        """
+        k, d = params.means.shape
+        owned = alive(counts)  # [k]
+        delta = jnp.where(owned[:, None], stats.first / _positive(counts)[:, None], 0.0)  # [k, d]
+        within = self.recentre(stats.second, counts, delta)
+        degrees, scatter, about_means = _combined(knowledge, counts.dtype)
+        moved, between, rows = delta, jnp.zeros_like(within), counts
+        if about_means is not None:
+            shrinkage, mean = about_means
+            apart = params.means + delta - mean[None, :]
+            moved = delta - (shrinkage / (counts + shrinkage))[:, None] * apart
+            strength = shrinkage * counts / (shrinkage + counts)  # [k]
+            between = self.outer(jnp.sqrt(strength)[:, None] * apart)
+            rows = counts + 1.0
+        if self.shared:
+            total = jnp.sum(counts)
+            summed = self.from_pooled(scatter, k) + total * within + jnp.sum(between, axis=0)
+            return GaussianParams(params.means + moved, summed / (degrees + jnp.sum(rows)))
+        column = (k, *(1,) * (within.ndim - 1))
+        weight, owned, imagined = counts.reshape(column), owned.reshape(column), (degrees + rows).reshape(column)
+        summed = self.from_pooled(scatter, k) + jnp.where(owned, weight * within, 0.0) + between
+        known = alive(imagined)
+        covariances = jnp.where(known, summed / jnp.where(known, imagined, 1.0), params.covariances)
+        return GaussianParams(params.means + moved, covariances)
+
+    def log_prior(self, params: GaussianParams, prior: NormalInverseWishart) -> Array:
+        """Log density `[]` of a NormalInverseWishart, up to a constant."""
+        k, d = params.means.shape
+        precisions = self.precisions(params.covariances)
+        log_det = self.log_det(params.covariances, precisions, d)
+        penalty = jnp.sum(prior.degrees * log_det + self.traces(precisions, prior.scatter))
+        if prior.mean is not None:
+            squares = self.squares(params.means, precisions, prior.mean[:, None])[:, 0]
+            penalty += jnp.sum(jnp.broadcast_to(log_det, (k,)) + prior.shrinkage * squares)
+        return -0.5 * penalty
+
     def unconstrain(self, params: GaussianParams) -> Array:
         return jnp.concatenate([params.means.ravel(), self.unconstrain_covariances(params.covariances)])
 
     def constrain(self, params: GaussianParams, free: Array) -> GaussianParams:
         k, d = params.means.shape
         return GaussianParams(free[: k * d].reshape(k, d), self.constrain_covariances(free[k * d :], k, d))
+
+    def units(self, params: GaussianParams, weights: Array) -> Array:
+        k, d = params.means.shape
+        variances = jnp.diagonal(self.as_matrices(params.covariances, k, d), axis1=1, axis2=2)  # [k, d]
+        deviations = jnp.sqrt(jnp.where(variances > 0, variances, 1.0))
+        of_means = deviations * jax.lax.rsqrt(weights)[:, None]
+        return jnp.concatenate([of_means.ravel(), self.covariance_units(params.covariances, weights, d)])
 
     def sample(self, key: Array, params: GaussianParams, labels: Array) -> Array:
         k, d = params.means.shape
@@ -235,6 +308,12 @@ class _Gaussian(Family):
     ) -> GaussianParams:
         del x, sample_weight
         return params._replace(means=centres)
+
+    def narrowed(self, params: GaussianParams) -> GaussianParams:
+        # axis-parallel boxes of one k-th of the volume; no correlation is carried over from all the data
+        k, d = params.means.shape
+        pooled = jnp.diagonal(self.as_matrices(params.covariances, k, d)[0])
+        return params._replace(covariances=self.from_pooled(jnp.diag(pooled * k ** (-2.0 / d)), k))
 
     def shift(self, params: GaussianParams, offset: Array) -> GaussianParams:
         return params._replace(means=params.means + offset[None, :])
@@ -303,6 +382,16 @@ class Spherical(_Gaussian):
         moved = jnp.sum(delta**2, axis=1)
         return (second / _positive(counts) - moved + _cancelled(moved)) / delta.shape[1]
 
+    def outer(self, moves: Array) -> Array:
+        return jnp.mean(moves**2, axis=1)
+
+    def traces(self, precisions: Array, scatter: Array) -> Array:
+        return jnp.trace(scatter) * precisions
+
+    def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
+        d = scale.shape[0]
+        return (degrees + 2.0) / d, jnp.eye(d, dtype=scale.dtype) * (jnp.trace(scale) / d**2)
+
     def from_pooled(self, covariance: Array, k: int) -> Array:
         return jnp.full(k, jnp.trace(covariance) / covariance.shape[0])
 
@@ -322,6 +411,9 @@ class Spherical(_Gaussian):
 
     def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
         return jnp.exp(free)
+
+    def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
+        return jax.lax.rsqrt(0.5 * d * weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,6 +450,16 @@ class Diagonal(_Gaussian):
     def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
         return second / _positive(counts)[:, None] - delta**2 + _cancelled(delta**2)
 
+    def outer(self, moves: Array) -> Array:
+        return moves**2
+
+    def traces(self, precisions: Array, scatter: Array) -> Array:
+        return jnp.sum(precisions * jnp.diagonal(scatter)[None, :], axis=1)
+
+    def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
+        d = scale.shape[0]
+        return degrees + 2.0, jnp.eye(d, dtype=scale.dtype) * (jnp.trace(scale) / d)
+
     def from_pooled(self, covariance: Array, k: int) -> Array:
         return jnp.broadcast_to(jnp.diagonal(covariance)[None, :], (k, covariance.shape[0]))
 
@@ -375,6 +477,9 @@ class Diagonal(_Gaussian):
 
     def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
         return jnp.exp(free).reshape(k, d)
+
+    def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
+        return jnp.repeat(jax.lax.rsqrt(0.5 * weights), d)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -403,6 +508,15 @@ class Full(_Gaussian):
     def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
         return _recentred(second / _positive(counts)[:, None, None], delta[:, :, None] * delta[:, None, :])
 
+    def outer(self, moves: Array) -> Array:
+        return moves[:, :, None] * moves[:, None, :]
+
+    def traces(self, precisions: Array, scatter: Array) -> Array:
+        return _traces_of_matrices(precisions, scatter)
+
+    def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
+        return degrees + scale.shape[0] + 1.0, scale
+
     def from_pooled(self, covariance: Array, k: int) -> Array:
         return jnp.broadcast_to(covariance[None], (k, *covariance.shape))
 
@@ -420,6 +534,9 @@ class Full(_Gaussian):
 
     def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
         return jax.vmap(lambda row: _from_log_cholesky(row, d))(free.reshape(k, -1))
+
+    def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
+        return (jax.vmap(_log_cholesky_units)(covariances) * jax.lax.rsqrt(weights)[:, None]).ravel()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -459,6 +576,15 @@ class Tied(_Gaussian):
         total = jnp.sum(counts)
         return _recentred(second / total, _dot("ki,kj->ij", (counts / total)[:, None] * delta, delta))
 
+    def outer(self, moves: Array) -> Array:
+        return moves[:, :, None] * moves[:, None, :]
+
+    def traces(self, precisions: Array, scatter: Array) -> Array:
+        return _traces_of_matrices(precisions, scatter)
+
+    def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
+        return degrees + scale.shape[0] + 1.0, scale
+
     def from_pooled(self, covariance: Array, k: int) -> Array:
         return covariance
 
@@ -476,6 +602,9 @@ class Tied(_Gaussian):
 
     def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
         return _from_log_cholesky(free, d)
+
+    def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
+        return _log_cholesky_units(covariances)
 
 
 # -- steps --------------------------------------------------------------------------------------------------------------
@@ -582,6 +711,24 @@ def _smallest_eigenvalue(covariances: Array, inverse_scale: Array) -> Array:
     return jnp.where(singular, 0.0, jnp.exp(-log_largest))
 
 
+def _traces_of_matrices(whiteners: Array, scatter: Array) -> Array:
+    """tr(Lambda inv(Sigma)) `[...]`, given inv(L) `[..., d, d]` and Lambda `[d, d]`."""
+    return jnp.sum(_dot("...ij,jk->...ik", whiteners, scatter) * whiteners, axis=(-2, -1))
+
+
+def _combined(
+    knowledge: tuple[NormalInverseWishart, ...], dtype: Any
+) -> tuple[Array, Array, tuple[Array, Array] | None]:
+    """Degrees and scatter of several priors at once, and what one of them says of the means."""
+    degrees = functools.reduce(jnp.add, [jnp.asarray(part.degrees, dtype) for part in knowledge])
+    scatter = functools.reduce(jnp.add, [jnp.asarray(part.scatter, dtype) for part in knowledge])
+    means = [part for part in knowledge if part.mean is not None]
+    if len(means) > 1:
+        raise ValueError(f"prior speaks of the means {len(means)} times; add priors of which at most one does")
+    about_means = [(jnp.asarray(part.shrinkage, dtype), jnp.asarray(part.mean, dtype)) for part in means]
+    return degrees, scatter, about_means[0] if about_means else None
+
+
 def _log_det(covariances: Array, whiteners: Array) -> Array:
     """log |Sigma| of `[..., d, d]`, given inv(L); NaN where Sigma is not positive definite, to rounding."""
     inverse = jnp.diagonal(whiteners, axis1=-2, axis2=-1)  # [..., d], of deviations given the features before
@@ -668,6 +815,14 @@ def _log_cholesky(covariance: Array) -> Array:
     rows, columns = jnp.tril_indices(covariance.shape[0])
     entries = factor[rows, columns]
     return jnp.where(rows == columns, jnp.log(jnp.where(rows == columns, entries, 1.0)), entries)
+
+
+def _log_cholesky_units(covariance: Array) -> Array:
+    """Standard errors of `_log_cholesky`'s coordinates from one row: 1 / sqrt(2) of a logarithm, else L_ii."""
+    rows, columns = jnp.tril_indices(covariance.shape[0])
+    own = jnp.diagonal(_factors(covariance)[0])  # [d]
+    own = jnp.where(own > 0, own, jnp.sqrt(jnp.maximum(jnp.diagonal(covariance), tiny(covariance.dtype))))
+    return jnp.where(rows == columns, math.sqrt(0.5), own[rows])
 
 
 def _from_log_cholesky(free: Array, d: int) -> Array:
