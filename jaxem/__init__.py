@@ -64,6 +64,9 @@ _HOME = {
     "search": "racing",
     "Search": "racing",
     "Raced": "racing",
+    "select": "racing",
+    "Selection": "racing",
+    "Candidate": "racing",
     "verify": "laws",
     "Report": "laws",
 }

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 try:
     import typer
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from jaxem.init import Initializer
     from jaxem.loop import Result
     from jaxem.mixture import Mixture
+    from jaxem.racing import Search, Selection
     from jaxem.restarts import Landscape
+    from jaxem.stopping import StoppingRule
 
 app = typer.Typer(
     name="jaxem",
@@ -46,6 +48,10 @@ SHOWN = 6
 BUNDLED = "Old Faithful (bundled)"
 LARGE = 2**26
 """bytes of data above which the rows are shared out among devices, not the restarts"""
+MOST_COUNTS = 100
+"""numbers of components that are tried at most"""
+SHORT = 10**7
+"""numbers that a search touches below which it shows no progress"""
 CACHE_VARIABLE = "JAXEM_CACHE"
 """environment variable that names the folder of compiled programs; empty for none. Without it JAX's own is followed"""
 
@@ -57,6 +63,7 @@ class Covariance(enum.StrEnum):
     TIED = "tied"
     DIAG = "diag"
     SPHERICAL = "spherical"
+    ALL = "all"
 
 
 class Init(enum.StrEnum):
@@ -66,6 +73,18 @@ class Init(enum.StrEnum):
     KMEANS = "kmeans"
     RANDOM = "random"
     RANDOM_POINTS = "random-points"
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """`3`, or `1:6` for 1, 2, ..., 6."""
+    first, colon, last = text.partition(":")
+    low = _whole(first)
+    high = _whole(last) if colon else low
+    if high < low:
+        raise typer.BadParameter(f"{text!r} is no range; give the smaller number first, such as 1:6", param_hint="-k")
+    if high - low >= MOST_COUNTS:
+        raise typer.BadParameter(f"{text!r} is {high - low + 1} numbers; give at most {MOST_COUNTS}", param_hint="-k")
+    return tuple(range(low, high + 1))
 
 
 def _whole(text: str | int) -> int:
@@ -88,15 +107,24 @@ Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the rando
 @app.command()
 def fit(
     data: Data = None,
-    components: Annotated[int, typer.Option("-k", "--components", parser=_whole, help="Number of components.")] = 2,
-    covariance: Annotated[Covariance, typer.Option(help="Form of the covariances.")] = Covariance.FULL,
-    restarts: Annotated[int, typer.Option(parser=_whole, help="Number of starts.")] = 64,
-    seed: Seed = 0,
-    init: Annotated[Init, typer.Option(help="How starts are made.")] = Init.KMEANS_PLUS_PLUS,
-    tol: Annotated[
-        float | None, typer.Option(help="Stop below this gain per row. [default: 1e-10; float32 data 1e-5]")
+    components: Annotated[
+        str, typer.Option("-k", "--components", metavar="K|A:B", help="Number of components, or a range to choose from.")
+    ] = "2",
+    covariance: Annotated[Covariance, typer.Option(help="Form of the covariances; all tries each.")] = Covariance.FULL,
+    budget: Annotated[
+        int | None, typer.Option(parser=_whole, help="Passes that the search for the best optimum may make.  [default: 1000]")
     ] = None,
-    max_iter: Annotated[int, typer.Option(parser=_whole, help="EM steps of a restart at most.")] = 10_000,
+    restarts: Annotated[
+        int | None, typer.Option(parser=_whole, help="Climb to the end from so many starts instead of searching.")
+    ] = None,
+    seed: Seed = 0,
+    init: Annotated[
+        Init | None, typer.Option(help="How these starts are made.  [default: k-means++]", show_default=False)
+    ] = None,
+    tol: Annotated[
+        float | None, typer.Option(help="Stop where less than so many nats are left to gain.  [default: 1e-8]")
+    ] = None,
+    max_iter: Annotated[int, typer.Option(parser=_whole, help="EM steps of a climb at most.")] = 10_000,
     columns: Columns = None,
     out: Annotated[Path | None, typer.Option(help="Save the best mixture here (safetensors).")] = None,
     force: Force = False,
@@ -106,9 +134,11 @@ def fit(
     chunk_size: ChunkSize = None,
     no_cache: NoCache = False,
 ) -> None:
-    """Fit a mixture of Gaussians to DATA by EM from many starts; without DATA to the bundled Old Faithful.
+    """Fit a mixture of Gaussians to DATA by EM; without DATA to the bundled Old Faithful.
 
-    A fit that did not converge says so and exits 0; one that collapsed is not saved and exits 1 with advice.
+    The best optimum is searched for: starts of several kinds are raced and the last polished. With -k A:B or --covariance all
+    each is searched for, and the one with the least BIC kept. A fit that did not converge says so and exits 0; one that
+    collapsed is not saved and exits 1 with advice.
     """
 
     def work() -> None:
@@ -119,29 +149,45 @@ def fit(
         from jaxem.stopping import Status
 
         _check_free(out, force)
-        if tol is not None and not tol > -math.inf:
+        if tol is not None and not 0 <= tol < math.inf:
             raise typer.BadParameter(f"{tol} is not a tolerance; give a number such as 1e-8", param_hint="--tol")
+        counts = _counts(components)
         table = _read(data, columns)
-        as_components(components, table.values.shape[0])
-        as_count("restarts", restarts, most=2**20)
-        as_count("max_iter", max_iter, least=0, most=10**7)
-        _start_jax(table.values.size * components * restarts, keep=not no_cache)
-        verification = None if no_verify else _compile_verification(table, components, covariance)
+        for k in counts:
+            as_components(k, table.values.shape[0])
+        many = len(counts) > 1 or covariance == Covariance.ALL
+        plan = Plan(
+            seed=seed,
+            budget=None if budget is None else as_count("budget", budget),
+            restarts=None if restarts is None and init is None else as_count("restarts", restarts or 64, most=2**20),
+            init=init or Init.KMEANS_PLUS_PLUS,
+            tol=tol,
+            max_iter=as_count("max_iter", max_iter, least=0, most=10**7),
+            chunk_size=chunk_size,
+        )
+        if restarts is not None:
+            as_count("restarts", restarts)
+        if plan.restarts is not None and (many or budget is not None):
+            asked = "--budget" if budget is not None else "-k A:B and --covariance all"
+            raise typer.BadParameter(f"{asked} and --restarts or --init exclude each other; choose one")
+        _start_jax(table.values.size * max(counts) * (plan.restarts or 64), keep=not no_cache)
+        verification = None if no_verify or many else _compile_verification(table, counts[0], covariance)
         try:
             with _precision(table):
-                result, landscape = _fit(table, components, covariance, restarts, seed, init, tol, max_iter, chunk_size)
+                found = _select(table, counts, covariance, plan) if many else _fit(table, counts[0], covariance, plan)
+                result = found.result
                 status = Status(int(result.status))
                 failed = status in (Status.DEGENERATE, Status.NONFINITE)
                 if out is not None and not failed:  # before anything is printed: stdout may be closed
                     save(result.mixture, out, overwrite=force)
-                _print_fit(data, table, covariance, result, landscape, status)
+                _print_fit(data, table, found, status)
                 if failed:
-                    raise _FitError(_advice(table, components, covariance, status))
+                    raise _FitError(_advice(table, result.mixture.n_components, found.covariance, status))
         finally:  # a process that ends while XLA compiles is aborted
             if verification is not None:
                 verification.join()
         with _precision(table):
-            if verification is not None:
+            if not no_verify:
                 _print_verification(result.mixture, table)
             print("not saved (--out FILE saves the mixture)" if out is None else f"saved to {out}")
 
@@ -409,17 +455,34 @@ def _compile_verification(table: Table, components: int, covariance: Covariance)
         return compile_verify(jaxem.Mixture(np.zeros(components), params, family), values)
 
 
-def _fit(
-    table: Table,
-    components: int,
-    covariance: Covariance,
-    restarts: int,
-    seed: int,
-    init: Init,
-    tol: float | None,
-    max_iter: int,
-    chunk_size: int | None,
-) -> tuple[Result, Landscape]:
+class Plan(NamedTuple):
+    """How `fit` looks for the best optimum: by a search within a budget, or from so many `restarts`."""
+
+    seed: int
+    budget: int | None
+    restarts: int | None
+    init: Init
+    tol: float | None
+    max_iter: int
+    chunk_size: int | None
+
+
+class Found(NamedTuple):
+    """What `fit` prints."""
+
+    result: Result
+    covariance: Covariance
+    landscape: Landscape
+    origin: str  # what the landscape is of
+    selection: Selection | None
+
+
+def _fit(table: Table, components: int, covariance: Covariance, plan: Plan) -> Found:
+    return (_search if plan.restarts is None else _restart)(table, components, covariance, plan)
+
+
+def _restart(table: Table, components: int, covariance: Covariance, plan: Plan) -> Found:
+    """Climb from many starts of one kind to the end."""
     import jax
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -428,12 +491,11 @@ def _fit(
     from jaxem.restarts import fit_from_starts, lane_count
     from jaxem.rows import mesh_of
 
-    console = Console(stderr=True)
     looks = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    family, devices = _family(covariance), jax.local_devices()
+    family, devices, restarts = _family(covariance), jax.local_devices(), plan.restarts or 1
     # restarts are shared out among devices, but of large data the rows are: each device has its own in memory
     by_rows = len(devices) > 1 and (restarts < len(devices) or table.values.nbytes > LARGE)
-    with Progress(*looks, console=console, transient=True) as progress:
+    with Progress(*looks, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("fitting restarts", total=restarts)
 
         def show(seen: jaxem.Lanes) -> None:
@@ -442,51 +504,127 @@ def _fit(
 
         k = components * lane_count(restarts)
         mesh = mesh_of(devices) if by_rows else None
-        rows = made_ready(family, table.values, None, k, chunk_size=chunk_size, mesh=mesh)
+        rows = made_ready(family, table.values, None, k, chunk_size=plan.chunk_size, mesh=mesh)
         results = fit_from_starts(
-            jax.random.key(seed),
+            jax.random.key(plan.seed),
             family,
             rows,
             components,
             restarts,
-            _initializer(init),
-            stop=None if tol is None else jaxem.GainBelow(tol),
-            max_iter=max_iter,
+            _initializer(plan.init),
+            stop=_stop(plan),
+            max_iter=plan.max_iter,
+            accelerator=jaxem.hybrid(),
             callback=show,
         )
-    return jaxem.best(results), jaxem.landscape(results)
+    return Found(jaxem.best(results), covariance, jaxem.landscape(results), f"{restarts} restarts", None)
+
+
+def _stop(plan: Plan) -> StoppingRule | None:
+    import jaxem
+
+    return None if plan.tol is None else jaxem.RemainingGainBelow(plan.tol)
+
+
+def _search_options(plan: Plan) -> dict[str, Any]:
+    from jaxem.racing import BUDGET
+
+    budget = BUDGET if plan.budget is None else plan.budget
+    return {"budget": budget, "stop": _stop(plan), "max_iter": plan.max_iter, "chunk_size": plan.chunk_size}
+
+
+def _search(table: Table, components: int, covariance: Covariance, plan: Plan) -> Found:
+    """Race diverse starts."""
+    import jax
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    import jaxem
+
+    options = _search_options(plan)
+    looks = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    # what takes no time shows no progress, and is not cut in pieces for it
+    small = table.values.size * components * options["budget"] < SHORT
+    with Progress(*looks, console=Console(stderr=True), transient=True, disable=small) as progress:
+        task = progress.add_task("searching", total=options["budget"])
+
+        def show(seen: jaxem.Raced) -> None:
+            described = f"searching, {seen.lanes} climbs, {seen.passes} passes, best {seen.best:.4f}"
+            progress.update(task, completed=min(seen.passes, seen.budget), description=described)
+
+        found = jaxem.search(
+            jax.random.key(plan.seed),
+            _family(covariance),
+            table.values,
+            components,
+            callback=None if small else show,
+            **options,
+        )
+    return _found(found, covariance, None)
+
+
+def _select(table: Table, components: tuple[int, ...], covariance: Covariance, plan: Plan) -> Found:
+    """Search for each number of components and form of covariances."""
+    import jax
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    import jaxem
+
+    forms = [form for form in Covariance if form != Covariance.ALL] if covariance == Covariance.ALL else [covariance]
+    looks = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*looks, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("selecting", total=len(forms) * len(components))
+
+        def show(candidate: jaxem.Candidate) -> None:
+            name = type(candidate.family).__name__
+            progress.update(task, advance=1, description=f"{name}, k = {candidate.n_components}, BIC {candidate.bic:.3f}")
+
+        selection = jaxem.select(
+            jax.random.key(plan.seed),
+            [_family(form) for form in forms],
+            table.values,
+            components,
+            callback=show,
+            **_search_options(plan),
+        )
+    return _found(selection.best, forms[selection.chosen // len(components)], selection)
+
+
+def _found(found: Search, covariance: Covariance, selection: Selection | None) -> Found:
+    n = len(found.arms)
+    origin = f"{n} {'finalist' if n == 1 else 'finalists'} of a search of {found.passes} passes"
+    return Found(found.best, covariance, found.landscape, origin, selection)
 
 
 # -- words ---------------------------------------------------------------------------------------------------------------
 
 
-def _print_fit(
-    data: Path | None, table: Table, covariance: Covariance, result: Result, landscape: Landscape, status: Any
-) -> None:
+def _print_fit(data: Path | None, table: Table, found: Found, status: Any) -> None:
     import numpy as np
 
     n, d = table.values.shape
+    result, covariance, landscape = found.result, found.covariance, found.landscape
     mixture, total = result.mixture, float(result.log_likelihood)
     k, p = mixture.n_components, mixture.n_parameters
     source = BUNDLED if data is None else str(data)
+    if found.selection is not None:
+        print(f"{found.selection}\n")
     print(f"{source}: {n} rows, {d} columns; {k} components, {covariance.value} covariances, {p} parameters\n")
     _print_components(mixture, covariance, table.columns)
     print(f"log-likelihood  {total:.5f}")
     print(f"BIC             {-2 * total + p * np.log(n):.3f} (lower is better)")
     print(f"status          {status.name} after {int(result.n_iter)} passes{_meaning(status.name)}\n")
 
-    restarts = int(landscape.counts.sum()) + landscape.degenerate + landscape.failed
-    print(f"Landscape of optima, {restarts} restarts")
-    grid = Grid("log-likelihood", "restarts", box=None, pad_edge=False, header_style="")
+    print(f"Landscape of optima, {found.origin}")
+    grid = Grid("log-likelihood", "climbs", box=None, pad_edge=False, header_style="")
     for value, count in list(zip(landscape.log_likelihood, landscape.counts, strict=True))[:SHOWN]:
         grid.add_row(f"{value:.5f}", str(count))
     _print(grid)
     if len(landscape.counts) > SHOWN:
-        print(f"... {len(landscape.counts) - SHOWN} more, {int(landscape.counts[SHOWN:].sum())} restarts")
+        print(f"... {len(landscape.counts) - SHOWN} more, {int(landscape.counts[SHOWN:].sum())} climbs")
     if landscape.degenerate:
-        print(f"{landscape.degenerate} restarts collapsed and do not count")
+        print(f"{landscape.degenerate} collapsed and do not count")
     if landscape.failed:
-        print(f"{landscape.failed} restarts failed")
+        print(f"{landscape.failed} failed")
     print()
 
 

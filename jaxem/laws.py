@@ -157,6 +157,7 @@ class Trial(NamedTuple):
             centre = data.mean(axis=0)
             with jax.enable_x64(True):
                 data, wide = data - centre, wide.shift(-centre)
+                prior = None if prior is None else prior.shift(-centre)
         chance = Chance.draw(rng, data.shape[0], mixture.n_components, coordinates.size, p)
         draws, density = _faults(family, data.shape[1])
         if draws is not None:

@@ -305,6 +305,7 @@ def _turn(
     is_plain = first | ~state.accepted if accelerator is not None else jnp.bool_(True)
 
     stats = pass_over(query, rows)
+    plain = m_step(query, stats, prior)
     value = objective(query, stats, prior)
     scale = jnp.abs(value) + rows.total_weight
     fallen = value < state.objective - FALL[jnp.finfo(value.dtype).bits] * scale
@@ -313,7 +314,6 @@ def _turn(
 
     gain = jnp.where(first, jnp.inf, value - state.objective)
     noise = NOISE * epsilon(value.dtype) * scale
-    plain = m_step(query, stats, prior)
     step = jnp.maximum(
         jnp.max(jnp.abs(plain.weights - query.weights)), query.family.step_size(query.components, plain.components)
     )

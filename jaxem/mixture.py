@@ -86,6 +86,10 @@ class Mixture:
         """The likeliest component of each row, `[n]` of int; no array `[n, k]` is made."""
         return self._over_rows(_predict, x, chunk_size)
 
+    def log_confidence(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
+        """log max_j p(j | x_i), `[n]`: 0 where a row surely belongs to one component; no array `[n, k]` is made."""
+        return self._over_rows(_log_confidence, x, chunk_size)
+
     def sample(self, key: Array, n_samples: int) -> tuple[Array, Array]:
         """Draw rows `[n, d]` and the components `[n]` they come from."""
         return _sample(self, key, as_count("n_samples", n_samples))
@@ -159,6 +163,10 @@ def _map_rows(per_row: Callable[..., Array], block: int, mesh: Mesh | None, mixt
 
 def _log_prob(mixture: Mixture, rows: Array) -> Array:
     return normalise(log_joint(mixture, rows), axis=1)[0]
+
+
+def _log_confidence(mixture: Mixture, rows: Array) -> Array:
+    return jnp.log(jnp.max(_responsibilities(mixture, rows), axis=1))
 
 
 def _responsibilities(mixture: Mixture, rows: Array) -> Array:

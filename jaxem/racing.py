@@ -178,6 +178,112 @@ def search(
     return found
 
 
+class Candidate(NamedTuple):
+    """One line of a `Selection`: what a family and a number of components came to. Of the criteria less is better."""
+
+    family: Family
+    n_components: int
+    log_likelihood: float
+    n_parameters: int
+    bic: float
+    aic: float
+    icl: float
+    status: Status
+
+
+class Selection(NamedTuple):
+    """What `select` found.
+
+    Attributes:
+        best: the `Search` of the chosen candidate.
+        chosen: which of `candidates` that is.
+        candidates: all that were tried, in order; degenerate ones are never chosen while there are others.
+        passes: passes over the data made in all.
+    """
+
+    best: Search
+    chosen: int
+    candidates: tuple[Candidate, ...]
+    passes: int
+
+    def __str__(self) -> str:
+        lines = [f"{'k':>3}  {'family':<10}{'log-likelihood':>16}{'p':>5}{'BIC':>12}{'AIC':>12}{'ICL':>12}  less is better"]
+        for i, one in enumerate(self.candidates):
+            criteria = "".join(f"{value:12.3f}" for value in (one.bic, one.aic, one.icl))
+            mark = "chosen" if i == self.chosen else "" if one.status == Status.CONVERGED else one.status.name
+            name = type(one.family).__name__
+            row = f"{one.n_components:3d}  {name:<10}{one.log_likelihood:16.5f}{one.n_parameters:5d}{criteria}  {mark}"
+            lines.append(row.rstrip())
+        return "\n".join(lines)
+
+
+def select(
+    key: Array,
+    families: Family | Iterable[Family],
+    x: ArrayLike,
+    n_components: int | Iterable[int],
+    sample_weight: ArrayLike | None = None,
+    *,
+    criterion: str = "bic",
+    callback: Callable[[Candidate], None] | None = None,
+    **options: Any,
+) -> Selection:
+    """`search` for each family and number of components, and the choice between them by an information criterion.
+
+    Args:
+        key: a PRNG key, consumed.
+        families: one family, or several.
+        x: `[n, d]`.
+        n_components: one number, or several.
+        sample_weight: `[n]`; n in BIC is its sum.
+        criterion: "bic", "aic" or "icl"; the least is chosen.
+        callback: called with each `Candidate` as it is done.
+        options: as for `search`: `budget`, `arms`, `prior`, `stop`, `max_iter`, `chunk_size`.
+
+    Raises:
+        ValueError: the argument, the value found and the remedy, in one line.
+    """
+    families = (families,) if isinstance(families, Family) else tuple(families)
+    counts = (n_components,) if isinstance(n_components, (int, np.integer)) else tuple(n_components)
+    if criterion not in ("bic", "aic", "icl"):
+        raise ValueError(f"criterion = {criterion!r}; choose bic, aic or icl")
+    if not families or not counts:
+        raise ValueError("families or n_components is empty; give at least one of each")
+    data, weights = as_rows(families[0], x, sample_weight)
+    for k in counts:
+        as_components(k, data.shape[0])
+    found: list[Search] = []
+    candidates: list[Candidate] = []
+    for i, (family, k) in enumerate((family, k) for family in families for k in counts):
+        found.append(search(jax.random.fold_in(key, i), family, data, k, weights, **options))
+        candidates.append(_candidate(found[-1].best, data, weights))
+        if callback is not None:
+            callback(candidates[-1])
+    failed = (Status.DEGENERATE, Status.NONFINITE)
+    chosen = min(
+        range(len(candidates)), key=lambda i: (candidates[i].status in failed, getattr(candidates[i], criterion))
+    )
+    return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found))
+
+
+def _candidate(result: Result, data: Array | np.ndarray, weights: Any) -> Candidate:
+    mixture, log_likelihood = result.mixture, float(result.log_likelihood)
+    w = np.ones(data.shape[0]) if weights is None else np.asarray(weights, np.float64)
+    p, n = mixture.n_parameters, float(w.sum())
+    certainty = np.asarray(mixture.log_confidence(data), np.float64)
+    bic = p * math.log(n) - 2 * log_likelihood
+    return Candidate(
+        family=mixture.family,
+        n_components=mixture.n_components,
+        log_likelihood=log_likelihood,
+        n_parameters=p,
+        bic=bic,
+        aic=2 * p - 2 * log_likelihood,
+        icl=bic - 2 * float(np.sum(np.where(w > 0, w * certainty, 0.0))),
+        status=Status(int(result.status)),
+    )
+
+
 class Course(NamedTuple):
     """What is fixed about a race; static."""
 

@@ -64,7 +64,7 @@ class Case(NamedTuple):
 
     @property
     def name(self):
-        prior = f"-{type(self.prior).__name__}" if self.prior else ""
+        prior = f"-{'+'.join(type(part).__name__ for part in self.prior.parts())}" if self.prior else ""
         return f"{type(self.family).__name__}-k{self.k}-d{self.d}{prior}"
 
     def mixture(self, seed=0):
@@ -112,6 +112,17 @@ CASES = (
     Case(Tied(), 3, 9, 3 * 9 + 45 + 2),
     Case(Full(), 2, 9, 2 * (9 + 45) + 1),
 )
+_KNOWN = 4.0 * np.random.default_rng(3).normal(size=(40, 3)) + 1.0
+"""rows that priors are made from; not those of the cases"""
+PRIOR_CASES = (
+    Case(Full(), 2, 3, 2 * (3 + 6) + 1, jaxem.chen_tan(_KNOWN, strength=0.7) + jaxem.Dirichlet(1.5)),
+    Case(Full(), 2, 2, 2 * (2 + 3) + 1, jaxem.fraley_raftery(Full(), _KNOWN[:, :2], 2)),
+    Case(Tied(), 2, 3, 2 * 3 + 6 + 1, jaxem.fraley_raftery(Tied(), _KNOWN, 2)),
+    Case(Diagonal(), 3, 2, 3 * 4 + 2, jaxem.fraley_raftery(Diagonal(), _KNOWN[:, :2], 3)),
+    Case(Spherical(), 2, 3, 2 * 3 + 2 + 1, jaxem.fraley_raftery(Spherical(), _KNOWN, 2) + jaxem.variance_floor(_KNOWN, 0.1)),
+    Case(Bernoulli(), 2, 3, 2 * 3 + 1, Beta(2.0, 3.0) + jaxem.Dirichlet(3.0)),
+)
+CASES = CASES + PRIOR_CASES
 MORE_CASES = (
     Case(Spherical(), 2, 4, 2 * 4 + 2 + 1),
     Case(Diagonal(), 3, 3, 3 * 6 + 2),
@@ -121,9 +132,12 @@ MORE_CASES = (
     Case(Bernoulli(), 3, 4, 3 * 4 + 2),
     Case(Bernoulli(), 1, 1, 1),
     Case(Poisson(), 1, 1, 1),
+    Case(Tied(), 3, 1, 3 + 1 + 2, jaxem.chen_tan(_KNOWN[:, :1])),
+    Case(Diagonal(), 2, 3, 2 * 6 + 1, jaxem.variance_floor(_KNOWN, 0.5) + jaxem.chen_tan(_KNOWN)),
+    Case(Spherical(), 3, 1, 3 + 3 + 2, jaxem.fraley_raftery(Spherical(), _KNOWN[:, :1], 3)),
 )
 """more shapes, for -m slow"""
-ORACLES = tuple(case for case in CASES if not isinstance(case.family, Poisson))
+ORACLES = tuple(case for case in CASES if not isinstance(case.family, Poisson) and case not in PRIOR_CASES)
 
 
 def named(cases):
