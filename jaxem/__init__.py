@@ -52,7 +52,7 @@ _HOME = {
     "RandomPoints": "init",
     "KMeans": "init",
     "KMeansPlusPlus": "init",
-    "Narrow": "init",
+    "Settings": "init",
     "FromResponsibilities": "init",
     "FromMixture": "init",
     "Lanes": "restarts",

@@ -131,7 +131,12 @@ def anderson(memory: int = MEMORY) -> optax.GradientTransformationExtraArgs:
         return AndersonState(rows, rows, jnp.int32(0), zeros, zeros, jnp.bool_(False), zeros)
 
     def update(
-        updates: Array, state: AndersonState, params: Array | None = None, *, accepted: Array | bool = True, **extra: Any
+        updates: Array,
+        state: AndersonState,
+        params: Array | None = None,
+        *,
+        accepted: Array | bool = True,
+        **extra: Any,
     ) -> tuple[Array, AndersonState]:
         del extra
         f, x = updates, _needed(params)

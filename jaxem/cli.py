@@ -108,11 +108,13 @@ Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the rando
 def fit(
     data: Data = None,
     components: Annotated[
-        str, typer.Option("-k", "--components", metavar="K|A:B", help="Number of components, or a range to choose from.")
+        str,
+        typer.Option("-k", "--components", metavar="K|A:B", help="Number of components, or a range to choose from."),
     ] = "2",
     covariance: Annotated[Covariance, typer.Option(help="Form of the covariances; all tries each.")] = Covariance.FULL,
     budget: Annotated[
-        int | None, typer.Option(parser=_whole, help="Passes that the search for the best optimum may make.  [default: 1000]")
+        int | None,
+        typer.Option(parser=_whole, help="Passes that the search for the best optimum may make.  [default: 1000]"),
     ] = None,
     restarts: Annotated[
         int | None, typer.Option(parser=_whole, help="Climb to the end from so many starts instead of searching.")
@@ -576,7 +578,9 @@ def _select(table: Table, components: tuple[int, ...], covariance: Covariance, p
 
         def show(candidate: jaxem.Candidate) -> None:
             name = type(candidate.family).__name__
-            progress.update(task, advance=1, description=f"{name}, k = {candidate.n_components}, BIC {candidate.bic:.3f}")
+            progress.update(
+                task, advance=1, description=f"{name}, k = {candidate.n_components}, BIC {candidate.bic:.3f}"
+            )
 
         selection = jaxem.select(
             jax.random.key(plan.seed),

@@ -8,7 +8,7 @@ and
     KMeansPlusPlus    rows far from each other (greedy k-means++: Arthur and Vassilvitskii 2007; Celebi et al. 2013), each
                       row then given to the nearest, and one M-step.
     RandomPoints      the same from k random rows.
-    Narrow            rows of either kind as centres of small components.
+    Settings          rows of either kind, moved by k-means or not, as centres of wide or narrow components.
     FromResponsibilities, FromMixture     whatever is given.
 
 All are pure functions of (key, family, x, n_components, sample_weight), pytrees themselves, and run under jit and vmap.
@@ -85,22 +85,12 @@ class KMeans:
         return Mixture(jnp.log(counts / jnp.sum(counts)), components, family)
 
 
-@_pytree("n_lloyd")
+@_pytree()
 class KMeansPlusPlus:
-    """Greedy k-means++ rows as centres, each row to the nearest, one M-step.
-
-    Attributes:
-        n_lloyd: steps of Lloyd's algorithm that move the centres first, at most.
-    """
-
-    n_lloyd: int = 0
+    """Greedy k-means++ rows as centres, each row to the nearest, one M-step."""
 
     def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
-        if self.n_lloyd:
-            centres, _ = kmeans(key, x, n_components, sample_weight, n_iter=self.n_lloyd)
-        else:
-            centres = kmeans_plus_plus(key, x, n_components, sample_weight)
-        return _nearest(family, x, sample_weight, centres)
+        return _nearest(family, x, sample_weight, kmeans_plus_plus(key, x, n_components, sample_weight))
 
 
 @_pytree()
@@ -111,24 +101,38 @@ class RandomPoints:
         return _nearest(family, x, sample_weight, random_rows(key, x, sample_weight, n_components))
 
 
-@_pytree("apart")
-class Narrow:
-    """Rows as centres, equal weights, and for every component the spread of one of k clusters side by side.
-
-    Small components at first take only what is near them: a start that is seldom best but finds what others miss.
+@_pytree()
+class Settings:
+    """A start of any kind by numbers, not by code: what makes starts of several kinds one program.
 
     Attributes:
-        apart: whether the rows are those of greedy k-means++, far from each other, or random.
+        apart: whether the centres are rows of greedy k-means++, far from each other, or random rows.
+        n_lloyd: steps of Lloyd's algorithm that move them, at most.
+        nearest: whether each row is given to the nearest and one M-step made. Else all components have equal weights and
+        narrow: the spread of one of k clusters side by side, or that of all the data.
     """
 
-    apart: bool = False
+    apart: Array | bool = True
+    n_lloyd: Array | int = 0
+    nearest: Array | bool = True
+    narrow: Array | bool = False
 
     def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
-        draw = kmeans_plus_plus if self.apart else _random_rows
-        centres = draw(key, x, n_components, sample_weight)
-        narrow = family.narrowed(family.init(x, n_components, sample_weight))
-        log_weights = jnp.full(n_components, -math.log(n_components), x.dtype)
-        return Mixture(log_weights, family.place(narrow, x, centres, sample_weight), family)
+        k = n_components
+        centres = jax.lax.cond(
+            self.apart,
+            lambda: kmeans_plus_plus(key, x, k, sample_weight),
+            lambda: random_rows(key, x, sample_weight, k),
+        )
+        centres, _ = lloyd(x, sample_weight, centres, self.n_lloyd)
+
+        def placed() -> Mixture:
+            pooled = family.init(x, k, sample_weight)
+            pooled = jax.tree.map(lambda a, b: jnp.where(self.narrow, a, b), family.narrowed(pooled), pooled)
+            log_weights = jnp.full(k, -math.log(k), x.dtype)
+            return Mixture(log_weights, family.place(pooled, x, centres, sample_weight), family)
+
+        return jax.lax.cond(self.nearest, lambda: _nearest(family, x, sample_weight, centres), placed)
 
 
 @_pytree()
@@ -191,10 +195,6 @@ def random_rows(key: Array, x: Array, sample_weight: Array, k: int) -> Array:
     return x[index]
 
 
-def _random_rows(key: Array, x: Array, k: int, sample_weight: Array) -> Array:
-    return random_rows(key, x, sample_weight, k)
-
-
 def kmeans_plus_plus(key: Array, x: Array, k: int, sample_weight: Array) -> Array:
     """k rows `[k, d]` far from each other: each the best of 2 + log k drawn in proportion to squared distance."""
     n_trials = 2 + int(math.log(k))
@@ -213,10 +213,16 @@ def kmeans_plus_plus(key: Array, x: Array, k: int, sample_weight: Array) -> Arra
 
 
 def kmeans(key: Array, x: Array, k: int, sample_weight: Array, *, n_iter: int = 100) -> tuple[Array, Array]:
-    """Lloyd's algorithm (1982) from k-means++ centres: centres `[k, d]` and the weight of each cluster `[k]`.
+    """Lloyd's algorithm from k-means++ centres: centres `[k, d]` and the weight of each cluster `[k]`."""
+    return lloyd(x, sample_weight, kmeans_plus_plus(key, x, k, sample_weight), n_iter)
+
+
+def lloyd(x: Array, sample_weight: Array, centres: Array, n_iter: Array | int) -> tuple[Array, Array]:
+    """Lloyd's algorithm (1982) from `centres` `[k, d]`: those it ends with and the weight of each cluster `[k]`.
 
     Stops when no centre moves, or after `n_iter` steps. A cluster that loses all its rows keeps its centre.
     """
+    k = centres.shape[0]
     rows = ready(x, sample_weight, centred=False, block=_block(x, k))
 
     def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
@@ -235,7 +241,6 @@ def kmeans(key: Array, x: Array, k: int, sample_weight: Array, *, n_iter: int = 
     def moving(carry: tuple[Array, Array, Array, Array]) -> Array:
         return carry[2] & (carry[3] < n_iter)
 
-    centres = kmeans_plus_plus(key, x, k, sample_weight)
     start = (centres, jnp.zeros(k, x.dtype), jnp.bool_(True), jnp.int32(0))
     centres, counts, _, _ = jax.lax.while_loop(moving, step, start)
     return centres, counts
@@ -270,17 +275,20 @@ def _m_step_from(
     """
     block = _block(x, k)
     anchor = x[jnp.argmax(sample_weight > 0)]
-    pooled = params = family.init(x, k, sample_weight)
-    counts = jnp.ones(k, x.dtype)
-    for _ in range(2):
+    pooled = family.init(x, k, sample_weight)
 
-        def of_chunk(x: Array, w: Array, *of_rows: Array, params: Any = params) -> tuple[Array, Any]:
+    def once(_: Any, found: tuple[Array, Any]) -> tuple[Array, Any]:
+        params = found[1]
+
+        def of_chunk(x: Array, w: Array, *of_rows: Array) -> tuple[Array, Any]:
             x = jnp.where(w[:, None] > 0, x, anchor[None, :])  # 0 times a row of 1e200 is NaN
             resp = resp_of(x, *of_rows) * w[:, None]  # [b, k]
             return jnp.sum(resp, axis=0), family.suff_stats(params, x, resp)
 
         counts, stats = sum_chunks(of_chunk, x, sample_weight, *more, size=block)
-        params = family.m_step(params, counts, stats)
+        return counts, family.m_step(params, counts, stats)
+
+    counts, params = jax.lax.fori_loop(0, 2, once, (jnp.ones(k, x.dtype), pooled))
     rows = jnp.where(sample_weight[:k, None] > 0, x[:k], anchor[None, :])
     proper = jnp.all(jnp.isfinite(family.log_prob(params, rows)))
     placed = family.place(pooled, x, rows, sample_weight)

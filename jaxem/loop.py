@@ -94,7 +94,8 @@ class State(NamedTuple):
     counts: Array  # [k]
     objective: Array
     gain: Array  # [], of the last accepted turn
-    share: Array  # [], what is left to gain as a multiple of that; NaN if unknown
+    share: Array  # [], what was left to gain then, as a multiple of it; NaN if unknown
+    remaining_gain: Array
     units: Any  # [p], natural units of the chart at the start; None without an accelerator
     free: Any  # [p], the anchor in the chart, in natural units; None without an accelerator
     displacement: Any  # [p], f there
@@ -122,6 +123,7 @@ def begin(mixture: Mixture, rows: Rows, max_iter: int | None, accelerator: Any =
         objective=jnp.full((), -jnp.inf, dtype),
         gain=missing,
         share=missing,
+        remaining_gain=missing,
         units=None if accelerator is None else mixture.units(),
         free=None if accelerator is None else jnp.zeros_like(mixture.unconstrain()),
         displacement=None if accelerator is None else jnp.zeros_like(mixture.unconstrain()),
@@ -171,22 +173,31 @@ def advance(
 
 def finish(state: State, rows: Rows) -> Result:
     """The Result of a climb (one lane), back where the data lie."""
+    return jax.tree.map(_forward_only, as_result(state, ended(state, rows), rows.centre))
+
+
+def as_result(state: State, status: Any, centre: Any) -> Result:
+    """The Result of climbs that ended in `status`, by nothing but sums: of arrays of jax or of numpy."""
     mixture = state.mixture
+    return Result(
+        mixture=mixture.shift(centre) if mixture.family.location else mixture,
+        log_likelihood=state.log_likelihood,
+        objective=state.objective,
+        n_iter=state.n_iter + (state.n_iter < 0),
+        status=status,
+        trace=state.trace,
+        rate=state.rate,
+        remaining_gain=state.remaining_gain,
+    )
+
+
+def ended(state: State, rows: Rows) -> Array:
+    """The `Status` that a climb has come to, `[]`."""
     broken = state.status == Status.NONFINITE
     status = jnp.where(state.status == Status.RUNNING, Status.MAX_ITER, state.status)
     status = jnp.where(state.fell & ~broken, Status.OBJECTIVE_FELL, status)
-    status = jnp.where(collapsed(state, rows) & _all_finite(mixture.components), Status.DEGENERATE, status)
-    result = Result(
-        mixture=mixture.shift(rows.centre) if mixture.family.location else mixture,
-        log_likelihood=state.log_likelihood,
-        objective=state.objective,
-        n_iter=jnp.maximum(state.n_iter, 0),
-        status=status.astype(jnp.int32),
-        trace=state.trace,
-        rate=state.rate,
-        remaining_gain=jnp.where(jnp.isfinite(state.gain), jnp.maximum(state.gain, 0.0) * state.share, jnp.nan),
-    )
-    return jax.tree.map(_forward_only, result)
+    finite = _all_finite(state.mixture.components)
+    return jnp.where(collapsed(state, rows) & finite, Status.DEGENERATE, status).astype(jnp.int32)
 
 
 def collapsed(state: State, rows: Rows) -> Array:
@@ -353,6 +364,7 @@ def _turn(
             rate = jnp.where(length > 0, jnp.clip(1.0 - left / jnp.where(length > 0, length, 1.0), 0.0, 1.0), jnp.nan)
         query, memory = _where(running, (query, memory), (state.query, state.memory))
 
+    remaining_gain = jnp.where(jnp.isfinite(gain), jnp.maximum(gain, noise) * share, jnp.nan)
     progress = Progress(
         gain=gain / rows.total_weight,
         step=step,
@@ -360,7 +372,7 @@ def _turn(
         objective=value,
         total_weight=rows.total_weight,
         previous_gain=state.gain / rows.total_weight,
-        remaining_gain=jnp.maximum(gain, noise) * share,
+        remaining_gain=remaining_gain,
         receding=step > jnp.maximum(state.step, RECEDING * epsilon(value.dtype)),
     )
     verdict = jnp.where(accepted, stop(progress), Status.RUNNING)
@@ -370,9 +382,11 @@ def _turn(
     n_iter = state.n_iter + 1
     verdict = jnp.where((verdict == Status.RUNNING) & (n_iter >= max_iter), Status.MAX_ITER, verdict)
 
-    climb = (gain, share, free, displacement, rate, step)
-    before = (state.gain, state.share, state.free, state.displacement, state.rate, state.step)
-    gain, share, free, displacement, rate, step = _where(moved, climb, before)
+    climb = (gain, share, remaining_gain, free, displacement, rate, step)
+    before = (
+        state.gain, state.share, state.remaining_gain, state.free, state.displacement, state.rate, state.step,
+    )  # fmt: skip
+    gain, share, remaining_gain, free, displacement, rate, step = _where(moved, climb, before)
     return State(
         mixture=anchor,
         plain=plain,
@@ -382,6 +396,7 @@ def _turn(
         objective=value,
         gain=gain,
         share=share,
+        remaining_gain=remaining_gain,
         units=state.units,
         free=free,
         displacement=displacement,

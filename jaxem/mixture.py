@@ -30,7 +30,6 @@ from jaxem.rows import (
     settled,
 )
 
-
 LEAST_SHARE = 1e-3
 """weight that natural units take a component to have at least"""
 

@@ -14,8 +14,8 @@ the status DEGENERATE.
                                         (Schwarz 1978; Akaike 1974; Biernacki, Celeux and Govaert 2000)
 """
 
-import functools
 import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,10 +26,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.accelerate import hybrid
-from jaxem.compiling import Compiled
+from jaxem.compiling import HASTY, Compiled
 from jaxem.em import as_rows, made_ready
 from jaxem.families.base import Family
-from jaxem.init import Initializer, KMeansPlusPlus, Narrow, RandomParameters
+from jaxem.init import Settings
 from jaxem.loop import (
     MAX_ITER,
     MAX_TURNS,
@@ -37,30 +37,28 @@ from jaxem.loop import (
     Result,
     State,
     as_options,
+    as_result,
     begin,
     centred,
-    centred_prior,
-    collapsed,
     computing,
-    finish,
+    ended,
     recorded,
     turn_of,
     turn_work,
 )
-from jaxem.mixture import Mixture
 from jaxem.priors import Prior, chen_tan, variance_floor
-from jaxem.restarts import Landscape, best, draw, lane_count, landscape
+from jaxem.restarts import Landscape, best, draw, landscape, lane_count
 from jaxem.rows import Rows, as_components, as_count, mesh_of
 from jaxem.stopping import Status, StoppingRule
 
 BUDGET = 1000
 """passes that `search` may make, by default"""
-ARMS: dict[str, Initializer] = {
-    "k-means++": KMeansPlusPlus(),
-    "lloyd": KMeansPlusPlus(n_lloyd=5),
-    "narrow k-means++": Narrow(apart=True),
-    "random": RandomParameters(),
-    "narrow random": Narrow(apart=False),
+ARMS: dict[str, Settings] = {
+    "k-means++": Settings(),
+    "lloyd": Settings(n_lloyd=5),
+    "narrow k-means++": Settings(nearest=False, narrow=True),
+    "random": Settings(apart=False, nearest=False),
+    "narrow random": Settings(apart=False, nearest=False, narrow=True),
 }
 """kinds of start that are raced, by default"""
 OFTEN = ("k-means++", "lloyd", "narrow k-means++")
@@ -134,7 +132,7 @@ def search(
     prior: Prior | None = None,
     stop: StoppingRule | None = None,
     max_iter: int = MAX_ITER,
-    accelerator: Any = hybrid(),  # noqa: B008 - one value for all calls
+    accelerator: Any = hybrid(),
     chunk_size: int | None = None,
     callback: Callable[[Raced], None] | None = None,
 ) -> Search:
@@ -207,7 +205,9 @@ class Selection(NamedTuple):
     passes: int
 
     def __str__(self) -> str:
-        lines = [f"{'k':>3}  {'family':<10}{'log-likelihood':>16}{'p':>5}{'BIC':>12}{'AIC':>12}{'ICL':>12}  less is better"]
+        lines = [
+            f"{'k':>3}  {'family':<10}{'log-likelihood':>16}{'p':>5}{'BIC':>12}{'AIC':>12}{'ICL':>12}  less is better"
+        ]
         for i, one in enumerate(self.candidates):
             criteria = "".join(f"{value:12.3f}" for value in (one.bic, one.aic, one.icl))
             mark = "chosen" if i == self.chosen else "" if one.status == Status.CONVERGED else one.status.name
@@ -308,11 +308,15 @@ def _raced(
     r = _starts_of(course.budget)
     counts = _shared_out(r, course.arms)
     arm_of = np.repeat(np.arange(len(course.arms)), counts)
-    arms = tuple(ARMS[name] for name in course.arms)
+    arms = jax.tree.map(lambda *values: np.asarray(values)[arm_of], *(ARMS[name] for name in course.arms))
     width = lane_count(r)
     work = turn_work(rows, course.k, width)
-    states = _open(key, course.family, rows, course.k, counts, arms, course.max_iter, course.accelerator, work=0)
+    opening = (key, course.family, rows, course.k, arms, course.max_iter, course.accelerator)
     local_prior = _centred(prior, course.family, rows)
+    compiling = _compile_ahead(opening, width, rows, local_prior, stop, course, work)
+    states = _open(*opening, work=0)
+    if compiling is not None:
+        compiling.join()
     fixed = (course.max_iter, course.accelerator)
 
     def run(states: State, lanes: np.ndarray, n_steps: int) -> tuple[State, Scores]:
@@ -349,9 +353,10 @@ def _raced(
             break
         states, scores = run(states, running, min(PIECE, max(1, left // running.size)) if left > 0 else PIECE)
     lanes = _ranked(scores, lanes)
-    # one shape, one program: the last is repeated
-    results = _close(states, np.concatenate([lanes, np.full(FINALISTS - lanes.size, lanes[-1])]), rows, work=0)
-    results = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[: lanes.size]), results)
+    # by numpy, which has nothing to compile
+    ends = jax.tree.map(lambda leaf: np.asarray(leaf)[lanes], states._replace(query=None, memory=None))
+    shifted = jax.tree.map(np.asarray, rows.centre)
+    results = jax.tree.map(jax.device_put, as_result(ends, scores.status[lanes], shifted))
     names = tuple(course.arms[arm_of[lane]] for lane in lanes)
     return Search(best(results), landscape(results), results, names, passes + scores.passes, None)
 
@@ -367,9 +372,15 @@ class Scores(NamedTuple):
     """What the host ranks lanes by; leaves `[r]`."""
 
     objective: Any
-    sound: Any  # finite and not collapsed
+    status: Any  # as it would be if the climb ended here
     running: Any
     made: Any  # passes
+
+    @property
+    def sound(self) -> np.ndarray:
+        """Which are finite and have not collapsed."""
+        failed = (self.status == Status.DEGENERATE) | (self.status == Status.NONFINITE)
+        return np.isfinite(self.objective) & ~failed
 
     @property
     def passes(self) -> int:
@@ -395,8 +406,8 @@ def _in_turns(ranked: np.ndarray, arm_of: np.ndarray) -> np.ndarray:
     After few turns likelihoods compare starts of one kind; between kinds they tell which kind begins lower.
     """
     arms = arm_of[ranked]
-    turn = np.array([np.sum(arms[:i] == arm) for i, arm in enumerate(arms)], int)
-    return ranked[np.argsort(turn, kind="stable")]
+    place = np.array([np.sum(arms[:i] == arm) for i, arm in enumerate(arms)], int)  # within its arm
+    return ranked[np.argsort(place, kind="stable")]
 
 
 def _rungs(budget: int) -> list[tuple[int, int]]:
@@ -422,22 +433,10 @@ def _progress(scores: Scores, passes: int, budget: int, lanes: int) -> Raced:
 
 
 def _open_race(
-    key: Array,
-    family: Family,
-    rows: Rows,
-    k: int,
-    counts: tuple[int, ...],
-    arms: tuple[Initializer, ...],
-    max_iter: int,
-    accelerator: Any,
+    key: Array, family: Family, rows: Rows, k: int, arms: Settings, max_iter: int, accelerator: Any
 ) -> State:
-    """The states of all lanes before their first pass, `[r, ...]`, arm after arm."""
-    drawn = [
-        draw(jax.random.fold_in(key, a), family, rows, k, jnp.arange(count), arm)
-        for a, (count, arm) in enumerate(zip(counts, arms, strict=True))
-        if count
-    ]
-    mixtures = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
+    """The states of all lanes before their first pass, `[r, ...]`, each from `arms` of its own, leaves `[r]`."""
+    mixtures = draw(key, family, rows, k, jnp.arange(arms.apart.shape[0]), arms)
     return jax.vmap(lambda mixture: begin(centred(mixture, rows), rows, max_iter, accelerator))(mixtures)
 
 
@@ -474,19 +473,34 @@ def _run_lanes(
         return jax.tree.map(lambda leaf, lane: leaf.at[index].set(lane, mode="drop"), states, lanes)
 
     states = jax.lax.fori_loop(0, n_groups, run_group, states)
-    bad = jax.vmap(lambda state: collapsed(state, rows))(states)
-    sound = jnp.isfinite(states.objective) & ~bad & (states.status != Status.NONFINITE)
-    return states, Scores(states.objective, sound, states.status == Status.RUNNING, states.n_iter + 1)
+    status = jax.vmap(lambda state: ended(state, rows))(states)
+    return states, Scores(states.objective, status, states.status == Status.RUNNING, states.n_iter + 1)
 
 
-def _close_race(states: State, index: Array, rows: Rows) -> Result:
-    lanes = jax.tree.map(lambda leaf: leaf[index], states)
-    return jax.vmap(lambda state: finish(state, rows))(lanes)
-
-
-_open = Compiled(_open_race, static_argnums=(1, 3, 4, 6, 7))
+_SEEN: set[Any] = set()
+"""what `_run` was compiled ahead for"""
+_open = Compiled(_open_race, static_argnums=(1, 3, 5, 6), small=HASTY)
 _run = Compiled(_run_lanes, static_argnums=(7, 8))
-_close = Compiled(_close_race, static_argnums=())
+
+
+def _compile_ahead(
+    opening: tuple[Any, ...],
+    width: int,
+    rows: Rows,
+    prior: Prior | None,
+    stop: StoppingRule,
+    course: Course,
+    work: int,
+) -> threading.Thread | None:
+    """Compile `_run` in the background while `_open` is compiled; nothing if that was done before."""
+    if (course, rows.blocks.shape) in _SEEN or jax.default_backend() != "cpu":
+        return None
+    _SEEN.add((course, rows.blocks.shape))
+    states = jax.eval_shape(_open.small, *opening)
+    r = states.status.shape[0]
+    groups = np.full((-(-r // width), width), r)
+    arguments = (states, groups, np.int32(1), rows, prior, stop, np.int32(1), course.max_iter, course.accelerator)
+    return _run.compile_ahead(*arguments, work=work)
 
 
 def _centred(prior: Prior | None, family: Family, rows: Rows) -> Prior | None:

@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from jaxem.compiling import Compiled
 from jaxem.em import as_rows, made_ready
 from jaxem.families.base import Family
-from jaxem.init import FromResponsibilities, Initializer, KMeansPlusPlus
+from jaxem.init import FromResponsibilities, Initializer, KMeansPlusPlus, Settings
 from jaxem.loop import (
     MAX_ITER,
     MAX_TURNS,
@@ -516,15 +516,17 @@ _starts = Compiled(_draw_all, static_argnums=(1, 3, 4))
 
 
 def draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer) -> Mixture:
-    """The starts of number `index` `[r]`."""
+    """The starts of number `index` `[r]`, by one initialiser, or by `Settings` with leaves `[r]` each by its own."""
     data, weight = rows.as_matrix()
     data = data + rows.centre[None, :]
+    own = isinstance(initializer, Settings)
 
-    def start(i: Array) -> Mixture:
-        return initializer(jax.random.fold_in(key, i), family, data, k, weight)
+    def start(at: tuple[Array, Any]) -> Mixture:
+        return (at[1] if own else initializer)(jax.random.fold_in(key, at[0]), family, data, k, weight)
 
     together = min(TOGETHER, LIVE_FLOATS // (data.size + 4 * data.shape[0]))
-    return jax.lax.map(start, index, batch_size=together if together > 1 else None)
+    lanes = (index, initializer if own else None)
+    return jax.lax.map(start, lanes, batch_size=together if together > 1 else None)
 
 
 def best(results: Result) -> Result:

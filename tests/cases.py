@@ -119,7 +119,13 @@ PRIOR_CASES = (
     Case(Full(), 2, 2, 2 * (2 + 3) + 1, jaxem.fraley_raftery(Full(), _KNOWN[:, :2], 2)),
     Case(Tied(), 2, 3, 2 * 3 + 6 + 1, jaxem.fraley_raftery(Tied(), _KNOWN, 2)),
     Case(Diagonal(), 3, 2, 3 * 4 + 2, jaxem.fraley_raftery(Diagonal(), _KNOWN[:, :2], 3)),
-    Case(Spherical(), 2, 3, 2 * 3 + 2 + 1, jaxem.fraley_raftery(Spherical(), _KNOWN, 2) + jaxem.variance_floor(_KNOWN, 0.1)),
+    Case(
+        Spherical(),
+        2,
+        3,
+        2 * 3 + 2 + 1,
+        jaxem.fraley_raftery(Spherical(), _KNOWN, 2) + jaxem.variance_floor(_KNOWN, 0.1),
+    ),
     Case(Bernoulli(), 2, 3, 2 * 3 + 1, Beta(2.0, 3.0) + jaxem.Dirichlet(3.0)),
 )
 CASES = CASES + PRIOR_CASES

@@ -248,7 +248,7 @@ class _Gaussian(Family):
 
         and for Tied the sums over k of S_k, B_k and N_k + [m is given].            (Fraley and Raftery 2007, section 3)
         """
-        k, d = params.means.shape
+        k = counts.shape[0]
         owned = alive(counts)  # [k]
         delta = jnp.where(owned[:, None], stats.first / _positive(counts)[:, None], 0.0)  # [k, d]
         within = self.recentre(stats.second, counts, delta)
