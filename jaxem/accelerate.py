@@ -58,7 +58,7 @@ class AndersonState(NamedTuple):
 
     moves: Array  # [m, p], DX
     changes: Array  # [m, p], DF
-    count: Array  # of rows in use
+    used: Array  # rows of them in use
     anchor: Array  # [p], the last
     displacement: Array  # [p], f there
     started: Array
@@ -148,7 +148,7 @@ def anderson(memory: int = MEMORY) -> optax.GradientTransformationExtraArgs:
 
         moves = pushed(x - state.anchor, state.moves)
         changes = pushed(f - state.displacement, state.changes)
-        count = jnp.where(accepted, jnp.minimum(state.count + learnt, memory), 0).astype(jnp.int32)
+        count = jnp.where(accepted, jnp.minimum(state.used + learnt, memory), 0).astype(jnp.int32)
         proposed = _mixed(f, moves, changes, count)
         return proposed, AndersonState(moves, changes, count, x, f, jnp.bool_(True), proposed)
 
@@ -188,7 +188,7 @@ def hybrid(memory: int = MEMORY) -> optax.GradientTransformationExtraArgs:
         quick = accepted & state.was_plain & (size < QUICK * state.size) & ~jumps
         proposed = jnp.where(quick, f, jnp.where(is_near, by_mixing, by_jumps))
         was_plain = ~accepted | quick | ~(is_near | jumps)
-        ahead = jnp.where(close.count > 0, close.ahead, far.ahead)
+        ahead = jnp.where(close.used > 0, close.ahead, far.ahead)
         return proposed, HybridState(far, close, is_near & ~quick, was_plain, size, pause, ahead)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -101,7 +101,8 @@ class RandomPoints:
         return _nearest(family, x, sample_weight, random_rows(key, x, sample_weight, n_components))
 
 
-@_pytree()
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """A start of any kind by numbers, not by code: what makes starts of several kinds one program.
 

@@ -412,7 +412,8 @@ def _in_turns(ranked: np.ndarray, arm_of: np.ndarray) -> np.ndarray:
 
 def _rungs(budget: int) -> list[tuple[int, int]]:
     """Lanes and turns of each rung before the finalists are polished."""
-    lanes, share, rungs = _starts_of(budget), FIRST, []
+    rungs: list[tuple[int, int]] = []
+    lanes, share = _starts_of(budget), FIRST
     while lanes > FINALISTS or not rungs:
         rungs.append((lanes, max(2, round(share * budget / lanes)) if budget > 1 else 1))
         lanes, share = lanes // HALVING, MIDDLE
@@ -436,7 +437,7 @@ def _open_race(
     key: Array, family: Family, rows: Rows, k: int, arms: Settings, max_iter: int, accelerator: Any
 ) -> State:
     """The states of all lanes before their first pass, `[r, ...]`, each from `arms` of its own, leaves `[r]`."""
-    mixtures = draw(key, family, rows, k, jnp.arange(arms.apart.shape[0]), arms)
+    mixtures = draw(key, family, rows, k, jnp.arange(jnp.shape(arms.apart)[0]), arms)
     return jax.vmap(lambda mixture: begin(centred(mixture, rows), rows, max_iter, accelerator))(mixtures)
 
 

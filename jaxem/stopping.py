@@ -7,7 +7,7 @@ compiles nothing; it sees one `Progress` per turn and knows nothing of mixtures.
 
 import dataclasses
 import enum
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +75,9 @@ class GainBelow:
 
     tol: Array | float
 
+    def __post_init__(self) -> None:
+        _check_number("tol", self.tol, -float("inf"))
+
     def __call__(self, progress: Progress) -> Array:
         return _stop_if(progress.gain < self.tol, progress.noise > self.tol)
 
@@ -89,6 +92,9 @@ class StepBelow:
     """
 
     tol: Array | float
+
+    def __post_init__(self) -> None:
+        _check_number("tol", self.tol, 0.0)
 
     def __call__(self, progress: Progress) -> Array:
         return jnp.where(progress.step < self.tol, Status.CONVERGED, Status.RUNNING)
@@ -111,6 +117,10 @@ class RemainingGainBelow:
     step: Array | float = 1e-3
     patience: ClassVar[int] = 2
 
+    def __post_init__(self) -> None:
+        _check_number("tol", self.tol, 0.0)
+        _check_number("step", self.step, 0.0)
+
     def __call__(self, progress: Progress) -> Array:
         noise = progress.noise * progress.total_weight
         near = (progress.remaining_gain < jnp.maximum(self.tol, noise)) & (progress.step < self.step)
@@ -129,6 +139,9 @@ class AitkenBelow:
 
     tol: Array | float
 
+    def __post_init__(self) -> None:
+        _check_number("tol", self.tol, 0.0)
+
     def __call__(self, progress: Progress) -> Array:
         ratio = progress.gain / progress.previous_gain
         shrinking = (ratio >= 0) & (ratio < 1)
@@ -144,6 +157,9 @@ class RelativeGainBelow:
 
     tol: Array | float
 
+    def __post_init__(self) -> None:
+        _check_number("tol", self.tol, 0.0)
+
     def __call__(self, progress: Progress) -> Array:
         unit = (1.0 + jnp.abs(progress.objective)) / progress.total_weight
         return _stop_if(progress.gain < self.tol * unit, progress.noise > self.tol * unit)
@@ -156,6 +172,9 @@ class TotalGainBelow:
 
     tol: Array | float
 
+    def __post_init__(self) -> None:
+        _check_number("tol", self.tol, 0.0)
+
     def __call__(self, progress: Progress) -> Array:
         unit = 1.0 / progress.total_weight
         return _stop_if(progress.gain < self.tol * unit, progress.noise > self.tol * unit)
@@ -164,3 +183,10 @@ class TotalGainBelow:
 def _stop_if(met: Array, hidden: Array) -> Array:
     """The status of a rule that is met or not, by numbers that rounding hides or not."""
     return jnp.where(met, jnp.where(hidden, Status.PRECISION_LIMITED, Status.CONVERGED), Status.RUNNING)
+
+
+def _check_number(name: str, value: Any, least: float) -> None:
+    # what is traced, or a placeholder of a pytree, is not looked at
+    if isinstance(value, (int, float)) and not value >= least:
+        asked = "a number" if least < 0 else "a number of at least 0"
+        raise ValueError(f"{name} = {value}; give {asked}, such as 1e-8")

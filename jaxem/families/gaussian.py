@@ -145,8 +145,9 @@ class _Gaussian(Family):
         """Rows below which a component is called collapsed."""
 
     @abc.abstractmethod
-    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array) -> Array:
-        """Smallest eigenvalue, `[k]` or `[]`, of the covariances of x_j * inverse_scale_j."""
+    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
+        """Smallest eigenvalue, `[k]` or `[]`, of the covariances of x_j * inverse_scale_j. Where that is 0 the feature is
+        scaled to variance 1, but if its variance is below `least` the answer is 0."""
 
     @abc.abstractmethod
     def unconstrain_covariances(self, covariances: Array) -> Array:
@@ -253,7 +254,7 @@ class _Gaussian(Family):
         delta = jnp.where(owned[:, None], stats.first / _positive(counts)[:, None], 0.0)  # [k, d]
         within = self.recentre(stats.second, counts, delta)
         degrees, scatter, about_means = _combined(knowledge, counts.dtype)
-        moved, between, rows = delta, jnp.zeros_like(within), counts
+        moved, between, rows = delta, jnp.zeros((k, *within.shape[0 if self.shared else 1 :]), within.dtype), counts
         if about_means is not None:
             shrinkage, mean = about_means
             apart = params.means + delta - mean[None, :]
@@ -278,7 +279,7 @@ class _Gaussian(Family):
         precisions = self.precisions(params.covariances)
         log_det = self.log_det(params.covariances, precisions, d)
         penalty = jnp.sum(prior.degrees * log_det + self.traces(precisions, prior.scatter))
-        if prior.mean is not None:
+        if prior.mean is not None and prior.shrinkage is not None:
             squares = self.squares(params.means, precisions, prior.mean[:, None])[:, 0]
             penalty += jnp.sum(jnp.broadcast_to(log_det, (k,)) + prior.shrinkage * squares)
         return -0.5 * penalty
@@ -320,7 +321,9 @@ class _Gaussian(Family):
 
     def degenerate(self, params: GaussianParams, counts: Array, variance: Array) -> Array:
         inverse_scale = jnp.where(variance > 0, jax.lax.rsqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
-        smallest = self.smallest_eigenvalue(params.covariances, inverse_scale)
+        # a constant feature has no scale of its own: it counts as lost where its variance is nothing beside the others'
+        least = jnp.maximum(FLAT * epsilon(variance.dtype) * jnp.max(variance), tiny(variance.dtype))
+        smallest = self.smallest_eigenvalue(params.covariances, inverse_scale, least)
         d = params.means.shape[1]
         spike = (smallest < MIN_EIGENVALUE) & (counts < FEW * (d + 1))
         flat = smallest < FLAT * epsilon(variance.dtype)
@@ -401,10 +404,10 @@ class Spherical(_Gaussian):
     def min_counts(self, d: int) -> int:
         return min(d + 1, 10)
 
-    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array) -> Array:
+    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
         # a feature without variance is no direction to collapse in: sigma^2 is shared with the others
-        least = jnp.min(jnp.where(inverse_scale > 0, inverse_scale, jnp.inf))
-        return jnp.where(jnp.isfinite(least), covariances * least**2, 0.0)
+        shortest = jnp.min(jnp.where(inverse_scale > 0, inverse_scale, jnp.inf))
+        return jnp.where(jnp.isfinite(shortest), covariances * shortest**2, jnp.where(covariances < least, 0.0, 1.0))
 
     def unconstrain_covariances(self, covariances: Array) -> Array:
         return _log(covariances)
@@ -469,8 +472,10 @@ class Diagonal(_Gaussian):
     def min_counts(self, d: int) -> int:
         return min(d + 1, 10)
 
-    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array) -> Array:
-        return jnp.min(covariances * inverse_scale[None, :] ** 2, axis=1)
+    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
+        alone = jnp.where(covariances < least, 0.0, 1.0)
+        varies = jnp.broadcast_to(inverse_scale[None, :] > 0, covariances.shape)
+        return jnp.min(jnp.where(varies, covariances * inverse_scale[None, :] ** 2, alone), axis=1)
 
     def unconstrain_covariances(self, covariances: Array) -> Array:
         return _log(covariances).ravel()
@@ -526,8 +531,8 @@ class Full(_Gaussian):
     def min_counts(self, d: int) -> int:
         return d + 1
 
-    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array) -> Array:
-        return _smallest_eigenvalue(covariances, inverse_scale)
+    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
+        return _smallest_eigenvalue(covariances, inverse_scale, least)
 
     def unconstrain_covariances(self, covariances: Array) -> Array:
         return jax.vmap(_log_cholesky)(covariances).ravel()
@@ -594,8 +599,8 @@ class Tied(_Gaussian):
     def min_counts(self, d: int) -> int:
         return min(d + 1, 10)
 
-    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array) -> Array:
-        return _smallest_eigenvalue(covariances, inverse_scale)
+    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
+        return _smallest_eigenvalue(covariances, inverse_scale, least)
 
     def unconstrain_covariances(self, covariances: Array) -> Array:
         return _log_cholesky(covariances)
@@ -689,15 +694,17 @@ def _whitener(covariances: Array) -> Array:
     return _factors(covariances)[1]
 
 
-def _smallest_eigenvalue(covariances: Array, inverse_scale: Array) -> Array:
+def _smallest_eigenvalue(covariances: Array, inverse_scale: Array, least: Array) -> Array:
     """Smallest eigenvalue `[...]` of S Sigma S, S = diag(inverse_scale), to 1e-6; 0 if it is singular to rounding.
 
     It is 1 / lambda of the inverse B, and lambda = lim tr(B^(2^m))^(1 / 2^m): squarings, each scaled to trace 1, and no
     LAPACK (see `_factors`); m of them leave a relative error of log(d) / 2^m.
     """
-    whiteners = _whitener(covariances)
-    scale = jnp.where(inverse_scale > 0, inverse_scale, 1.0)
-    rooted = whiteners / jnp.broadcast_to(scale, whiteners.shape)
+    whiteners, variances = _whitener(covariances), jnp.diagonal(covariances, axis1=-2, axis2=-1)
+    constant = jnp.broadcast_to(inverse_scale == 0, variances.shape)
+    own = jax.lax.rsqrt(jnp.maximum(variances, least))
+    scale = jnp.where(constant, own, jnp.broadcast_to(inverse_scale, variances.shape))
+    rooted = whiteners / scale[..., None, :]
     inverse = _dot("...ji,...jk->...ik", rooted, rooted)
 
     def square(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -707,7 +714,8 @@ def _smallest_eigenvalue(covariances: Array, inverse_scale: Array) -> Array:
         return _dot("...ij,...jk->...ik", power, power), log_largest + jnp.log(trace) * 0.5**i
 
     log_largest = jax.lax.fori_loop(0, SQUARINGS, square, (inverse, jnp.zeros(inverse.shape[:-2], inverse.dtype)))[1]
-    singular = jnp.isnan(_log_det(covariances, whiteners)) | jnp.any(inverse_scale == 0) | ~jnp.isfinite(log_largest)
+    lost = jnp.any(constant & (variances < least), axis=-1)
+    singular = jnp.isnan(_log_det(covariances, whiteners)) | lost | ~jnp.isfinite(log_largest)
     return jnp.where(singular, 0.0, jnp.exp(-log_largest))
 
 

@@ -1,0 +1,228 @@
+"""The search for the best optimum and the choice between models."""
+
+import jax
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+import jaxem
+from jaxem import Status
+from jaxem.racing import ARMS
+from tests.cases import GAUSSIANS, REFERENCE_FAMILIES, blobs, reference_data, reference_fits
+from tests.conftest import DTYPE, X64
+
+KEY = jax.random.key(0)
+FAILED = (Status.DEGENERATE, Status.NONFINITE)
+
+
+@pytest.mark.skipif(not X64, reason="best known maxima to 1e-6 nats")
+@pytest.mark.parametrize("fit", reference_fits(), ids=lambda fit: f"{fit['data']}-{fit['K']}-{fit['cov']}")
+def test_reference_fits_at_default_settings(fit):
+    x, family = reference_data(fit["data"]), REFERENCE_FAMILIES[fit["cov"]]
+    for seed in range(5):
+        found = jaxem.search(jax.random.key(seed), family, x, fit["K"])
+        assert int(found.best.status) == Status.CONVERGED
+        assert abs(float(found.best.log_likelihood) - fit["loglik"]) < 1e-6, seed
+
+
+def test_what_a_search_returns():
+    x = jaxem.datasets.faithful().astype(DTYPE)
+    heard = []
+    found = jaxem.search(KEY, jaxem.Full(), x, 3, budget=300, callback=heard.append)
+    assert found.best.log_likelihood.dtype == DTYPE
+    assert len(found.arms) == found.finalists.status.shape[0]
+    assert set(found.arms) <= set(ARMS)
+    assert found.passes == heard[-1].passes > 100
+    assert [seen.passes for seen in heard] == sorted(seen.passes for seen in heard)
+    assert heard[-1].best == pytest.approx(float(found.best.objective), rel=1e-6)
+    assert float(found.best.objective) == np.max(np.asarray(found.finalists.objective))
+    assert found.landscape.counts.sum() + found.landscape.degenerate + found.landscape.failed == len(found.arms)
+    # the likelihood is that of the mixture
+    np.testing.assert_allclose(
+        found.best.log_likelihood, jaxem.e_step(found.best.mixture, x).log_likelihood, rtol=1e-10 if X64 else 1e-5
+    )
+    again = jaxem.search(KEY, jaxem.Full(), x, 3, budget=300)  # without a callback, in other pieces: the same
+    np.testing.assert_allclose(again.best.objective, found.best.objective, rtol=1e-10 if X64 else 1e-5)
+
+
+@pytest.mark.parametrize("family", [*GAUSSIANS, jaxem.Bernoulli()], ids=lambda family: type(family).__name__)
+def test_any_family_and_weights(family):
+    """Weight 3 is three rows, weight 0 none; a family that knows nothing of narrow starts is searched too."""
+    x = blobs(90) if family in GAUSSIANS else (blobs(90) > 1.0).astype(float)
+    w = np.where(np.arange(90) % 3 == 0, 3.0, 1.0)
+    w[:5] = 0.0
+    x[0] = x[0] if family in GAUSSIANS else 1.0
+    found = jaxem.search(KEY, family, x.astype(DTYPE), 2, w, budget=120)
+    copied = np.repeat(x, w.astype(int), axis=0).astype(DTYPE)
+    other = jaxem.search(KEY, family, copied, 2, budget=120)
+    np.testing.assert_allclose(found.best.log_likelihood, other.best.log_likelihood, rtol=1e-6 if X64 else 1e-3)
+
+
+def test_the_best_is_no_spike():
+    """Two equal rows far out: the likelihood is unbounded there, and the winner is elsewhere."""
+    x = np.concatenate([blobs(60), np.full((2, 2), 50.0)]).astype(DTYPE)
+    for family in GAUSSIANS:
+        found = jaxem.search(KEY, family, x, 2)
+        if int(found.best.status) not in FAILED:
+            counts = np.asarray(jaxem.e_step(found.best.mixture, x).counts)
+            smallest = np.min(np.asarray(found.best.mixture.components.covariances).reshape(-1))
+            assert counts.min() >= 2.5 or smallest > 0 or found.penalised is not None
+
+
+@pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
+def test_where_the_likelihood_has_no_maximum(family):
+    """A constant column: every climb collapses (but Spherical's), the status says so, and a penalised fit is offered."""
+    x = np.concatenate([blobs(60), np.full((60, 1), 7.0)], axis=1).astype(DTYPE)
+    found = jaxem.search(KEY, family, x, 2, budget=200)
+    assert np.isfinite(found.best.log_likelihood)
+    if family == jaxem.Spherical():
+        assert int(found.best.status) not in FAILED
+        return
+    assert int(found.best.status) == Status.DEGENERATE
+    assert int(found.penalised.status) not in FAILED
+    for leaf in jax.tree.leaves(found.best.mixture):
+        assert np.isfinite(leaf).all()
+    assert float(found.penalised.objective) != float(found.penalised.log_likelihood)
+    means = np.asarray(found.best.mixture.components.means)
+    np.testing.assert_allclose(means[:, 2], 7.0, rtol=1e-5)
+
+
+def test_a_prior_is_climbed_and_both_objectives_are_told():
+    x = jaxem.datasets.faithful().astype(DTYPE)
+    prior = jaxem.fraley_raftery(jaxem.Full(), x, 3)
+    best = jaxem.search(KEY, jaxem.Full(), x, 3, prior=prior).best
+    plain = jaxem.search(KEY, jaxem.Full(), x, 3).best
+    np.testing.assert_allclose(
+        best.objective, best.log_likelihood + prior.log_prob(best.mixture), rtol=1e-10 if X64 else 1e-4
+    )
+    assert float(best.log_likelihood) < float(plain.log_likelihood)
+    assert float(best.objective) > float(plain.log_likelihood + prior.log_prob(plain.mixture))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": 0}, "budget = 0 is too small; give an integer of at least 1"),
+        ({"budget": 2.5}, "budget = 2.5 is not a whole number"),
+        ({"arms": ["k-means"]}, "arms names 'k-means', which is no kind of start; choose from k-means\\+\\+"),
+        ({"arms": []}, "arms is empty"),
+        ({"max_iter": -1}, "max_iter = -1"),
+        ({"stop": jaxem.RemainingGainBelow(-1.0)}, "tol = -1.0"),
+        ({"stop": jaxem.RemainingGainBelow(float("nan"))}, "tol = nan"),
+        ({"stop": jaxem.StepBelow(float("nan"))}, "tol = nan"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        jaxem.search(KEY, jaxem.Full(), jaxem.datasets.faithful(), 2, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("budget", [1, 2, 5, 40])
+def test_small_budgets(budget):
+    x = jaxem.datasets.faithful().astype(DTYPE)
+    found = jaxem.search(KEY, jaxem.Full(), x, 2, budget=budget, arms="k-means++")
+    assert int(found.best.status) in (Status.CONVERGED, Status.PRECISION_LIMITED)  # the winner is polished to the end
+    assert set(found.arms) == {"k-means++"}
+
+
+@pytest.mark.skipif(not X64, reason="criteria to nine digits")
+def test_select_against_scipy():
+    """The table on Old Faithful: mclust's choice, EEE with three components, and the criteria by scipy and numpy."""
+    x = jaxem.datasets.faithful()
+    chosen = jaxem.select(KEY, [jaxem.Tied(), jaxem.Full()], x, range(1, 5), budget=400)
+    one = chosen.candidates[chosen.chosen]
+    assert (type(one.family).__name__, one.n_components) == ("Tied", 3)
+    assert one.bic == min(candidate.bic for candidate in chosen.candidates)
+    assert one.bic == pytest.approx(2314.2956, abs=1e-3)  # mclust: -2314.316, stopped early
+
+    means, covariance = chosen.best.best.mixture.components
+    joint = np.stack([multivariate_normal(mean, covariance).pdf(x) for mean in np.asarray(means)], axis=1)
+    joint = joint * np.asarray(chosen.best.best.mixture.weights)
+    total, p = np.log(joint.sum(axis=1)).sum(), 2 * 3 + 3 + 2
+    resp = joint / joint.sum(axis=1, keepdims=True)
+    bic = p * np.log(272) - 2 * total
+    np.testing.assert_allclose(
+        [one.log_likelihood, one.bic, one.aic, one.icl],
+        [total, bic, 2 * p - 2 * total, bic - 2 * np.log(resp.max(axis=1)).sum()],
+        rtol=1e-9,
+    )
+    assert one.n_parameters == p
+    printed = str(chosen)
+    assert "less is better" in printed
+    assert printed.count("chosen") == 1
+    assert len(printed.splitlines()) == 9
+
+
+def test_select_refuses():
+    x = jaxem.datasets.faithful()
+    with pytest.raises(ValueError, match="criterion = 'sic'; choose bic, aic or icl"):
+        jaxem.select(KEY, jaxem.Full(), x, 2, criterion="sic")
+    with pytest.raises(ValueError, match="empty"):
+        jaxem.select(KEY, [], x, 2)
+    with pytest.raises(ValueError, match="n_components = 0"):
+        jaxem.select(KEY, jaxem.Full(), x, [1, 0])
+
+
+def test_select_never_chooses_what_collapsed():
+    x = np.concatenate([blobs(40), np.full((40, 1), 1.0)], axis=1).astype(DTYPE)
+    chosen = jaxem.select(KEY, [jaxem.Full(), jaxem.Spherical()], x, [2], budget=60)
+    assert chosen.candidates[0].status == Status.DEGENERATE
+    assert chosen.chosen == 1
+    assert "DEGENERATE" in str(chosen)
+
+
+NASTY = {
+    "duplicates": lambda rng, n, d: np.repeat(rng.normal(size=(-(-n // 3), d)), 3, axis=0)[:n],
+    "constant column": lambda rng, n, d: np.where(np.arange(d) == 0, 3.0, rng.normal(size=(n, d))),
+    "outliers": lambda rng, n, d: rng.normal(size=(n, d)) * np.where(rng.uniform(size=(n, 1)) < 0.1, 1e6, 1.0),
+    "scales": lambda rng, n, d: rng.normal(size=(n, d)) * 10.0 ** rng.uniform(-6, 6, d),
+    "few values": lambda rng, n, d: rng.integers(0, 2, (n, d)).astype(float),
+    "plain": lambda rng, n, d: rng.normal(size=(n, d)),
+}
+
+
+def nasty_fits(count, seed):
+    """What `count` penalised and as many plain fits of small, nasty data came to."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        d, k = int(rng.integers(1, 4)), int(rng.integers(1, 5))
+        n = int(rng.integers(k, 61))
+        name = list(NASTY)[rng.integers(len(NASTY))]
+        family = GAUSSIANS[rng.integers(4)]
+        rows = np.zeros((60, d))
+        rows[:n] = NASTY[name](rng, n, d)
+        weight = np.where(np.arange(60) < n, 1.0, 0.0)  # padded: one shape for all
+        yield name, family, rows.astype(DTYPE), weight, k
+
+
+def check_nasty(count, seed):
+    for name, family, x, w, k in nasty_fits(count, seed):
+        about = (name, type(family).__name__, k, int(w.sum()))
+        unit = float(np.max(np.var(x[w > 0], axis=0))) or 1.0
+        prior = jaxem.chen_tan(x, w) + jaxem.variance_floor(x, 1e-6 * unit, w)
+        starts = jaxem.starts(KEY, family, x, k, 4, sample_weight=w)
+        for options in ({"prior": prior}, {}):
+            for accelerator in (None, jaxem.hybrid()):
+                results = jaxem.fit_restarts(starts, x, w, accelerator=accelerator, max_iter=200, **options)
+                assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results.mixture.components)), about
+                trace = np.asarray(results.trace, float)
+                falls = np.nan_to_num(trace[:, :-1] - trace[:, 1:], nan=0.0, posinf=0.0, neginf=0.0)
+                size = np.abs(trace[:, 1:]) + w.sum()
+                bound = 1e-11 if X64 else 1e-4
+                assert (falls <= bound * np.nan_to_num(size, nan=np.inf)).all(), about
+                if options:
+                    best = jaxem.best(results)
+                    assert np.isfinite(best.objective), about
+                    assert int(best.status) != Status.NONFINITE, about
+
+
+@pytest.mark.skipif(not X64, reason="tolerances of float64")
+def test_nasty_data():
+    check_nasty(25, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not X64, reason="tolerances of float64")
+def test_much_nasty_data():
+    check_nasty(625, 1)  # x 4 restarts x 4 ways: 10,000 fits
