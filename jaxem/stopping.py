@@ -144,7 +144,7 @@ class AitkenBelow:
 
     def __call__(self, progress: Progress) -> Array:
         ratio = progress.gain / progress.previous_gain
-        shrinking = (ratio >= 0) & (ratio < 1)
+        shrinking = (ratio >= 0) & (ratio < 1) & jnp.isfinite(progress.previous_gain)
         left = progress.gain * progress.total_weight * ratio / jnp.where(shrinking, 1.0 - ratio, 1.0)
         noise = progress.noise * progress.total_weight
         return _stop_if(shrinking & (left < self.tol), noise > self.tol)

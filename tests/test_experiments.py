@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 NAMES = [
     path.stem
     for path in sorted((ROOT / "experiments").glob("*.py"))
-    if path.stem not in ("__init__", "common", "peers")
+    if path.stem not in ("__init__", "common", "peers", "reference")
 ]
 
 

@@ -316,3 +316,38 @@ def test_derivatives_by_means_survive_the_compiler():
     assert float(forward(jnp.zeros_like(params.means))) == 0.0
     move = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16)), x.dtype)
     np.testing.assert_allclose(forward(move), jnp.sum(jax.grad(total)(params.means) * move), rtol=100 * ROUNDING)
+
+
+@pytest.mark.parametrize(
+    "rule", [jaxem.RemainingGainBelow, jaxem.AitkenBelow, jaxem.RelativeGainBelow, jaxem.TotalGainBelow, StepBelow]
+)
+def test_tolerances_are_numbers_and_rules_stop(rule):
+    for tol in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"tol = {tol}; give a number of at least 0"):
+            rule(tol)
+    with pytest.raises(ValueError, match="tol = nan; give a number"):
+        GainBelow(float("nan"))
+    x = jaxem.datasets.faithful()
+    start = start_of(jaxem.Full(), x, 3, seed=4)
+    loose, tight = (jaxem.fit(start, x, stop=rule(tol)) for tol in ((1e-2, 1e-4) if X64 else (1e-1, 1e-2)))
+    assert {int(loose.status), int(tight.status)} <= {Status.CONVERGED, Status.PRECISION_LIMITED}
+    assert int(loose.n_iter) <= int(tight.n_iter)
+    assert not X64 or int(loose.n_iter) < int(tight.n_iter)
+
+
+@pytest.mark.skipif(not X64, reason="digits of float64")
+def test_rules_are_what_they_say():
+    """Each rule's own words, by numpy on the trace of plain EM."""
+    x = jaxem.datasets.faithful()
+    start = start_of(jaxem.Full(), x, 3, seed=4)
+    trace = np.asarray(jaxem.fit(start, x, stop=GainBelow(-np.inf), max_iter=200).trace)
+    gains = np.diff(trace)
+    ratio = gains[1:] / gains[:-1]
+    left = np.where((ratio >= 0) & (ratio < 1), gains[1:] * ratio / (1 - ratio), np.inf)
+    expected = {
+        jaxem.TotalGainBelow(1e-3): 1 + np.flatnonzero(gains < 1e-3)[0],
+        jaxem.RelativeGainBelow(1e-6): 1 + np.flatnonzero(gains < 1e-6 * (1 + np.abs(trace[1:])))[0],
+        jaxem.AitkenBelow(1e-3): 2 + np.flatnonzero(left < 1e-3)[0],
+    }
+    for rule, turns in expected.items():
+        assert int(jaxem.fit(start, x, stop=rule).n_iter) == turns, rule

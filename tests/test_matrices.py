@@ -58,24 +58,28 @@ def test_what_is_not_positive_definite_has_no_density(d):
     for bad in (np.diag([1.0] * (d - 1) + [-1.0]), np.ones((d, d)), np.zeros((d, d)), np.full((d, d), np.nan)):
         inverse = gaussian._factors(jnp.asarray(bad))[1]
         assert bool(jnp.isnan(gaussian._log_det(jnp.asarray(bad), inverse)))
-        assert float(gaussian._smallest_eigenvalue(jnp.asarray(bad), jnp.ones(d))) == 0.0
+        assert float(gaussian._smallest_eigenvalue(jnp.asarray(bad), jnp.ones(d), jnp.asarray(1e-30))) == 0.0
 
 
 @pytest.mark.parametrize("d", [1, 2, 5, 20])
 @pytest.mark.parametrize("ridge", [1.0, 1e-3])
 def test_smallest_eigenvalue_is_numpys(d, ridge):
     sigma, scale = matrices(d, ridge), np.random.default_rng(1).uniform(0.1, 10, d)
-    found = jax.jit(gaussian._smallest_eigenvalue)(jnp.asarray(sigma), jnp.asarray(scale))
+    found = jax.jit(gaussian._smallest_eigenvalue)(jnp.asarray(sigma), jnp.asarray(scale), jnp.asarray(1e-30))
     expected = np.linalg.eigvalsh(sigma * np.outer(scale, scale))
     # the eigenvalue of a matrix with rounded entries is off by that of the largest
     atol = 10 * ROUNDING * expected[:, -1].max()
     np.testing.assert_allclose(found, expected[:, 0], rtol=1e-6, atol=atol if not X64 else 0)
-    assert np.all(np.asarray(gaussian._smallest_eigenvalue(jnp.asarray(sigma), jnp.zeros(d))) == 0.0)
+    # constant features are scaled to variance 1, or lost
+    correlation = sigma / np.sqrt(np.einsum("...i,...j->...ij", *2 * (np.diagonal(sigma, axis1=-2, axis2=-1),)))
+    found = gaussian._smallest_eigenvalue(jnp.asarray(sigma), jnp.zeros(d), jnp.asarray(1e-30))
+    np.testing.assert_allclose(found, np.linalg.eigvalsh(correlation)[..., 0], rtol=1e-5 if X64 else 1e-3)
+    assert np.all(np.asarray(gaussian._smallest_eigenvalue(jnp.asarray(sigma), jnp.zeros(d), jnp.asarray(1e9))) == 0.0)
 
 
 def test_equal_eigenvalues_are_found_too():
     """Where squaring gains nothing, the bound of the error is met: log(d) / 2^m."""
-    found = gaussian._smallest_eigenvalue(jnp.asarray(1e-3 * np.eye(7)), jnp.ones(7))
+    found = gaussian._smallest_eigenvalue(jnp.asarray(1e-3 * np.eye(7)), jnp.ones(7), jnp.asarray(1e-30))
     np.testing.assert_allclose(found, 1e-3, rtol=max(2 * np.log(7) / 2**gaussian.SQUARINGS, ROUNDING))
 
 

@@ -107,9 +107,6 @@ def test_a_prior_is_climbed_and_both_objectives_are_told():
         ({"arms": ["k-means"]}, "arms names 'k-means', which is no kind of start; choose from k-means\\+\\+"),
         ({"arms": []}, "arms is empty"),
         ({"max_iter": -1}, "max_iter = -1"),
-        ({"stop": jaxem.RemainingGainBelow(-1.0)}, "tol = -1.0"),
-        ({"stop": jaxem.RemainingGainBelow(float("nan"))}, "tol = nan"),
-        ({"stop": jaxem.StepBelow(float("nan"))}, "tol = nan"),
     ],
 )
 def test_bad_options(options, message):
@@ -182,47 +179,43 @@ NASTY = {
 }
 
 
-def nasty_fits(count, seed):
-    """What `count` penalised and as many plain fits of small, nasty data came to."""
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        d, k = int(rng.integers(1, 4)), int(rng.integers(1, 5))
-        n = int(rng.integers(k, 61))
-        name = list(NASTY)[rng.integers(len(NASTY))]
-        family = GAUSSIANS[rng.integers(4)]
-        rows = np.zeros((60, d))
-        rows[:n] = NASTY[name](rng, n, d)
-        weight = np.where(np.arange(60) < n, 1.0, 0.0)  # padded: one shape for all
-        yield name, family, rows.astype(DTYPE), weight, k
-
-
-def check_nasty(count, seed):
-    for name, family, x, w, k in nasty_fits(count, seed):
-        about = (name, type(family).__name__, k, int(w.sum()))
-        unit = float(np.max(np.var(x[w > 0], axis=0))) or 1.0
+def check_nasty(family, count, seed):
+    """`count` data sets x 4 restarts x 4 ways: no NaN, no fall, and with a prior no failure."""
+    rng, d, k = np.random.default_rng(seed), 2, 3
+    for i in range(count):
+        n, name = int(rng.integers(k, 61)), list(NASTY)[i % len(NASTY)]
+        x, w = np.zeros((60, d)), np.where(np.arange(60) < n, 1.0, 0.0)  # padded: one shape for all
+        x[:n] = NASTY[name](rng, n, d)
+        unit = float(np.max(np.var(x[:n], axis=0))) or 1.0
         prior = jaxem.chen_tan(x, w) + jaxem.variance_floor(x, 1e-6 * unit, w)
-        starts = jaxem.starts(KEY, family, x, k, 4, sample_weight=w)
-        for options in ({"prior": prior}, {}):
-            for accelerator in (None, jaxem.hybrid()):
-                results = jaxem.fit_restarts(starts, x, w, accelerator=accelerator, max_iter=200, **options)
-                assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results.mixture.components)), about
-                trace = np.asarray(results.trace, float)
+        starts = jaxem.starts(jax.random.key(i), family, x, k, 4, sample_weight=w)
+        for accelerator in (None, jaxem.hybrid()):
+            for chosen in (None, prior):
+                results = jaxem.fit_restarts(starts, x, w, accelerator=accelerator, max_iter=200, prior=chosen)
+                assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results.mixture.components)), (name, n)
+                trace = np.asarray(results.trace)
                 falls = np.nan_to_num(trace[:, :-1] - trace[:, 1:], nan=0.0, posinf=0.0, neginf=0.0)
-                size = np.abs(trace[:, 1:]) + w.sum()
-                bound = 1e-11 if X64 else 1e-4
-                assert (falls <= bound * np.nan_to_num(size, nan=np.inf)).all(), about
-                if options:
-                    best = jaxem.best(results)
-                    assert np.isfinite(best.objective), about
-                    assert int(best.status) != Status.NONFINITE, about
+                size = np.nan_to_num(np.abs(trace[:, 1:]), nan=1.0, posinf=1.0) + n
+                # what collapsed under the bare likelihood is at the end of the arithmetic, and says so
+                counts = ~np.isin(np.asarray(results.status), FAILED) | (chosen is not None)
+                assert (falls <= 1e-11 * size)[counts].all(), (name, n, falls.max())
+                best = jaxem.best(results)
+                if chosen is not None:
+                    assert np.isfinite(best.objective), (name, n)
+                    assert int(best.status) != Status.NONFINITE, (name, n)
+                elif int(best.status) not in FAILED:  # by the rule of the reference fits, in numpy
+                    held = np.asarray(jaxem.e_step(best.mixture, x, w).counts)
+                    assert held.min() >= d + 1 - 1e-6, (name, n, held)
 
 
 @pytest.mark.skipif(not X64, reason="tolerances of float64")
-def test_nasty_data():
-    check_nasty(25, 0)
+@pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
+def test_nasty_data(family):
+    check_nasty(family, 12, 0)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not X64, reason="tolerances of float64")
-def test_much_nasty_data():
-    check_nasty(625, 1)  # x 4 restarts x 4 ways: 10,000 fits
+@pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
+def test_much_nasty_data(family):
+    check_nasty(family, 160, 1)  # four families: 10,240 fits
