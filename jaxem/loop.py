@@ -41,7 +41,7 @@ from jaxem.em import as_ready, m_step, objective, pass_over
 from jaxem.families.base import epsilon
 from jaxem.mixture import Mixture
 from jaxem.priors import Prior
-from jaxem.rows import Rows, as_components, as_count, is_traced, naming_memory, settled
+from jaxem.rows import Rows, as_components, as_count, is_traced, naming_memory, on_host, settled
 from jaxem.stopping import GainBelow, Progress, RemainingGainBelow, Status, StoppingRule
 
 MAX_ITER = 2000
@@ -448,7 +448,9 @@ def as_options(
         stop = GainBelow(DEFAULT_TOL[bits])
     elif stop is None:
         absolute, relative = REMAINING[bits]
-        stop = RemainingGainBelow(absolute + relative * rows.total_weight)
+        w = rows.weights
+        total = np.sum(np.asarray(w)) if on_host(w) else rows.total_weight  # numpy has nothing to compile
+        stop = RemainingGainBelow(absolute + relative * total)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (stop, prior))
 
 

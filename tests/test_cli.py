@@ -98,6 +98,38 @@ def test_options_of_fit(tmp_path):
     assert "Verified" not in done.stdout
 
 
+def test_restarts_of_one_kind():
+    done = run("fit", "--restarts", 12, "--init", "random", "--no-verify")
+    assert done.returncode == 0, done.stderr
+    assert "Landscape of optima, 12 restarts" in done.stdout
+    assert "log-likelihood  -1130.26396" in done.stdout
+
+
+def test_select(tmp_path):
+    """The table of criteria, the best of it printed and saved."""
+    path = tmp_path / "m.safetensors"
+    done = run("fit", "-k", "2:3", "--covariance", "all", "--budget", 150, "--no-verify", "--out", path)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.split("\n\n")[0].splitlines()
+    assert len(table) == 9
+    assert table[0].endswith("less is better")
+    chosen = [line for line in table if line.endswith("chosen")]
+    assert [line.split()[:2] for line in chosen] == [["3", "Tied"]]
+    assert "3 components, tied covariances" in done.stdout
+    assert type(io.load(path).family).__name__ == "Tied"
+
+
+def test_refusals_of_ranges_and_budgets():
+    fails(run("fit", "-k", "3:1"), "smaller number first", 2)
+    fails(run("fit", "-k", "1:1000"), "at most 100", 2)
+    fails(run("fit", "-k", "two"), "'two' is not a whole number", 2)
+    fails(run("fit", "--budget", 0), "budget = 0 is too small")
+    fails(run("fit", "-k", "1:3", "--restarts", 4), "or --init exclude", 2)
+    fails(run("fit", "--budget", 100, "--init", "random"), "or --init exclude", 2)
+    fails(run("fit", "--tol", "nan"), "not a tolerance", 2)
+    fails(run("fit", "--tol", -1), "not a tolerance", 2)
+
+
 def test_help():
     done = run("--help")
     assert done.returncode == 0
@@ -169,12 +201,20 @@ def test_programs_are_kept_where_told(tmp_path):
 
 
 def test_a_fit_and_its_verification_are_two_programs():
-    """Starts, fit and best are one, the laws another; beside them only moves of data and the key."""
-    done = run("fit", "--no-cache", "--restarts", 4, env={**os.environ, "JAX_LOG_COMPILES": "1"})
+    """Starts, fit and best are one, the laws another; a search has one for its starts. Beside them only moves of data."""
+    for options, programs in (
+        (["--restarts", 4], {"_open_drawn", "_try_all"}),
+        ([], {"_open_race", "_run_lanes", "_try_all"}),
+    ):
+        check_programs(options, programs)
+
+
+def check_programs(options, programs):
+    done = run("fit", "--no-cache", *options, env={**os.environ, "JAX_LOG_COMPILES": "1"})
     assert done.returncode == 0, done.stderr
     names = set(re.findall(r"Finished XLA compilation of jit\((\w+)\)", done.stderr))
-    assert {"_open_drawn", "_try_all"} <= names
-    assert names - {"_open_drawn", "_try_all"} <= {"stage", "_threefry_seed", "convert_element_type"}
+    assert programs <= names
+    assert names - programs <= {"stage", "_threefry_seed", "convert_element_type"}
 
 
 def test_every_core_is_used_for_much_work_and_the_answer_is_the_same(tmp_path):
