@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxem.accelerate import hybrid
@@ -36,14 +37,13 @@ from jaxem.loop import (
     NOISE,
     Result,
     State,
+    advance,
     as_options,
     as_result,
     begin,
     centred,
     computing,
     ended,
-    recorded,
-    turn_of,
     turn_work,
 )
 from jaxem.priors import Prior, chen_tan, variance_floor
@@ -317,7 +317,6 @@ def _raced(
     states = _open(*opening, work=0)
     if compiling is not None:
         compiling.join()
-    fixed = (course.max_iter, course.accelerator)
 
     def run(states: State, lanes: np.ndarray, n_steps: int) -> tuple[State, Scores]:
         """`n_steps` turns of the lanes of these numbers, `width` at a time."""
@@ -330,7 +329,7 @@ def _raced(
             groups.flat[: len(piece)] = piece
             n_groups = np.int32(-(-len(piece) // at_once))
             states, scores = _run(
-                states, groups, n_groups, rows, local_prior, stop, np.int32(n_steps), *fixed, work=work
+                states, groups, n_groups, rows, local_prior, stop, np.int32(n_steps), course.accelerator, work=work
             )
             scores = Scores(*(np.asarray(score) for score in scores))
             if callback is not None:
@@ -438,7 +437,15 @@ def _open_race(
 ) -> State:
     """The states of all lanes before their first pass, `[r, ...]`, each from `arms` of its own, leaves `[r]`."""
     mixtures = draw(key, family, rows, k, jnp.arange(jnp.shape(arms.apart)[0]), arms)
-    return jax.vmap(lambda mixture: begin(centred(mixture, rows), rows, max_iter, accelerator))(mixtures)
+    states = jax.vmap(lambda mixture: begin(centred(mixture, rows), rows, max_iter, accelerator))(mixtures)
+    return _on_all_devices(states, rows)
+
+
+def _on_all_devices(states: State, rows: Rows) -> State:
+    """Where rows are spread over devices each keeps all lanes, or XLA would choose, and choose differently each time."""
+    if rows.mesh is None:
+        return states
+    return jax.lax.with_sharding_constraint(states, NamedSharding(rows.mesh, PartitionSpec()))
 
 
 def _run_lanes(
@@ -449,31 +456,20 @@ def _run_lanes(
     prior: Prior | None,
     stop: StoppingRule,
     n_steps: Array,
-    max_iter: int,
     accelerator: Any,
 ) -> tuple[State, Scores]:
     """Up to `n_steps` turns of the lanes in the first `n_groups` rows of `groups` `[g, w]`; those out of bounds are idle."""
     r = states.status.shape[0]
-    turn = turn_of(rows, stop, prior, accelerator, max_iter)
-
-    def turn_and_record(state: State) -> State:
-        new = turn(state)
-        return new._replace(trace=state.trace.at[recorded(state, new, max_iter)].set(new.objective, mode="drop"))
-
-    def step(carry: tuple[State, Array]) -> tuple[State, Array]:
-        return jax.vmap(turn_and_record)(carry[0]), carry[1] + 1
-
-    def unfinished(carry: tuple[State, Array]) -> Array:
-        return (carry[1] < n_steps) & jnp.any(carry[0].status == Status.RUNNING)
 
     def run_group(g: Array, states: State) -> State:
         index = groups[g]
         lanes = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, r - 1)], states)
         status = jnp.where(index < r, lanes.status, int(Status.MAX_ITER)).astype(lanes.status.dtype)
-        lanes = jax.lax.while_loop(unfinished, step, (lanes._replace(status=status), jnp.int32(0)))[0]
+        lanes = lanes._replace(status=status)
+        lanes = advance(lanes, rows, n_steps, stop=stop, prior=prior, accelerator=accelerator)
         return jax.tree.map(lambda leaf, lane: leaf.at[index].set(lane, mode="drop"), states, lanes)
 
-    states = jax.lax.fori_loop(0, n_groups, run_group, states)
+    states = _on_all_devices(jax.lax.fori_loop(0, n_groups, run_group, states), rows)
     status = jax.vmap(lambda state: ended(state, rows))(states)
     return states, Scores(states.objective, status, states.status == Status.RUNNING, states.n_iter + 1)
 
@@ -481,7 +477,7 @@ def _run_lanes(
 _SEEN: set[Any] = set()
 """what `_run` was compiled ahead for"""
 _open = Compiled(_open_race, static_argnums=(1, 3, 5, 6), small=HASTY)
-_run = Compiled(_run_lanes, static_argnums=(7, 8))
+_run = Compiled(_run_lanes, static_argnums=(7,))
 
 
 def _compile_ahead(
@@ -500,7 +496,7 @@ def _compile_ahead(
     states = jax.eval_shape(_open.small, *opening)
     r = states.status.shape[0]
     groups = np.full((-(-r // width), width), r)
-    arguments = (states, groups, np.int32(1), rows, prior, stop, np.int32(1), course.max_iter, course.accelerator)
+    arguments = (states, groups, np.int32(1), rows, prior, stop, np.int32(1), course.accelerator)
     return _run.compile_ahead(*arguments, work=work)
 
 
