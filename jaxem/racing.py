@@ -48,7 +48,7 @@ from jaxem.loop import (
 )
 from jaxem.priors import Prior, chen_tan, variance_floor
 from jaxem.restarts import Landscape, best, draw, landscape, lane_count
-from jaxem.rows import Rows, as_components, as_count, mesh_of
+from jaxem.rows import Rows, as_components, as_count, gathered, mesh_of
 from jaxem.stopping import Status, StoppingRule
 
 BUDGET = 1000
@@ -165,7 +165,7 @@ def search(
     with computing(rows):
         found = _raced(key, rows, prior, stop, course, callback, 0)
         if int(found.best.status) in (Status.DEGENERATE, Status.NONFINITE) and hasattr(family, "log_prior"):
-            penalty = _penalty(rows)
+            penalty = _penalty(gathered(rows))
             penalty = penalty if prior is None else prior + penalty
             offered = _raced(key, rows, penalty, stop, course, callback, found.passes)
             if int(offered.best.status) not in (Status.DEGENERATE, Status.NONFINITE):
@@ -311,7 +311,7 @@ def _raced(
     arms = jax.tree.map(lambda *values: np.asarray(values)[arm_of], *(ARMS[name] for name in course.arms))
     width = lane_count(r)
     work = turn_work(rows, course.k, width)
-    opening = (key, course.family, rows, course.k, arms, course.max_iter, course.accelerator)
+    opening = (key, course.family, gathered(rows), course.k, arms, course.max_iter, course.accelerator)
     local_prior = _centred(prior, course.family, rows)
     compiling = _compile_ahead(opening, width, rows, local_prior, stop, course, work)
     states = _open(*opening, work=0)
@@ -437,8 +437,7 @@ def _open_race(
 ) -> State:
     """The states of all lanes before their first pass, `[r, ...]`, each from `arms` of its own, leaves `[r]`."""
     mixtures = draw(key, family, rows, k, jnp.arange(jnp.shape(arms.apart)[0]), arms)
-    states = jax.vmap(lambda mixture: begin(centred(mixture, rows), rows, max_iter, accelerator))(mixtures)
-    return _on_all_devices(states, rows)
+    return jax.vmap(lambda mixture: begin(centred(mixture, rows), rows, max_iter, accelerator))(mixtures)
 
 
 def _on_all_devices(states: State, rows: Rows) -> State:
@@ -490,7 +489,7 @@ def _compile_ahead(
     work: int,
 ) -> threading.Thread | None:
     """Compile `_run` in the background while `_open` is compiled; nothing if that was done before."""
-    if (course, rows.blocks.shape) in _SEEN or jax.default_backend() != "cpu":
+    if (course, rows.blocks.shape) in _SEEN or jax.default_backend() != "cpu" or rows.mesh is not None:
         return None
     _SEEN.add((course, rows.blocks.shape))
     states = jax.eval_shape(_open.small, *opening)

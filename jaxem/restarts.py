@@ -41,7 +41,7 @@ from jaxem.loop import (
 )
 from jaxem.mixture import Mixture
 from jaxem.priors import Prior
-from jaxem.rows import Rows, as_components, as_count, is_traced, on_host, zeros_like_result
+from jaxem.rows import Rows, as_components, as_count, gathered, is_traced, on_host, zeros_like_result
 from jaxem.stopping import Status, StoppingRule
 
 WIDTH, WIDTH_ELSEWHERE = 8, 64
@@ -132,7 +132,7 @@ def starts(
     if isinstance(initializer, FromResponsibilities):
         initializer = initializer.padded(np.shape(x)[0] if not isinstance(x, Rows) else rows.weights.size, k, rows)
     with computing(rows):
-        return _starts(key, family, rows, k, r, initializer, work=0)  # thorough code would be no faster
+        return _starts(key, family, gathered(rows), k, r, initializer, work=0)  # thorough code would be no faster
 
 
 def fit_restarts(
@@ -195,6 +195,10 @@ def fit_from_starts(
     callback: Callable[[Lanes], None] | None = None,
 ) -> Result:
     """`fit_restarts` of `starts` on ready rows, in one program where the climbs are short; arguments as for those."""
+    if rows.mesh is not None:
+        drawn = starts(key, family, rows, n_components, n_restarts, initializer)
+        options = {"stop": stop, "max_iter": max_iter, "accelerator": accelerator, "callback": callback}
+        return fit_restarts(drawn, rows, **options)
     plan = _plan(n_restarts, rows, None, max_iter, accelerator)
     stop, _ = as_options(rows, stop, None, accelerator)
     with computing(rows):

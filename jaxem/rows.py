@@ -364,6 +364,16 @@ def mesh_under(x: Any) -> Mesh | None:
     return mesh_of(sorted(places, key=lambda device: (places[device][0].start or 0, device.id)))
 
 
+def gathered(rows: "Rows") -> "Rows":
+    """Rows spread over devices as rows of the default one; others as they are.
+
+    By copies: on a CPU the gathering that XLA puts into a program with loops can wait for itself for ever.
+    """
+    if rows.mesh is None or is_traced(rows):
+        return rows
+    return dataclasses.replace(jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)), rows), mesh=None)
+
+
 def on_host(x: Any) -> bool:
     """Whether an array is in the host's memory, with its values known, and not put on a device of somebody's choice."""
     if isinstance(x, np.ndarray):
