@@ -66,3 +66,31 @@ def test_the_answer_does_not_depend_on_the_number_of_devices(devices, alone):
     for family, values in run(devices).items():
         for found, expected in zip(values, alone[family], strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10 * np.max(np.abs(expected)))
+
+
+SEARCH = """
+import json, sys
+import jax, numpy as np
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+jax.config.update("jax_enable_x64", True)
+import jaxem, jaxem.racing
+jaxem.racing.LARGE_TURN = 1  # rows are spread, lanes are never idle
+rng = np.random.default_rng(0)
+x = rng.normal(size=(60_000, 12)) + 6.0 * rng.integers(0, 3, (60_000, 1))
+found = jaxem.search(jax.random.key(0), jaxem.Spherical(), x, 3, budget=24)
+starts = jaxem.starts(jax.random.key(1), jaxem.Spherical(), jaxem.shard(x)[0], 3, 4, sample_weight=jaxem.shard(x)[1])
+print(json.dumps([float(found.best.log_likelihood), found.passes, np.asarray(starts.components.means).tolist()]))
+"""
+
+
+@pytest.mark.skipif(not X64, reason="1e-10 needs float64")
+def test_a_search_and_its_starts_where_rows_are_spread():
+    """As on one device, and to an end: starts drawn from rows on two devices once waited for each other for ever."""
+    results = []
+    for devices in (1, 2):
+        command = [sys.executable, "-c", SEARCH, str(devices)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout))
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-9)
