@@ -487,15 +487,31 @@ class Diagonal(_Gaussian):
         return jnp.repeat(jax.lax.rsqrt(0.5 * weights), d)
 
 
-@dataclasses.dataclass(frozen=True)
-class Full(_Gaussian):
-    """N(x; mu_j, Sigma_j): a covariance matrix `[k, d, d]` for each component."""
+class _ByMatrices(_Gaussian):
+    """What Full and Tied share: covariances are matrices, measured with inv(L)."""
 
     def precisions(self, covariances: Array) -> Array:
         return _whitener(covariances)
 
     def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
         return _log_det(covariances, precisions)
+
+    def outer(self, moves: Array) -> Array:
+        return moves[:, :, None] * moves[:, None, :]
+
+    def traces(self, precisions: Array, scatter: Array) -> Array:
+        return jnp.sum(_dot("...ij,jk->...ik", precisions, scatter) * precisions, axis=(-2, -1))
+
+    def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
+        return degrees + scale.shape[0] + 1.0, scale
+
+    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
+        return _smallest_eigenvalue(covariances, inverse_scale, least)
+
+
+@dataclasses.dataclass(frozen=True)
+class Full(_ByMatrices):
+    """N(x; mu_j, Sigma_j): a covariance matrix `[k, d, d]` for each component."""
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
         return _whitened_squares(means, precisions, x)
@@ -511,16 +527,7 @@ class Full(_Gaussian):
         return _over_components(of_one, x.shape[0])(means, resp)
 
     def recentre(self, second: Array, counts: Array, delta: Array) -> Array:
-        return _recentred(second / _positive(counts)[:, None, None], delta[:, :, None] * delta[:, None, :])
-
-    def outer(self, moves: Array) -> Array:
-        return moves[:, :, None] * moves[:, None, :]
-
-    def traces(self, precisions: Array, scatter: Array) -> Array:
-        return _traces_of_matrices(precisions, scatter)
-
-    def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
-        return degrees + scale.shape[0] + 1.0, scale
+        return _recentred(second / _positive(counts)[:, None, None], self.outer(delta))
 
     def from_pooled(self, covariance: Array, k: int) -> Array:
         return jnp.broadcast_to(covariance[None], (k, *covariance.shape))
@@ -530,9 +537,6 @@ class Full(_Gaussian):
 
     def min_counts(self, d: int) -> int:
         return d + 1
-
-    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
-        return _smallest_eigenvalue(covariances, inverse_scale, least)
 
     def unconstrain_covariances(self, covariances: Array) -> Array:
         return jax.vmap(_log_cholesky)(covariances).ravel()
@@ -545,16 +549,10 @@ class Full(_Gaussian):
 
 
 @dataclasses.dataclass(frozen=True)
-class Tied(_Gaussian):
+class Tied(_ByMatrices):
     """N(x; mu_j, Sigma): one covariance matrix `[d, d]` shared by all components."""
 
     shared: ClassVar[bool] = True
-
-    def precisions(self, covariances: Array) -> Array:
-        return _whitener(covariances)
-
-    def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
-        return _log_det(covariances, precisions)
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
         return _whitened_squares(means, jnp.broadcast_to(precisions[None], (means.shape[0], *precisions.shape)), x)
@@ -581,15 +579,6 @@ class Tied(_Gaussian):
         total = jnp.sum(counts)
         return _recentred(second / total, _dot("ki,kj->ij", (counts / total)[:, None] * delta, delta))
 
-    def outer(self, moves: Array) -> Array:
-        return moves[:, :, None] * moves[:, None, :]
-
-    def traces(self, precisions: Array, scatter: Array) -> Array:
-        return _traces_of_matrices(precisions, scatter)
-
-    def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
-        return degrees + scale.shape[0] + 1.0, scale
-
     def from_pooled(self, covariance: Array, k: int) -> Array:
         return covariance
 
@@ -598,9 +587,6 @@ class Tied(_Gaussian):
 
     def min_counts(self, d: int) -> int:
         return min(d + 1, 10)
-
-    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
-        return _smallest_eigenvalue(covariances, inverse_scale, least)
 
     def unconstrain_covariances(self, covariances: Array) -> Array:
         return _log_cholesky(covariances)
@@ -717,11 +703,6 @@ def _smallest_eigenvalue(covariances: Array, inverse_scale: Array, least: Array)
     lost = jnp.any(constant & (variances < least), axis=-1)
     singular = jnp.isnan(_log_det(covariances, whiteners)) | lost | ~jnp.isfinite(log_largest)
     return jnp.where(singular, 0.0, jnp.exp(-log_largest))
-
-
-def _traces_of_matrices(whiteners: Array, scatter: Array) -> Array:
-    """tr(Lambda inv(Sigma)) `[...]`, given inv(L) `[..., d, d]` and Lambda `[d, d]`."""
-    return jnp.sum(_dot("...ij,jk->...ik", whiteners, scatter) * whiteners, axis=(-2, -1))
 
 
 def _combined(
