@@ -520,7 +520,7 @@ _starts = Compiled(_draw_all, static_argnums=(1, 3, 4))
 
 
 def draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer) -> Mixture:
-    """The starts of number `index` `[r]`, by one initialiser, or by `Settings` with leaves `[r]` each by its own."""
+    """The starts of number `index` `[r]`, by one initialiser; `Settings` may have leaves `[r]`, one for each."""
     data, weight = rows.as_matrix()
     data = data + rows.centre[None, :]
     own = isinstance(initializer, Settings)
@@ -529,7 +529,7 @@ def draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initializ
         return (at[1] if own else initializer)(jax.random.fold_in(key, at[0]), family, data, k, weight)
 
     together = min(TOGETHER, LIVE_FLOATS // (data.size + 4 * data.shape[0]))
-    lanes = (index, initializer if own else None)
+    lanes = (index, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, index.shape), initializer) if own else None)
     return jax.lax.map(start, lanes, batch_size=together if together > 1 else None)
 
 

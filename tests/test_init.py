@@ -13,7 +13,13 @@ from tests.cases import GAUSSIANS, Case, blobs
 from tests.conftest import ROUNDING
 
 KEY = jax.random.key(3)
-INITIALIZERS = (jaxem.KMeansPlusPlus(), jaxem.KMeans(), jaxem.RandomParameters(), jaxem.RandomPoints())
+INITIALIZERS = (
+    jaxem.KMeansPlusPlus(),
+    jaxem.KMeans(),
+    jaxem.RandomParameters(),
+    jaxem.RandomPoints(),
+    jaxem.Settings(n_lloyd=3),
+)
 
 
 def three_blobs(n=150):
@@ -151,6 +157,24 @@ def test_every_start_is_a_mixture(initializer, family):
         assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(starts))
         values = jax.vmap(lambda start, x=x: jaxem.e_step(start, x).log_likelihood)(starts)
         assert bool(jnp.all(jnp.isfinite(values)))
+
+
+def test_settings_are_the_starts_they_describe():
+    """By numbers as by name: for all starts at once, or leaves `[r]` for each its own."""
+    x, _ = three_blobs()
+
+    def starts(initializer):
+        return jaxem.starts(KEY, jaxem.Full(), x, 3, 2, initializer)
+
+    apart, random = starts(jaxem.KMeansPlusPlus()), starts(jaxem.RandomPoints())
+    for i, each in enumerate((apart, random)):
+        of_one_kind = starts(jaxem.Settings(apart=i == 0))
+        of_two = starts(
+            jaxem.Settings(*(jnp.asarray(leaf) for leaf in ([True, False], [0, 0], [True, True], [False] * 2)))
+        )
+        for named, numbers, mixed in zip(*(jax.tree.leaves(one) for one in (each, of_one_kind, of_two)), strict=True):
+            np.testing.assert_allclose(numbers, named, rtol=ROUNDING, atol=ROUNDING)
+            np.testing.assert_allclose(mixed[i], named[i], rtol=ROUNDING, atol=ROUNDING)
 
 
 def test_starts_do_not_depend_on_an_offset():

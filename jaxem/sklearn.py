@@ -1,0 +1,894 @@
+"""scikit-learn's GaussianMixture, by jaxem: the same parameters, attributes, starts and answers, from precise arithmetic.
+
+From one `random_state` the starts are scikit-learn's own, and so is the schedule of its loop, theta_t = M(theta_{t-1}):
+
+    lower_bounds_[t-1] = l(theta_{t-1}) / n,  stop if |lower_bounds_[t-1] - lower_bounds_[t-2]| < tol,  give theta_t,
+
+where `reg_covar` is added to the variances by every M-step, which then maximises
+
+    l-hat(theta) - reg_covar / 2  sum_j counts_j tr(inv(Sigma_j))        (for Tied with its one Sigma).
+
+So after n_iter_ steps the parameters agree with scikit-learn's to rounding, where scikit-learn's are right: here moments
+are never raw, rows of integers are computed as float64, a component without rows stands at the mean of the data with
+their covariance and weight 0, a restart that collapses ends alone, and a fit that fails leaves the old model whole.
+"""
+
+import contextlib
+import dataclasses
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from numbers import Integral, Real
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+try:
+    from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+    from sklearn.cluster import KMeans, kmeans_plusplus
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.utils import check_array, check_random_state
+    from sklearn.utils._param_validation import Interval, StrOptions
+    from sklearn.utils.validation import (
+        _check_sample_weight,
+        check_is_fitted,
+        validate_data,
+    )
+except ModuleNotFoundError as error:  # the extra is missing
+    raise ModuleNotFoundError(
+        f"{error.name} is not installed; jaxem.sklearn needs: pip install 'jaxem[sklearn]'", name=error.name
+    ) from error
+
+from jaxem.compiling import Compiled
+from jaxem.em import made_ready
+from jaxem.families.base import Family, alive
+from jaxem.families.gaussian import Diagonal, Full, GaussianParams, GaussianStats, Spherical, Tied
+from jaxem.loop import State, advance, begin, computing, turn_work
+from jaxem.mixture import Mixture
+from jaxem.racing import BUDGET, search
+from jaxem.restarts import lane_count
+from jaxem.rows import CHUNK, Rows
+from jaxem.stopping import Progress, Status
+
+FORMS: dict[str, Family] = {"full": Full(), "tied": Tied(), "diag": Diagonal(), "spherical": Spherical()}
+"""covariance_type and the family it names"""
+LEAST_TRACE, MOST_TRACE = 2**7, 2**20
+"""turns that a trace holds at least, so that most fits share a program; and at most, beyond which no climb goes"""
+NOTICEABLE = 0.01
+"""share of a feature's variance from which `reg_covar` is warned of"""
+ILL_DEFINED = (
+    "Fitting the mixture model failed because some components have ill-defined empirical covariance (for instance caused "
+    "by singleton or collapsed samples). Try to decrease the number of components, increase reg_covar, or scale the input "
+    "data."
+)
+IN_SINGLE = " The numerical accuracy can also be improved by passing float64 data instead of float32."
+NOT_CONVERGED = (
+    "Best performing initialization did not converge. Try different init parameters, or increase max_iter, tol, or check "
+    "for degenerate data."
+)
+
+
+class GaussianMixture(DensityMixin, BaseEstimator):
+    """A Gaussian mixture with the interface of `sklearn.mixture.GaussianMixture`, fitted by jaxem.
+
+    Parameters are scikit-learn's, with its defaults; of these more is accepted:
+
+    Parameters:
+        init_params: "kmeans", "k-means++", "random", "random_from_data" as there; "search" for `jaxem.search`, which races
+            starts of several kinds within 1000 passes for each of `n_init`, climbs the likelihood itself until 1e-8 nats
+            are left to gain, and uses neither `reg_covar` nor `tol` nor `max_iter`; responsibilities `[n, k]`; or a
+            function of (X, n_components, random_state) that gives them.
+        chunk_size: rows worked on at a time; computed from the shapes by default.
+
+    Attributes are scikit-learn's, and
+
+    Attributes:
+        restart_lower_bounds_: `[n_init]`, the last lower bound of each restart; NaN for one that had none.
+        restart_statuses_: the name of the `jaxem.Status` that each restart ended in.
+        mixture_: the fitted `jaxem.Mixture`, to be saved by `jaxem.io.save` or used in a larger program.
+
+    `fit`, `fit_predict` and `score` take `sample_weight` `[n]`: a row of weight 0 is absent, one of weight 2 stands for two.
+
+    Example:
+        >>> import jaxem.datasets
+        >>> from jaxem.sklearn import GaussianMixture
+        >>> model = GaussianMixture(2, random_state=0).fit(jaxem.datasets.faithful())
+        >>> print(model.weights_.round(2), model.converged_)
+        [0.64 0.36] True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions(set(FORMS))],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [
+            StrOptions({"kmeans", "random", "random_from_data", "k-means++", "search"}),
+            callable,
+            "array-like",
+        ],
+        "weights_init": ["array-like", None],
+        "means_init": ["array-like", None],
+        "precisions_init": ["array-like", None],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "chunk_size": [Interval(Integral, 1, None, closed="left"), None],
+    }
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: Any = "kmeans",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        chunk_size: int | None = None,
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.chunk_size = chunk_size
+
+    @classmethod
+    def from_parameters(
+        cls, weights: Any, means: Any, covariances: Any, covariance_type: str = "full"
+    ) -> "GaussianMixture":
+        """A fitted model with these parameters, shaped as the attributes are.
+
+        Raises:
+            ValueError: naming the parameter, if they belong to no mixture.
+        """
+        if covariance_type not in FORMS:
+            raise ValueError(f"covariance_type = {covariance_type!r}; choose from {', '.join(FORMS)}")
+        means = check_array(means, dtype=[np.float64, np.float32], input_name="means")
+        k, d = means.shape
+        weights = _checked_weights(weights, k)
+        covariances = _checked_matrices(covariances, covariance_type, k, d, "covariance")
+        dtype = np.result_type(weights, means, covariances)
+        model = cls(k, covariance_type=covariance_type)
+        model.n_features_in_ = d
+        model._set(Parameters(*(leaf.astype(dtype) for leaf in (weights, means, covariances))), covariance_type)
+        model.converged_, model.n_iter_, model.lower_bound_, model.lower_bounds_ = True, 0, -math.inf, []
+        return model
+
+    @classmethod
+    def from_mixture(cls, mixture: Mixture) -> "GaussianMixture":
+        """A fitted model with the parameters of a `jaxem.Mixture` of Gaussians, such as `jaxem.io.load` gives."""
+        names = [name for name, family in FORMS.items() if family == mixture.family]
+        if not names:
+            raise ValueError(f"mixture has family {mixture.family!r}; give one of {[*FORMS.values()]}")
+        means, covariances = (np.asarray(leaf) for leaf in mixture.components)
+        weights = np.exp(np.asarray(mixture.log_weights, np.float64))
+        return cls.from_parameters(weights.astype(means.dtype), means, covariances, names[0])
+
+    # -- fitting ------------------------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "GaussianMixture":  # noqa: N803
+        """Fit to X `[n, d]`; a fit that fails leaves the model as it was.
+
+        Args:
+            X: `[n, d]`.
+            y: not used.
+            sample_weight: `[n]`, non-negative.
+
+        Raises:
+            ValueError: for what scikit-learn raises it, and if every restart collapses at its start.
+        """
+        del y
+        before = dict(self.__dict__)
+        try:
+            self._fit(X, sample_weight)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:  # noqa: N803
+        """`fit(X).predict(X)`, `[n]`."""
+        return self.fit(X, y, sample_weight).predict(X)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit(self, X: Any, sample_weight: Any) -> None:  # noqa: N803
+        x = self._as_rows(X, reset=True)
+        n, d = x.shape
+        if n < self.n_components:
+            raise ValueError(
+                "Expected n_samples >= n_components "
+                f"but got n_components = {self.n_components}, n_samples = {n}"
+            )  # fmt: skip
+        weight = None if sample_weight is None else _checked_sample_weight(sample_weight, x)
+        given = self._given(x.dtype, d)
+        warm = self.warm_start and hasattr(self, "converged_")
+        if warm and (np.shape(self.weights_), np.shape(self.means_)) != ((self.n_components,), (self.n_components, d)):
+            raise ValueError(
+                f"warm_start goes on from means_ of shape {np.shape(self.means_)}, but n_components = {self.n_components} "
+                f"and X has {d} features; set warm_start=False to start anew"
+            )
+        _check_scale(x, weight, self.reg_covar)
+        random_state = check_random_state(self.random_state)
+        with self._computing(x.dtype):
+            if isinstance(self.init_params, str) and self.init_params == "search" and not warm:
+                found = self._search(x, weight, random_state)
+            else:
+                rows = made_ready(self._family, x, weight, self.n_components, chunk_size=self.chunk_size)
+                starts = [self._parameters()] if warm else self._starts(x, weight, given, random_state)
+                found = self._climb(starts, rows, self.lower_bound_ if warm else -math.inf)
+        if not found.converged and (self.max_iter > 0 or found.warning):
+            warnings.warn(found.warning or NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
+        self._set(found.parameters, self.covariance_type)
+        self.converged_ = found.converged
+        self.n_iter_ = len(found.bounds)
+        self.lower_bound_ = found.bounds[-1] if found.bounds else -math.inf
+        self.lower_bounds_ = found.bounds
+        self.restart_lower_bounds_ = found.last_bounds
+        self.restart_statuses_ = found.statuses
+
+    def _given(self, dtype: Any, d: int) -> "Given":
+        """The user's `*_init`, checked."""
+        k, form = self.n_components, self.covariance_type
+        weights = None if self.weights_init is None else _checked_weights(self.weights_init, k)
+        means = precisions = None
+        if self.means_init is not None:
+            means = check_array(self.means_init, dtype=[np.float64, np.float32], ensure_2d=False)
+            _check_shape(means, (k, d), "means")
+        if self.precisions_init is not None:
+            precisions = _checked_matrices(self.precisions_init, form, k, d, "precision")
+        return Given(*(None if one is None else _cast(one, dtype) for one in (weights, means, precisions)))
+
+    def _starts(
+        self, x: np.ndarray, weight: np.ndarray | None, given: "Given", random_state: np.random.RandomState
+    ) -> list["Parameters"]:
+        """Where the restarts begin: what is given, the rest from responsibilities."""
+        if all(one is not None for one in given):
+            one = Parameters(given.weights, given.means, _inverse(given.precisions, self.covariance_type))
+            return [Parameters(*(leaf.astype(x.dtype) for leaf in one))] * self.n_init
+        fixed = not isinstance(self.init_params, str) and not callable(self.init_params)
+        starts = []
+        for _ in range(1 if fixed else self.n_init):
+            resp = self._responsibilities(x, weight, random_state)
+            if weight is not None:
+                resp = resp * weight[:, None]
+            starts.append(_m_step_of(x, resp, self.covariance_type, self.reg_covar).overridden(given, self.covariance_type))
+        return starts
+
+    def _responsibilities(
+        self, x: np.ndarray, weight: np.ndarray | None, random_state: np.random.RandomState
+    ) -> np.ndarray:
+        """A start's responsibilities `[n, k]`, drawn as scikit-learn draws them."""
+        (n, _), k, kind = x.shape, self.n_components, self.init_params
+        if not isinstance(kind, str):
+            resp = kind(x, k, random_state) if callable(kind) else kind
+            resp = check_array(resp, dtype=[np.float64, np.float32], input_name="init_params")
+            _check_shape(resp, (n, k), "init_params")
+            if resp.min() < 0 or not np.all(resp.sum(axis=1) > 0):
+                raise ValueError("init_params gave responsibilities below zero or a row of zeros; give shares `[n, k]`")
+            return resp / resp.sum(axis=1, keepdims=True)
+        if kind == "random":
+            resp = random_state.uniform(size=(n, k)).astype(x.dtype)
+            return resp / resp.sum(axis=1, keepdims=True)
+        resp = np.zeros((n, k), x.dtype)
+        if kind == "kmeans":
+            labels = KMeans(k, n_init=1, random_state=random_state).fit(x, sample_weight=weight).labels_
+            resp[np.arange(n), labels] = 1
+            return resp
+        if kind == "k-means++":
+            rows = kmeans_plusplus(x, k, sample_weight=weight, random_state=random_state)[1]
+        else:
+            p = None if weight is None else weight / weight.sum()
+            rows = random_state.choice(n, size=k, replace=False, p=p)
+        resp[rows, np.arange(k)] = 1
+        if weight is not None:  # the row itself is the start, whatever it weighs
+            resp[rows] /= np.where(weight[rows] > 0, weight[rows], 1)[:, None]
+        return resp
+
+    def _climb(self, starts: list["Parameters"], rows: Rows, previous: float) -> "Found":
+        """EM from each start; `previous` is the bound of the fit that a warm start goes on from."""
+        family = REGULARISED[self.covariance_type]
+        dtype = rows.blocks.dtype
+        mixtures = [_centred(start, family, rows) for start in starts]
+        proper = np.array([_are_proper(start.covariances, self.covariance_type) for start in starts])
+        if not proper.any():
+            raise ValueError(ILL_DEFINED + (IN_SINGLE if dtype == np.float32 else ""))
+        if self.max_iter == 0:
+            first = starts[int(np.argmax(proper))]
+            names = tuple("MAX_ITER" if one else "DEGENERATE" for one in proper)
+            return Found(first, False, [], np.full(len(starts), np.nan), names, "")
+        added = _Added(jnp.asarray(self.reg_covar, dtype), _pooled(rows, family))
+        width = 1 if self.verbose else lane_count(len(starts))
+        ends: list[State] = []
+        for begun in range(0, len(mixtures), width):
+            ends += self._run(mixtures[begun : begun + width], rows, added, begun, previous)
+        return self._best(ends, rows)
+
+    def _run(self, mixtures: list[Mixture], rows: Rows, added: "_Added", first: int, previous: float) -> list[State]:
+        """Climb from some starts side by side; with `verbose`, one, in pieces, and tell."""
+        dtype = rows.blocks.dtype
+        stop = _ChangeBelow(jnp.asarray(self.tol, dtype))
+        turns = min(self.max_iter, MOST_TRACE)
+        length = max(LEAST_TRACE, 2 ** math.ceil(math.log2(turns)))
+        work = turn_work(rows, self.n_components, len(mixtures))
+        teller = _Teller(self.verbose, self.verbose_interval, first)
+        piece = 1 if previous > -math.inf else min(turns, self.verbose_interval) if self.verbose else turns
+        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *mixtures)
+        states = _open(batch, rows, added, stop, np.int32(piece), length, work=work)
+        total = float(np.sum(np.asarray(rows.weights, np.float64)))
+        made = piece
+        if previous > -math.inf:
+            bound = float(states.objective[0]) / total
+            if abs(bound - previous) < self.tol:
+                states = states._replace(status=jnp.full_like(states.status, int(Status.CONVERGED)))
+        while True:
+            teller.iterations(states, previous, total)
+            if made >= turns or not np.any(np.asarray(states.status) == Status.RUNNING):
+                break
+            step = min(turns - made, self.verbose_interval - made % self.verbose_interval if self.verbose else turns)
+            states = _go_on(states, rows, added, stop, np.int32(step), work=work)
+            made += step
+        teller.end(states, total)
+        host = jax.tree.map(np.asarray, states)
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], host) for i in range(len(mixtures))]
+
+    def _best(self, ends: list[State], rows: Rows) -> "Found":
+        """The restart with the highest bound: of those that stayed sound, or else of those that collapsed on the way."""
+        total = float(np.sum(np.asarray(rows.weights, np.float64)))
+        form, dtype = self.covariance_type, np.dtype(rows.blocks.dtype)
+        status = np.array([int(end.status) for end in ends])
+        made = np.array([int(end.n_iter) + 1 for end in ends])
+        bounds = np.array([float(end.objective) / total if m else np.nan for end, m in zip(ends, made, strict=True)])
+        collapsed = [_improper(end.plain.components.covariances, form) for end in ends]
+        sound = (status != Status.NONFINITE) & np.array([one.size == 0 for one in collapsed]) & (made > 0)
+        if not (made > 0).any():
+            raise ValueError(ILL_DEFINED + (IN_SINGLE if dtype == np.float32 else ""))
+        among = sound if sound.any() else made > 0
+        chosen = int(np.argmax(np.where(among, bounds, -np.inf)))
+        end, warning = ends[chosen], ""
+        mixture = end.plain
+        if not sound[chosen]:
+            mixture = end.mixture
+            which = ", ".join(str(j) for j in collapsed[chosen]) if form != "tied" else "all, which share one covariance"
+            warning = (
+                f"component {which or 'unknown'} collapsed in iteration {made[chosen]} of every restart: the parameters are "
+                "the last valid ones. Decrease n_components, increase reg_covar, or scale the data."
+            )
+        shifted = mixture.shift(np.asarray(rows.centre))
+        weights = np.exp(mixture.log_weights.astype(np.float64))
+        parameters = Parameters((weights / weights.sum()).astype(dtype), *(np.asarray(leaf) for leaf in shifted.components))
+        names = {int(Status.CONVERGED): "CONVERGED", int(Status.RUNNING): "MAX_ITER", int(Status.MAX_ITER): "MAX_ITER"}
+        told = tuple(names.get(int(s), "DEGENERATE") if ok else "DEGENERATE" for s, ok in zip(status, sound, strict=True))
+        converged = bool(sound[chosen] and status[chosen] == Status.CONVERGED)
+        trace = [float(value) / total for value in end.trace[: made[chosen]]]
+        return Found(parameters, converged, trace, bounds, told, warning)
+
+    def _search(self, x: np.ndarray, weight: np.ndarray | None, random_state: np.random.RandomState) -> "Found":
+        """The best optimum of the likelihood itself that `jaxem.search` finds."""
+        key = jax.random.key(random_state.randint(2**31 - 1))
+        budget = BUDGET * self.n_init
+        found = search(key, self._family, x, self.n_components, weight, budget=budget, chunk_size=self.chunk_size)
+        best, total = found.best, float(len(x) if weight is None else weight.sum(dtype=np.float64))
+        status = Status(int(best.status))
+        weights = np.exp(np.asarray(best.mixture.log_weights, np.float64))
+        parameters = Parameters(
+            (weights / weights.sum()).astype(x.dtype), *(np.asarray(leaf) for leaf in best.mixture.components)
+        )
+        if status == Status.NONFINITE or not _are_proper(parameters.covariances, self.covariance_type):
+            raise ValueError(ILL_DEFINED + (IN_SINGLE if x.dtype == np.float32 else ""))
+        warning = ""
+        if status == Status.DEGENERATE:
+            warning = (
+                "every climb of the search collapsed: the likelihood has no maximum for these data. The parameters are those "
+                "of a penalised fit. Decrease n_components or choose a simpler covariance_type."
+            )
+        trace = np.asarray(best.trace, np.float64)[: int(best.n_iter) + 1] / total
+        return Found(
+            parameters,
+            status in (Status.CONVERGED, Status.PRECISION_LIMITED),
+            [float(value) for value in trace],
+            np.asarray(found.finalists.objective, np.float64) / total,
+            tuple(Status(int(one)).name for one in np.asarray(found.finalists.status)),
+            warning,
+        )
+
+    # -- the fitted model ---------------------------------------------------------------------------------------------
+
+    @property
+    def mixture_(self) -> Mixture:
+        """The fitted `jaxem.Mixture`; its leaves are arrays of numpy in the dtype of the attributes."""
+        check_is_fitted(self)
+        weights, means, covariances = self._parameters()
+        with np.errstate(divide="ignore"):
+            return Mixture(np.log(weights), GaussianParams(means, covariances), self._family)  # type: ignore[arg-type]
+
+    def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
+        """The log density of each row, `[n]`; -inf beyond what the dtype can hold."""
+        found = self._over_rows(Mixture.log_prob, X)
+        return np.where(np.isnan(found), -np.inf, found)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
+        """The mean log density of the rows, weighted by `sample_weight` if given."""
+        del y
+        log_prob = self.score_samples(X)
+        if sample_weight is None:
+            return float(np.mean(log_prob))
+        weight = _checked_sample_weight(sample_weight, log_prob[:, None])
+        return float(np.average(log_prob[weight > 0], weights=weight[weight > 0]))
+
+    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+        """The likeliest component of each row, `[n]`."""
+        return np.argmax(self._over_rows(Mixture.log_joint, X, within_range=True), axis=1)
+
+    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
+        """The probability of each component for each row, `[n, k]`.
+
+        Raises:
+            ValueError: for a row so far away that its distances overflow.
+        """
+        log_joint = self._over_rows(Mixture.log_joint, X, within_range=True)
+        resp = np.exp(log_joint - log_joint.max(axis=1, keepdims=True))
+        return resp / resp.sum(axis=1, keepdims=True)
+
+    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Draw rows `[n, d]` and the components `[n]` they come from, sorted by these; as scikit-learn draws them."""
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(
+                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample."
+            )
+        rng = check_random_state(self.random_state)
+        weights, means, covariances = (np.asarray(leaf, np.float64) for leaf in self._parameters())
+        counts = rng.multinomial(n_samples, weights / weights.sum())
+        k, d = means.shape
+        covariances = np.broadcast_to(covariances, (k, d, d)) if self.covariance_type == "tied" else covariances
+        if self.covariance_type in ("full", "tied"):
+            drawn = [rng.multivariate_normal(*each) for each in zip(means, covariances, counts.tolist(), strict=True)]
+        else:
+            drawn = [
+                mean + rng.standard_normal(size=(count, d)) * np.sqrt(variance)
+                for mean, variance, count in zip(means, covariances, counts, strict=True)
+            ]
+        return np.vstack(drawn), np.repeat(np.arange(k), counts)
+
+    def bic(self, X: Any) -> float:  # noqa: N803
+        """The Bayesian information criterion on X; the lower the better."""
+        n = self._as_rows(X, reset=False).shape[0]
+        return float(-2 * self.score(X) * n + self._n_parameters() * np.log(n))
+
+    def aic(self, X: Any) -> float:  # noqa: N803
+        """The Akaike information criterion on X; the lower the better."""
+        n = self._as_rows(X, reset=False).shape[0]
+        return float(-2 * self.score(X) * n + 2 * self._n_parameters())
+
+    def _n_parameters(self) -> int:
+        k, d = np.shape(self.means_)
+        in_covariances = {"full": k * d * (d + 1) // 2, "tied": d * (d + 1) // 2, "diag": k * d, "spherical": k}
+        return int(in_covariances[self.covariance_type] + k * d + k - 1)
+
+    @property
+    def _family(self) -> Family:
+        return FORMS[self.covariance_type]
+
+    def _parameters(self) -> "Parameters":
+        """From the attributes, which may have been set by hand."""
+        covariances = getattr(self, "covariances_", None)
+        if covariances is None:
+            factor = np.asarray(self.precisions_cholesky_)
+            by_matrix = self.covariance_type in ("full", "tied")
+            precisions = factor @ np.swapaxes(factor, -1, -2) if by_matrix else factor**2
+            covariances = _inverse(precisions, self.covariance_type)
+        dtype = np.result_type(np.asarray(self.weights_), np.asarray(self.means_), np.asarray(covariances), np.float32)
+        return Parameters(*(np.asarray(leaf, dtype) for leaf in (self.weights_, self.means_, covariances)))
+
+    def _set(self, parameters: "Parameters", form: str) -> None:
+        """Set the attributes that hold parameters, all or none."""
+        if not _are_proper(parameters.covariances, form):
+            raise ValueError(ILL_DEFINED)
+        dtype = parameters.means.dtype
+        covariances = parameters.covariances.astype(np.float64)
+        if form in ("full", "tied"):
+            factors = np.linalg.cholesky(covariances)
+            cholesky = np.swapaxes(np.linalg.solve(factors, np.broadcast_to(np.eye(len(factors[-1])), factors.shape)), -1, -2)
+            precisions = cholesky @ np.swapaxes(cholesky, -1, -2)
+        else:
+            cholesky, precisions = 1 / np.sqrt(covariances), 1 / covariances
+        self.weights_, self.means_, self.covariances_ = parameters
+        self.precisions_cholesky_, self.precisions_ = cholesky.astype(dtype), precisions.astype(dtype)
+
+    def _over_rows(self, method: Callable[..., Array], X: Any, *, within_range: bool = False) -> np.ndarray:  # noqa: N803
+        check_is_fitted(self)
+        x = self._as_rows(X, reset=False)
+        mixture = self.mixture_
+        with self._computing(np.result_type(x.dtype, mixture.log_weights.dtype)):
+            found = np.asarray(method(mixture, x, chunk_size=self.chunk_size))
+        if within_range:
+            lost = np.flatnonzero(~np.any(found > -np.inf, axis=1))  # NaN as well
+            if lost.size:
+                raise ValueError(
+                    f"X holds values too large: row {lost[0]} is so far from every component that its distances overflow "
+                    f"{found.dtype}; rescale the data or drop that row"
+                )
+            found = np.where(np.isnan(found), -np.inf, found)
+        return found
+
+    def _as_rows(self, X: Any, *, reset: bool) -> np.ndarray:  # noqa: N803
+        """X as checked rows of float64 or float32."""
+        if isinstance(X, np.ma.MaskedArray) and np.ma.is_masked(X):
+            raise ValueError(f"X has a mask over {int(np.sum(X.mask))} values; drop those rows or fill them in")
+        if isinstance(X, np.ndarray) and not X.dtype.isnative:
+            X = X.astype(X.dtype.newbyteorder("="))  # noqa: N806
+        least = {"ensure_min_samples": 2} if reset else {}
+        return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], **least)
+
+    @contextlib.contextmanager
+    def _computing(self, dtype: Any) -> Iterator[None]:
+        """The scope in which float64 is computed in float64, whatever JAX's setting."""
+        with jax.enable_x64(np.dtype(dtype).itemsize == 8), computing():
+            yield
+
+
+def from_sklearn(model: Any) -> GaussianMixture:
+    """The same fitted model as a GaussianMixture of jaxem, from a fitted `sklearn.mixture.GaussianMixture`."""
+    check_is_fitted(model)
+    return _converted(model, GaussianMixture)
+
+
+def to_sklearn(model: "GaussianMixture | Mixture") -> Any:
+    """The same fitted model as a `sklearn.mixture.GaussianMixture`, from one of jaxem or a `jaxem.Mixture`."""
+    import sklearn.mixture
+
+    model = GaussianMixture.from_mixture(model) if isinstance(model, Mixture) else model
+    check_is_fitted(model)
+    return _converted(model, sklearn.mixture.GaussianMixture)
+
+
+def _converted(model: Any, kind: type) -> Any:
+    known = kind().get_params()  # type: ignore[attr-defined]
+    given = {name: value for name, value in model.get_params(deep=False).items() if name in known}
+    if not isinstance(given["init_params"], str) or given["init_params"] == "search":
+        del given["init_params"]
+    new = kind(**given)
+    names = [name for name in vars(model) if name.endswith("_") and not name.startswith(("_", "restart_"))]
+    for name in names:
+        value = getattr(model, name)
+        setattr(new, name, value.copy() if hasattr(value, "copy") else value)
+    return new
+
+
+# -- EM with reg_covar ---------------------------------------------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Added:
+    """What every M-step adds. It goes where priors go, but has no density.
+
+    Attributes:
+        reg_covar: `[]`, to the variances.
+        pooled: one covariance in the family's form: that of all data, for a component without rows.
+    """
+
+    reg_covar: Array
+    pooled: Array
+
+    def pseudo_counts(self) -> float:
+        return 0.0
+
+    def log_prob(self, mixture: Mixture) -> Array:
+        return jnp.zeros_like(mixture.log_weights[0])
+
+
+class _Regularised:
+    """Mixed into a Gaussian of centred rows: the M-step adds `reg_covar`, and no component is lost."""
+
+    def m_step(self, params: GaussianParams, counts: Array, stats: GaussianStats, prior: _Added) -> GaussianParams:
+        new = super().m_step(params, counts, stats)  # type: ignore[misc]
+        (k, d), owned = params.means.shape, alive(counts)
+        means = jnp.where(owned[:, None], new.means, 0.0)
+        covariances = new.covariances
+        if not self.shared:  # type: ignore[attr-defined]
+            column = owned.reshape(k, *(1,) * (covariances.ndim - 1))
+            covariances = jnp.where(column, covariances, prior.pooled[None])
+        added = self.from_pooled(prior.reg_covar * jnp.eye(d, dtype=means.dtype), k)  # type: ignore[attr-defined]
+        return GaussianParams(means, covariances + added)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Full(_Regularised, Full):
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tied(_Regularised, Tied):
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class _Diagonal(_Regularised, Diagonal):
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spherical(_Regularised, Spherical):
+    pass
+
+
+REGULARISED: dict[str, Family] = {"full": _Full(), "tied": _Tied(), "diag": _Diagonal(), "spherical": _Spherical()}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _ChangeBelow:
+    """scikit-learn's rule: stop once the mean log-likelihood changes by less than `tol`, up or down."""
+
+    tol: Array
+
+    def __call__(self, progress: Progress) -> Array:
+        return jnp.where(jnp.abs(progress.gain) < self.tol, Status.CONVERGED, Status.RUNNING)
+
+
+def _open_climb(mixtures: Mixture, rows: Rows, added: _Added, stop: _ChangeBelow, n_steps: Array, length: int) -> State:
+    states = jax.vmap(lambda mixture: begin(mixture, rows, length))(mixtures)
+    return advance(states, rows, n_steps, stop=stop, prior=added)
+
+
+def _continue_climb(states: State, rows: Rows, added: _Added, stop: _ChangeBelow, n_steps: Array) -> State:
+    return advance(states, rows, n_steps, stop=stop, prior=added)
+
+
+_open = Compiled(_open_climb, static_argnums=(5,))
+_go_on = Compiled(_continue_climb)
+
+
+# -- numbers on the host -------------------------------------------------------------------------------------------------
+
+
+class Parameters(NamedTuple):
+    """What a mixture is: weights `[k]`, means `[k, d]`, covariances in the shape of `covariances_`."""
+
+    weights: np.ndarray
+    means: np.ndarray
+    covariances: np.ndarray
+
+    def overridden(self, given: "Given", form: str) -> "Parameters":
+        """These, but for what is given."""
+        dtype = self.means.dtype
+        covariances = self.covariances if given.precisions is None else _inverse(given.precisions, form)
+        weights = self.weights if given.weights is None else given.weights
+        means = self.means if given.means is None else given.means
+        return Parameters(*(np.asarray(leaf, dtype) for leaf in (weights, means, covariances)))
+
+
+class Given(NamedTuple):
+    """The user's `*_init`."""
+
+    weights: Any
+    means: Any
+    precisions: Any
+
+
+class Found(NamedTuple):
+    """What fitting came to."""
+
+    parameters: Parameters
+    converged: bool
+    bounds: list[float]
+    last_bounds: np.ndarray
+    statuses: tuple[str, ...]
+    warning: str
+
+
+def _m_step_of(x: np.ndarray, resp: np.ndarray, form: str, reg_covar: float) -> Parameters:
+    """The M-step of responsibilities, times sample weights, by numpy in float64: no digit is lost to an offset."""
+    counts = np.sum(resp, axis=0, dtype=np.float64)  # [k]
+    owned = counts > 0
+    safe = np.where(owned, counts, 1.0)
+    centre = x[np.argmax(np.sum(resp, axis=1) > 0)].astype(np.float64)
+    pieces = [slice(begin, begin + CHUNK) for begin in range(0, len(x), CHUNK)]
+    means = sum(resp[piece].T.astype(np.float64) @ (x[piece] - centre) for piece in pieces) / safe[:, None]
+    whole = np.asarray(counts @ means / counts.sum())
+    (k, d), by_matrix = means.shape, form in ("full", "tied")
+
+    def scatter(piece: slice, mean: np.ndarray, share: np.ndarray) -> np.ndarray:
+        difference = (x[piece] - centre) - mean
+        weighed = share[piece].astype(np.float64)[:, None] * difference
+        return weighed.T @ difference if by_matrix else np.sum(weighed * difference, axis=0)
+
+    within = np.stack([sum(scatter(piece, means[j], resp[:, j]) for piece in pieces) / safe[j] for j in range(k)])
+    if not owned.all():
+        pooled = sum(scatter(piece, whole, np.sum(resp, axis=1)) for piece in pieces) / counts.sum()
+        within[~owned], means[~owned] = (0.0 if form == "tied" else pooled), whole
+    if form == "tied":
+        within = np.tensordot(counts, within, axes=1) / counts.sum()
+    covariances = np.mean(within, axis=1) if form == "spherical" else within
+    covariances = covariances + (reg_covar * np.eye(d) if by_matrix else reg_covar)
+    leaves = counts / counts.sum(), centre + means, covariances
+    return Parameters(*(leaf.astype(x.dtype) for leaf in leaves))
+
+
+def _pooled(rows: Rows, family: Any) -> Array:
+    """The covariance of all rows in the family's form for one component."""
+    blocks, weights = np.asarray(rows.blocks, np.float64), np.asarray(rows.weights, np.float64)
+    whole = weights.sum()
+    if isinstance(family, Full):
+        pooled = sum((w * block) @ block.T for block, w in zip(blocks, weights, strict=True)) / whole
+    else:
+        variance = np.asarray(rows.variance, np.float64)
+        pooled = np.mean(variance) if isinstance(family, Spherical) else variance
+    return jnp.asarray(pooled, rows.blocks.dtype)
+
+
+def _centred(parameters: Parameters, family: Family, rows: Rows) -> Mixture:
+    """A mixture where the rows are, by numpy: there is nothing to compile."""
+    with np.errstate(divide="ignore"):
+        log_weights = np.log(parameters.weights)
+    means = parameters.means - np.asarray(rows.centre)[None, :]
+    return Mixture(log_weights, GaussianParams(means, parameters.covariances), family)  # type: ignore[arg-type]
+
+
+def _inverse(matrices: np.ndarray, form: str) -> np.ndarray:
+    """Covariances of precisions, or the reverse."""
+    matrices = matrices.astype(np.float64)
+    if form not in ("full", "tied"):
+        return 1 / matrices
+    inverse = np.linalg.inv(matrices)
+    return 0.5 * (inverse + np.swapaxes(inverse, -1, -2))
+
+
+def _improper(covariances: np.ndarray, form: str) -> np.ndarray:
+    """Components whose covariance is not positive definite; for tied 0 if the one is not."""
+    covariances = np.asarray(covariances, np.float64)
+    if form in ("diag", "spherical"):
+        good = (covariances > 0) & np.isfinite(covariances)
+        return np.flatnonzero(~(good.all(axis=1) if good.ndim == 2 else good))
+    bad = []
+    for j, matrix in enumerate(covariances.reshape(-1, *covariances.shape[-2:])):
+        try:
+            if not np.isfinite(np.linalg.cholesky(matrix)).all():
+                bad.append(j)
+        except np.linalg.LinAlgError:
+            bad.append(j)
+    return np.array(bad, int)
+
+
+def _are_proper(covariances: np.ndarray, form: str) -> bool:
+    return _improper(covariances, form).size == 0
+
+
+# -- checks, in scikit-learn's words -------------------------------------------------------------------------------------
+
+
+def _check_shape(array: np.ndarray, shape: tuple[int, ...], name: str) -> None:
+    if array.shape != shape:
+        raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}")
+
+
+def _checked_weights(weights: Any, k: int) -> np.ndarray:
+    weights = check_array(weights, dtype=[np.float64, np.float32], ensure_2d=False)
+    _check_shape(weights, (k,), "weights")
+    if np.any(weights < 0) or np.any(weights > 1):
+        raise ValueError(
+            f"The parameter 'weights' should be in the range [0, 1], but got max value {np.min(weights):.5f}, "
+            f"min value {np.max(weights):.5f}"
+        )
+    if abs(1 - weights.sum(dtype=np.float64)) > (1e-6 if weights.dtype == np.float32 else 1e-8):
+        raise ValueError(
+            f"The parameter 'weights' should be normalized, but got sum(weights) = {np.sum(weights):.5f}"
+        )
+    return weights
+
+
+def _checked_matrices(matrices: Any, form: str, k: int, d: int, name: str) -> np.ndarray:
+    """Precisions or covariances of the right shape, positive definite."""
+    matrices = check_array(matrices, dtype=[np.float64, np.float32], ensure_2d=False, allow_nd=form == "full")
+    shape = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}[form]
+    _check_shape(matrices, shape, f"{form} {name}")
+    if form in ("diag", "spherical"):
+        if np.any(matrices <= 0):
+            raise ValueError(f"'{form} {name}' should be positive")
+    elif not np.allclose(matrices, np.swapaxes(matrices, -1, -2)) or not np.all(np.linalg.eigvalsh(matrices) > 0):
+        raise ValueError(f"'{form} {name}' should be symmetric, positive-definite")
+    return matrices
+
+
+def _checked_sample_weight(sample_weight: Any, x: np.ndarray) -> np.ndarray:
+    weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+    if not np.any(weight > 0):
+        raise ValueError("sample_weight is zero everywhere; at least one row must count")
+    with np.errstate(over="ignore", under="ignore"):
+        cast = weight.astype(x.dtype)
+        if not np.isfinite(cast.sum()) or not np.any(cast > 0):
+            raise ValueError(f"sample_weight sums to {weight.sum()}, which {x.dtype} cannot hold; rescale it to about 1")
+    return cast
+
+
+def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if not np.isfinite(cast).all():
+        raise ValueError(f"an initial value is too large for {cast.dtype}, the dtype of X; rescale the data or use float64")
+    return cast
+
+
+def _check_scale(x: np.ndarray, weight: np.ndarray | None, reg_covar: float) -> None:
+    """Raise for values whose squares overflow, warn of a `reg_covar` that the data would be blurred by."""
+    rows = x if weight is None else x[weight > 0]
+    largest = float(np.max(np.abs(rows)))
+    if largest > math.sqrt(np.finfo(x.dtype).max / (16 * rows.size)):
+        raise ValueError(f"X holds values too large: the square of {largest:g} overflows {x.dtype}; rescale the data")
+    variance = np.var(rows, axis=0, dtype=np.float64)
+    spread = variance[variance > 0]
+    if reg_covar > 0 and spread.size and reg_covar > NOTICEABLE * spread.min():
+        feature = int(np.argmin(np.where(variance > 0, variance, np.inf)))
+        warnings.warn(
+            f"reg_covar = {reg_covar:g} is {reg_covar / spread.min():.2g} times the variance of feature {feature}, "
+            f"{spread.min():.2g}: components may be merged by it. Scale the data or lower reg_covar.",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
+class _Teller:
+    """Prints what scikit-learn prints for `verbose`."""
+
+    def __init__(self, verbose: int, interval: int, restart: int) -> None:
+        self.verbose, self.interval = int(verbose), interval
+        self.told, self.began = 0, time.perf_counter()
+        self.last = self.began
+        if self.verbose:
+            print(f"Initialization {restart}")
+
+    def iterations(self, states: State, previous: float, total: float) -> None:
+        """Tell of the turns made since the last call."""
+        if not self.verbose:
+            return
+        made = int(states.n_iter[0]) + 1
+        for turn in range(self.told + 1, made + 1):
+            if turn % self.interval:
+                continue
+            if self.verbose == 1:
+                print(f"  Iteration {turn}")
+                continue
+            now, trace = time.perf_counter(), np.asarray(states.trace[0], np.float64) / total
+            change = trace[turn - 1] - (trace[turn - 2] if turn > 1 else previous)
+            print(f"  Iteration {turn}\t time lapse {now - self.last:.5f}s\t ll change {change:.5f}")
+            self.last = now
+        self.told = made
+
+    def end(self, states: State, total: float) -> None:
+        """Tell how the restart ended."""
+        if not self.verbose:
+            return
+        message = "converged" if int(states.status[0]) == Status.CONVERGED else "did not converge"
+        if self.verbose == 1:
+            print(f"Initialization {message}.")
+            return
+        lapse, bound = time.perf_counter() - self.began, float(states.objective[0]) / total
+        print(f"Initialization {message}. time lapse {lapse:.5f}s\t lower bound {bound:.5f}.")
