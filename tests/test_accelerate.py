@@ -142,14 +142,14 @@ def test_passes_over_the_reference_problems():
 def test_what_is_left_to_gain(accelerator):
     """The estimate against the rise of a climb that goes on to the end, within a factor of 2 in nine fits of ten."""
     close, all_of_them = 0, 0
-    for fit in reference_fits()[4:9]:
+    for fit in reference_fits()[5:10]:
         x, family = reference_data(fit["data"]), REFERENCE_FAMILIES[fit["cov"]]
         starts = jaxem.starts(jax.random.key(2), family, x, fit["K"], 16)
         early = jaxem.fit_restarts(
-            starts, x, stop=jaxem.RemainingGainBelow(1e-8), max_iter=20_000, accelerator=accelerator
+            starts, x, stop=jaxem.RemainingGainBelow(1e-6), max_iter=20_000, accelerator=accelerator
         )
         late = jaxem.fit_restarts(early.mixture, x, stop=StepBelow(1e-11), max_iter=20_000, accelerator=jaxem.hybrid())
-        noise = 1e-11 * np.abs(np.asarray(late.objective))
+        noise = 1e-12 * np.abs(np.asarray(late.objective))
         left = np.maximum(np.asarray(late.objective - early.objective), 0.0) + noise
         factor = left / (np.asarray(early.remaining_gain) + noise)
         close += int(np.sum((factor > 0.5) & (factor < 2.0)))
