@@ -85,6 +85,7 @@ _MODULES = (
     "racing",
     "restarts",
     "rows",
+    "sklearn",
     "stats",
     "stopping",
 )

@@ -388,9 +388,9 @@ class Scores(NamedTuple):
 
 
 def _ranked(scores: Scores, lanes: np.ndarray) -> np.ndarray:
-    """Lanes best first: sound ones before others, and of those in one optimum only the best before all of the others."""
+    """Sound lanes best first, of those in one optimum only the best; the best of all if none is sound."""
     value = np.where(np.isfinite(scores.objective[lanes]), scores.objective[lanes], -np.inf)
-    order = lanes[np.lexsort((-value, ~scores.sound[lanes]))]
+    order = lanes[np.argsort(-value, kind="stable")]
     sound = order[scores.sound[order]]
     if sound.size == 0:
         return order[:1]

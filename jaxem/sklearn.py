@@ -56,6 +56,8 @@ from jaxem.stopping import Progress, Status
 
 FORMS: dict[str, Family] = {"full": Full(), "tied": Tied(), "diag": Diagonal(), "spherical": Spherical()}
 """covariance_type and the family it names"""
+FLOATS = [np.float64, np.float32]
+"""dtypes that are kept; all others become the first"""
 LEAST_TRACE, MOST_TRACE = 2**7, 2**20
 """turns that a trace holds at least, so that most fits share a program; and at most, beyond which no climb goes"""
 NOTICEABLE = 0.01
@@ -101,6 +103,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         [0.64 0.36] True
     """
 
+    lower_bound_: float
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(set(FORMS))],
@@ -169,7 +172,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """
         if covariance_type not in FORMS:
             raise ValueError(f"covariance_type = {covariance_type!r}; choose from {', '.join(FORMS)}")
-        means = check_array(means, dtype=[np.float64, np.float32], input_name="means")
+        means = check_array(means, dtype=FLOATS, input_name="means")
         k, d = means.shape
         weights = _checked_weights(weights, k)
         covariances = _checked_matrices(covariances, covariance_type, k, d, "covariance")
@@ -242,7 +245,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             else:
                 rows = made_ready(self._family, x, weight, self.n_components, chunk_size=self.chunk_size)
                 starts = [self._parameters()] if warm else self._starts(x, weight, given, random_state)
-                found = self._climb(starts, rows, self.lower_bound_ if warm else -math.inf)
+                found = self._climb(starts, rows, float(self.lower_bound_) if warm else -math.inf)
         if not found.converged and (self.max_iter > 0 or found.warning):
             warnings.warn(found.warning or NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
         self._set(found.parameters, self.covariance_type)
@@ -256,19 +259,27 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _given(self, dtype: Any, d: int) -> "Given":
         """The user's `*_init`, checked."""
         k, form = self.n_components, self.covariance_type
-        weights = None if self.weights_init is None else _checked_weights(self.weights_init, k)
-        means = precisions = None
+        weights = means = precisions = None
+        if self.weights_init is not None:
+            weights = _cast(_checked_weights(self.weights_init, k), dtype, "weights_init")
         if self.means_init is not None:
-            means = check_array(self.means_init, dtype=[np.float64, np.float32], ensure_2d=False)
+            means = check_array(self.means_init, dtype=FLOATS, ensure_2d=False, input_name="means_init")
             _check_shape(means, (k, d), "means")
+            means = _cast(means, dtype, "means_init")
         if self.precisions_init is not None:
-            precisions = _checked_matrices(self.precisions_init, form, k, d, "precision")
-        return Given(*(None if one is None else _cast(one, dtype) for one in (weights, means, precisions)))
+            precisions = _cast(
+                _checked_matrices(self.precisions_init, form, k, d, "precision"), dtype, "precisions_init"
+            )
+        return Given(weights, means, precisions)
 
     def _starts(
         self, x: np.ndarray, weight: np.ndarray | None, given: "Given", random_state: np.random.RandomState
     ) -> list["Parameters"]:
-        """Where the restarts begin: what is given, the rest from responsibilities."""
+        """Where the restarts begin: what is given, the rest from responsibilities.
+
+        As in scikit-learn the weights are counts over n, which do not sum to one if a start uses few rows only: that shifts
+        the first lower bound.
+        """
         if all(one is not None for one in given):
             one = Parameters(given.weights, given.means, _inverse(given.precisions, self.covariance_type))
             return [Parameters(*(leaf.astype(x.dtype) for leaf in one))] * self.n_init
@@ -278,7 +289,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             resp = self._responsibilities(x, weight, random_state)
             if weight is not None:
                 resp = resp * weight[:, None]
-            starts.append(_m_step_of(x, resp, self.covariance_type, self.reg_covar).overridden(given, self.covariance_type))
+            total = len(x) if weight is None else float(weight.sum(dtype=np.float64))
+            one = _m_step_of(x, resp, total, self.covariance_type, self.reg_covar)
+            starts.append(one.overridden(given, self.covariance_type))
         return starts
 
     def _responsibilities(
@@ -288,7 +301,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         (n, _), k, kind = x.shape, self.n_components, self.init_params
         if not isinstance(kind, str):
             resp = kind(x, k, random_state) if callable(kind) else kind
-            resp = check_array(resp, dtype=[np.float64, np.float32], input_name="init_params")
+            resp = check_array(resp, dtype=FLOATS, input_name="init_params")
             _check_shape(resp, (n, k), "init_params")
             if resp.min() < 0 or not np.all(resp.sum(axis=1) > 0):
                 raise ValueError("init_params gave responsibilities below zero or a row of zeros; give shares `[n, k]`")
@@ -321,6 +334,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             raise ValueError(ILL_DEFINED + (IN_SINGLE if dtype == np.float32 else ""))
         if self.max_iter == 0:
             first = starts[int(np.argmax(proper))]
+            first = first._replace(weights=first.weights / first.weights.sum())
             names = tuple("MAX_ITER" if one else "DEGENERATE" for one in proper)
             return Found(first, False, [], np.full(len(starts), np.nan), names, "")
         added = _Added(jnp.asarray(self.reg_covar, dtype), _pooled(rows, family))
@@ -370,21 +384,30 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if not (made > 0).any():
             raise ValueError(ILL_DEFINED + (IN_SINGLE if dtype == np.float32 else ""))
         among = sound if sound.any() else made > 0
-        chosen = int(np.argmax(np.where(among, bounds, -np.inf)))
+        top = np.max(bounds[among])
+        tie = 64 * np.finfo(dtype).eps * max(1.0, abs(top))  # the first of those that are as high but for rounding
+        chosen = int(np.flatnonzero(among & (bounds >= top - tie))[0])
         end, warning = ends[chosen], ""
         mixture = end.plain
         if not sound[chosen]:
             mixture = end.mixture
-            which = ", ".join(str(j) for j in collapsed[chosen]) if form != "tied" else "all, which share one covariance"
-            warning = (
-                f"component {which or 'unknown'} collapsed in iteration {made[chosen]} of every restart: the parameters are "
-                "the last valid ones. Decrease n_components, increase reg_covar, or scale the data."
+            lost = ", ".join(str(j) for j in collapsed[chosen])
+            which = (
+                "the covariance of all components" if form == "tied" else f"component {lost}" if lost else "a component"
             )
-        shifted = mixture.shift(np.asarray(rows.centre))
+            warning = (
+                f"{which} collapsed in iteration {made[chosen]}{' of the best restart' if len(ends) > 1 else ''}: the parameters "
+                "are the last valid ones. Decrease n_components, increase reg_covar, or scale the data."
+            )
+        shifted = mixture.shift(rows.centre)
         weights = np.exp(mixture.log_weights.astype(np.float64))
-        parameters = Parameters((weights / weights.sum()).astype(dtype), *(np.asarray(leaf) for leaf in shifted.components))
+        parameters = Parameters(
+            (weights / weights.sum()).astype(dtype), *(np.asarray(leaf) for leaf in shifted.components)
+        )
         names = {int(Status.CONVERGED): "CONVERGED", int(Status.RUNNING): "MAX_ITER", int(Status.MAX_ITER): "MAX_ITER"}
-        told = tuple(names.get(int(s), "DEGENERATE") if ok else "DEGENERATE" for s, ok in zip(status, sound, strict=True))
+        told = tuple(
+            names.get(int(s), "DEGENERATE") if ok else "DEGENERATE" for s, ok in zip(status, sound, strict=True)
+        )
         converged = bool(sound[chosen] and status[chosen] == Status.CONVERGED)
         trace = [float(value) / total for value in end.trace[: made[chosen]]]
         return Found(parameters, converged, trace, bounds, told, warning)
@@ -460,9 +483,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """Draw rows `[n, d]` and the components `[n]` they come from, sorted by these; as scikit-learn draws them."""
         check_is_fitted(self)
         if n_samples < 1:
-            raise ValueError(
-                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample."
-            )
+            raise ValueError(f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample.")
         rng = check_random_state(self.random_state)
         weights, means, covariances = (np.asarray(leaf, np.float64) for leaf in self._parameters())
         counts = rng.multinomial(n_samples, weights / weights.sum())
@@ -515,7 +536,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         covariances = parameters.covariances.astype(np.float64)
         if form in ("full", "tied"):
             factors = np.linalg.cholesky(covariances)
-            cholesky = np.swapaxes(np.linalg.solve(factors, np.broadcast_to(np.eye(len(factors[-1])), factors.shape)), -1, -2)
+            cholesky = np.swapaxes(
+                np.linalg.solve(factors, np.broadcast_to(np.eye(len(factors[-1])), factors.shape)), -1, -2
+            )
             precisions = cholesky @ np.swapaxes(cholesky, -1, -2)
         else:
             cholesky, precisions = 1 / np.sqrt(covariances), 1 / covariances
@@ -545,7 +568,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if isinstance(X, np.ndarray) and not X.dtype.isnative:
             X = X.astype(X.dtype.newbyteorder("="))  # noqa: N806
         least = {"ensure_min_samples": 2} if reset else {}
-        return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], **least)
+        return validate_data(self, X, reset=reset, dtype=FLOATS, **least)
 
     @contextlib.contextmanager
     def _computing(self, dtype: Any) -> Iterator[None]:
@@ -570,7 +593,7 @@ def to_sklearn(model: "GaussianMixture | Mixture") -> Any:
 
 
 def _converted(model: Any, kind: type) -> Any:
-    known = kind().get_params()  # type: ignore[attr-defined]
+    known = kind().get_params()
     given = {name: value for name, value in model.get_params(deep=False).items() if name in known}
     if not isinstance(given["init_params"], str) or given["init_params"] == "search":
         del given["init_params"]
@@ -608,7 +631,7 @@ class _Added:
 class _Regularised:
     """Mixed into a Gaussian of centred rows: the M-step adds `reg_covar`, and no component is lost."""
 
-    def m_step(self, params: GaussianParams, counts: Array, stats: GaussianStats, prior: _Added) -> GaussianParams:
+    def m_step(self, params: GaussianParams, counts: Array, stats: GaussianStats, prior: Any = None) -> GaussianParams:
         new = super().m_step(params, counts, stats)  # type: ignore[misc]
         (k, d), owned = params.means.shape, alive(counts)
         means = jnp.where(owned[:, None], new.means, 0.0)
@@ -705,8 +728,9 @@ class Found(NamedTuple):
     warning: str
 
 
-def _m_step_of(x: np.ndarray, resp: np.ndarray, form: str, reg_covar: float) -> Parameters:
-    """The M-step of responsibilities, times sample weights, by numpy in float64: no digit is lost to an offset."""
+def _m_step_of(x: np.ndarray, resp: np.ndarray, total: float, form: str, reg_covar: float) -> Parameters:
+    """The M-step of responsibilities, times sample weights that sum to `total`, by numpy in float64: no digit is lost to an
+    offset."""
     counts = np.sum(resp, axis=0, dtype=np.float64)  # [k]
     owned = counts > 0
     safe = np.where(owned, counts, 1.0)
@@ -729,7 +753,7 @@ def _m_step_of(x: np.ndarray, resp: np.ndarray, form: str, reg_covar: float) -> 
         within = np.tensordot(counts, within, axes=1) / counts.sum()
     covariances = np.mean(within, axis=1) if form == "spherical" else within
     covariances = covariances + (reg_covar * np.eye(d) if by_matrix else reg_covar)
-    leaves = counts / counts.sum(), centre + means, covariances
+    leaves = counts / total, centre + means, covariances
     return Parameters(*(leaf.astype(x.dtype) for leaf in leaves))
 
 
@@ -791,7 +815,7 @@ def _check_shape(array: np.ndarray, shape: tuple[int, ...], name: str) -> None:
 
 
 def _checked_weights(weights: Any, k: int) -> np.ndarray:
-    weights = check_array(weights, dtype=[np.float64, np.float32], ensure_2d=False)
+    weights = check_array(weights, dtype=FLOATS, ensure_2d=False, input_name="weights")
     _check_shape(weights, (k,), "weights")
     if np.any(weights < 0) or np.any(weights > 1):
         raise ValueError(
@@ -799,15 +823,13 @@ def _checked_weights(weights: Any, k: int) -> np.ndarray:
             f"min value {np.max(weights):.5f}"
         )
     if abs(1 - weights.sum(dtype=np.float64)) > (1e-6 if weights.dtype == np.float32 else 1e-8):
-        raise ValueError(
-            f"The parameter 'weights' should be normalized, but got sum(weights) = {np.sum(weights):.5f}"
-        )
+        raise ValueError(f"The parameter 'weights' should be normalized, but got sum(weights) = {np.sum(weights):.5f}")
     return weights
 
 
 def _checked_matrices(matrices: Any, form: str, k: int, d: int, name: str) -> np.ndarray:
     """Precisions or covariances of the right shape, positive definite."""
-    matrices = check_array(matrices, dtype=[np.float64, np.float32], ensure_2d=False, allow_nd=form == "full")
+    matrices = check_array(matrices, dtype=FLOATS, ensure_2d=False, allow_nd=form == "full", input_name=name)
     shape = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}[form]
     _check_shape(matrices, shape, f"{form} {name}")
     if form in ("diag", "spherical"):
@@ -825,15 +847,19 @@ def _checked_sample_weight(sample_weight: Any, x: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", under="ignore"):
         cast = weight.astype(x.dtype)
         if not np.isfinite(cast.sum()) or not np.any(cast > 0):
-            raise ValueError(f"sample_weight sums to {weight.sum()}, which {x.dtype} cannot hold; rescale it to about 1")
+            raise ValueError(
+                f"sample_weight sums to {weight.sum()}, which {x.dtype} cannot hold; rescale it to about 1"
+            )
     return cast
 
 
-def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
+def _cast(array: np.ndarray, dtype: Any, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         cast = array.astype(dtype)
     if not np.isfinite(cast).all():
-        raise ValueError(f"an initial value is too large for {cast.dtype}, the dtype of X; rescale the data or use float64")
+        raise ValueError(
+            f"{name} holds values too large for {cast.dtype}, the dtype of X; rescale the data or use float64"
+        )
     return cast
 
 

@@ -1,5 +1,8 @@
 """The climb: ascent, stopping, statuses, pieces, derivatives, accelerators, and what compiles again."""
 
+import dataclasses
+from typing import ClassVar
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -351,3 +354,32 @@ def test_rules_are_what_they_say():
     }
     for rule, turns in expected.items():
         assert int(jaxem.fit(start, x, stop=rule).n_iter) == turns, rule
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OnSome:
+    """Met where the objective is at one of `levels`."""
+
+    levels: jax.Array
+    patience: ClassVar[int] = 2
+
+    def __call__(self, progress):
+        near = jnp.any(jnp.abs(progress.objective - self.levels) < 1e-9 * jnp.abs(progress.objective))
+        return jnp.where(near, Status.CONVERGED, Status.RUNNING)
+
+
+def test_a_rule_with_patience_is_met_that_often_in_a_row():
+    """Met at turns 3, 5 and 6: not the second time in all ends the climb, but the second in a row."""
+    case = Case(jaxem.Spherical(), 2, 3, 0)
+    x, start = case.data(), case.mixture()
+    trace = jaxem.fit(start, x, stop=FOREVER, max_iter=9).trace
+    result = jaxem.fit(start, x, stop=OnSome(trace[jnp.array([3, 5, 6])]), max_iter=9)
+    assert (int(result.status), int(result.n_iter)) == (Status.CONVERGED, 6)
+
+
+def test_what_remains_must_be_little_twice():
+    """Two gains are known after turn 2: however much may remain, turn 3 is the first at which the rule holds twice."""
+    case = Case(jaxem.Spherical(), 2, 3, 0)
+    result = jaxem.fit(case.mixture(), case.data(), stop=jaxem.RemainingGainBelow(1e9, step=1e9))
+    assert (int(result.status), int(result.n_iter)) == (Status.CONVERGED, 3)
