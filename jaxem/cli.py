@@ -1,18 +1,22 @@
 """The command line: jaxem fit | predict | score | sample | verify.
 
 What was asked for goes to stdout, progress and complaints to stderr. Exit codes: 0 done (also when a fit did not converge,
-which it says), 1 the data or the fit failed, 2 wrong usage, 130 interrupted. Data in float64 are computed in float64,
-whatever JAX's setting. JAX is imported only once there is work to do, so that --help answers at once.
+which it says), 1 the data or the fit failed, 2 wrong usage, 130 interrupted, 143 terminated. An error is one line; --debug
+shows where it was raised. Data in float64 are computed in float64, whatever JAX's setting. JAX is imported only once there
+is work to do, so that --help answers at once.
 """
 
 from __future__ import annotations
 
 import csv
 import enum
+import errno
 import io as text_io
 import os
+import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -101,6 +105,9 @@ Out = Annotated[Path | None, typer.Option(help="Write here instead of to stdout.
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 ChunkSize = Annotated[int | None, typer.Option(min=1, help="Rows worked on at a time, to bound memory.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no compiled programs for the next time.")]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="On an error show where it was raised.", callback=lambda on: _debug(on))
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the random numbers.")]
 
 
@@ -135,6 +142,7 @@ def fit(
     ] = False,
     chunk_size: ChunkSize = None,
     no_cache: NoCache = False,
+    debug: Debug = False,
 ) -> None:
     """Fit a mixture of Gaussians to DATA by EM; without DATA to the bundled Old Faithful.
 
@@ -206,6 +214,7 @@ def predict(
     columns: Columns = None,
     out: Out = None,
     force: Force = False,
+    debug: Debug = False,
 ) -> None:
     """Print the component of each row of DATA, as CSV."""
 
@@ -227,7 +236,7 @@ def predict(
 
 
 @app.command()
-def score(model: Model, data: Data = None, columns: Columns = None) -> None:
+def score(model: Model, data: Data = None, columns: Columns = None, debug: Debug = False) -> None:
     """Print the log-likelihood of DATA under a model, in total and per row, and its BIC and AIC."""
 
     def work() -> None:
@@ -252,6 +261,7 @@ def sample(
     seed: Seed = 0,
     out: Out = None,
     force: Force = False,
+    debug: Debug = False,
 ) -> None:
     """Draw rows from a model and print them as CSV, with the component each came from."""
 
@@ -273,7 +283,7 @@ def sample(
 
 
 @app.command()
-def verify(model: Model, data: Data = None, columns: Columns = None, seed: Seed = 0) -> None:
+def verify(model: Model, data: Data = None, columns: Columns = None, seed: Seed = 0, debug: Debug = False) -> None:
     """Try the laws of EM on a model and DATA, and print each with its residual and verdict."""
 
     def work() -> None:
@@ -292,10 +302,15 @@ def verify(model: Model, data: Data = None, columns: Columns = None, seed: Seed 
 
 def main() -> None:
     """Entry point of the `jaxem` command."""
+    for name in ("stdout", "stderr"):
+        # closed before we began: as good as a reader that has left
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
+    signal.signal(signal.SIGTERM, lambda *_: _leave("terminated", 128 + signal.SIGTERM))
     try:
         app()
     except KeyboardInterrupt:
-        _interrupted()
+        _leave("interrupted", 128 + signal.SIGINT)
 
 
 # -- work ----------------------------------------------------------------------------------------------------------------
@@ -322,28 +337,46 @@ def _run(work: Callable[[], None]) -> None:
         while worker.is_alive():
             worker.join(0.1)
     except KeyboardInterrupt:
-        _interrupted()
+        _leave("interrupted", 128 + signal.SIGINT)
     if not failure:
         return
     error = failure[0]
+    if isinstance(error, (typer.Exit, typer.BadParameter)):  # an option that is wrong in view of the data
+        raise error
+    if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ENOSPC):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written has nowhere to go
     if isinstance(error, BrokenPipeError):  # the reader of stdout has left: no fault of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0)
+    if _DEBUGGING:
+        traceback.print_exception(error)
     if isinstance(error, MemoryError):
         error = MemoryError("out of memory; use --chunk-size, fewer --restarts, a smaller --max-iter or fewer rows")
-    if isinstance(error, (_FitError, ValueError, TypeError, OSError, MemoryError, OverflowError)):
-        print(f"jaxem: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        raise typer.Exit(1)
-    raise error
+    foreseen = (_FitError, ValueError, TypeError, OSError, MemoryError, OverflowError, ImportError)
+    found = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, foreseen):
+        found = (
+            f"{type(error).__name__}: {found[:300]}; this is a fault of jaxem: please report it with what --debug shows"
+        )
+    print(f"jaxem: error: {found}", file=sys.stderr)
+    raise typer.Exit(1)
 
 
-def _interrupted() -> None:
+_DEBUGGING: list[bool] = []
+"""holds True once --debug was given"""
+
+
+def _debug(on: bool) -> None:
+    if on:
+        _DEBUGGING.append(True)
+
+
+def _leave(word: str, code: int) -> None:
     # the computing thread cannot be stopped: leave at once, but for a file being written, which is finished first
-    print("\njaxem: interrupted", file=sys.stderr)
+    print(f"\njaxem: {word}", file=sys.stderr)
     sys.stderr.flush()
     if "jaxem.io" in sys.modules:
         sys.modules["jaxem.io"].WRITING.acquire(timeout=10)
-    os._exit(130)
+    os._exit(code)
 
 
 def _read(data: Path | None, columns: str | None) -> Table:

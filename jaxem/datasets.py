@@ -1,13 +1,14 @@
 """The bundled data, and tables of numbers from files: CSV, TSV, Parquet and npy.
 
-Whatever is wrong with a file is said in one `DataError` that names the place: file, row, column, and the value found.
-Rows are counted from 1, without the header.
+Whatever is wrong with a file is said in one `DataError` that names the place and the text found there: in a text file its
+line and column, elsewhere the row, counted from 1. Nothing is allocated on the word of a header: what a file claims to
+hold is compared with its size first.
 """
 
 import csv
 import importlib.resources
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,8 +79,10 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> Table:
 
 def _read_npy(path: Path, columns: Sequence[str] | None) -> Table:
     try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # which compares the shape with the file's size
+    except OSError:
+        raise
+    except Exception as error:  # a header is parsed as Python: it may be wrong in any way
         raise DataError(f"{path} is no npy file of numbers ({_line(error)})") from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
         raise DataError(f"{path} holds {getattr(values, 'dtype', 'several arrays')}; give an npy file of real numbers")
@@ -91,7 +94,17 @@ def _read_npy(path: Path, columns: Sequence[str] | None) -> Table:
     return _checked(path, values.astype(np.float32 if values.dtype == np.float32 else np.float64), kept)
 
 
+def _need_pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "pyarrow is not installed; reading this format needs: pip install 'jaxem[cli]'", name="pyarrow"
+        ) from error
+
+
 def _read_parquet(path: Path, columns: Sequence[str] | None) -> Table:
+    _need_pyarrow()
     import pyarrow
     import pyarrow.parquet
 
@@ -103,6 +116,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None) -> Table:
 
 
 def _read_text(path: Path, columns: Sequence[str] | None) -> Table:
+    _need_pyarrow()
     import pyarrow
     import pyarrow.csv
 
@@ -123,6 +137,7 @@ def _read_text(path: Path, columns: Sequence[str] | None) -> Table:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path} has two columns named {twice!r}; rename one")
+    text = Text(path, delimiter, has_header, len(names))
     try:
         table = pyarrow.csv.read_csv(
             path,
@@ -133,11 +148,52 @@ def _read_text(path: Path, columns: Sequence[str] | None) -> Table:
             convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
         )
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is not a table: {_line(error)}; every row must have {len(names)} fields") from error
-    return _from_arrow(path, table.rename_columns(names), columns)
+        found = text.ragged_row() or f"is not a table: {_line(error)}"
+        raise DataError(f"{path}{found}; every row must have {len(names)} fields") from error
+    return _from_arrow(path, table.rename_columns(names), columns, text)
 
 
-def _from_arrow(path: Path, table: Any, columns: Sequence[str] | None) -> Table:
+class Text(NamedTuple):
+    """A text file that something is wrong with: where rows lie in it."""
+
+    path: Path
+    delimiter: str
+    has_header: bool
+    n_fields: int
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """The rows without the header, and the line that each begins in, from 1."""
+        with self.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            reader = csv.reader((line.replace("\0", "\ufffd") for line in file), delimiter=self.delimiter)
+            skipped, begin = not self.has_header, 1
+            while True:
+                try:
+                    fields = next(reader, None)
+                except csv.Error:  # a field beyond csv's limit
+                    return
+                if fields is None:
+                    return
+                if fields and skipped:
+                    yield begin, fields
+                skipped, begin = skipped or bool(fields), reader.line_num + 1
+
+    def ragged_row(self) -> str:
+        """What to say of the first row that has too few fields or too many."""
+        for line, fields in self.rows():
+            if len(fields) != self.n_fields:
+                found = self.delimiter.join(fields)[:40]
+                return f": line {line} has {len(fields)} {'field' if len(fields) == 1 else 'fields'}: {found!r}"
+        return ""
+
+    def place(self, row: int, column: int) -> tuple[str, str]:
+        """Where a field is, by its row from 0, and what it holds."""
+        for i, (line, fields) in enumerate(self.rows()):
+            if i == row and column < len(fields):
+                return f"line {line}", fields[column]
+        return f"row {row + 1}", ""
+
+
+def _from_arrow(path: Path, table: Any, columns: Sequence[str] | None, text: Text | None = None) -> Table:
     import pyarrow.types
 
     names = tuple(str(name) for name in table.column_names)
@@ -151,16 +207,17 @@ def _from_arrow(path: Path, table: Any, columns: Sequence[str] | None) -> Table:
             values = column.to_pylist()
             present = [value for value in values if value is not None]
             found = next((value for value in present if not _is_number(str(value))), present[0])
-            row = values.index(found) + 1
+            row = values.index(found)
+            place, held = (f"row {row + 1}", "") if text is None else text.place(row, names.index(name))
             raise DataError(
-                f"{path}: column {name!r} is not numeric but {kind} (row {row} holds {str(found)[:40]!r}); "
+                f"{path}: column {name!r} is not numeric but {kind} ({place} holds {(held or str(found))[:40]!r}); "
                 "correct it or name the columns to use with --columns"
             )
         single &= pyarrow.types.is_float32(kind)
         as_float = column.cast("float64", safe=False).to_numpy() if numeric else np.full(len(column), np.nan)
         arrays.append(as_float.astype(np.float64))
     stacked = np.column_stack(arrays) if arrays else np.empty((table.num_rows, 0))
-    return _checked(path, stacked.astype(np.float32) if single else stacked, kept)
+    return _checked(path, stacked.astype(np.float32) if single else stacked, kept, text, names)
 
 
 def _chosen(path: Path, names: tuple[str, ...], columns: Sequence[str] | None) -> tuple[str, ...]:
@@ -172,7 +229,9 @@ def _chosen(path: Path, names: tuple[str, ...], columns: Sequence[str] | None) -
     return tuple(columns)
 
 
-def _checked(path: Path, values: np.ndarray, columns: tuple[str, ...]) -> Table:
+def _checked(
+    path: Path, values: np.ndarray, columns: tuple[str, ...], text: Text | None = None, names: tuple[str, ...] = ()
+) -> Table:
     if values.shape[0] == 0:
         raise DataError(f"{path} has no rows; give at least one")
     if values.shape[1] == 0:
@@ -181,8 +240,12 @@ def _checked(path: Path, values: np.ndarray, columns: tuple[str, ...]) -> Table:
     if len(bad):
         row, column = bad[0]
         found = "a missing value or NaN" if math.isnan(values[row, column]) else str(values[row, column])
+        place = f"row {row + 1}"
+        if text is not None:
+            place, held = text.place(int(row), names.index(columns[column]))
+            found = f"{held[:40]!r}, {found}" if held else found
         raise DataError(
-            f"{path}: row {row + 1}, column {columns[column]!r} holds {found}; fill or drop it ({len(bad)} such values)"
+            f"{path}: {place}, column {columns[column]!r} holds {found}; fill or drop it ({len(bad)} such values)"
         )
     return Table(values, columns)
 

@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +39,8 @@ FAMILIES: dict[str, tuple[Family, type]] = {
 METADATA = {"format", "version", "family", "n_components", "n_features", "sha256"}
 MAX_HEADER = 2**16
 """bytes of a header; ours have a few hundred"""
+SUM = {4: 1e-4, 8: 1e-8}
+"""how far weights may be from summing to one, by bytes of a number"""
 DTYPES: dict[str, np.dtype] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 
@@ -98,22 +100,18 @@ def load(path: str | Path) -> Mixture:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; check the name")
-    header, size = _header(path)
-    metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise ModelFormatError(f"{path}: format is not {FORMAT!r}; this is no model of jaxem")
-    if metadata.get("version") != VERSION:
-        raise ModelFormatError(f"{path}: version is {metadata.get('version')!r}; this jaxem reads {VERSION!r}")
-    if set(metadata) != METADATA:
-        raise ModelFormatError(f"{path}: metadata has the fields {sorted(metadata)}; expected {sorted(METADATA)}")
-    if not isinstance(metadata["family"], str) or metadata["family"] not in FAMILIES:
-        raise ModelFormatError(f"{path}: family is {metadata['family']!r}; known are {[*FAMILIES]}")
-    k, d = (_count(path, metadata, name) for name in ("n_components", "n_features"))
-    family, params = FAMILIES[metadata["family"]]
-    expected = {"log_weights": (k,), **_shapes(metadata["family"], k, d)}
-    _check_arrays(path, header, expected, size)
+    if not (path.is_file() or path.is_dir()):  # a pipe or a device may never end
+        raise ModelFormatError(f"{path} is no regular file; give the name of a saved model")
+    with path.open("rb") as file:  # once: the path may be given another model while we read
+        header, start, size = _header(path, file)
+        metadata = header.pop("__metadata__", None)
+        k, d = _check_metadata(path, metadata)
+        family, params = FAMILIES[metadata["family"]]
+        expected = {"log_weights": (k,), **_shapes(metadata["family"], k, d)}
+        _check_arrays(path, header, expected, size)
+        content = start + file.read(size)
     try:
-        arrays = safetensors.numpy.load(path.read_bytes())
+        arrays = safetensors.numpy.load(content)
     except safetensors.SafetensorError as error:
         raise ModelFormatError(f"{path}: {error}") from error
     if _digest(arrays) != metadata["sha256"]:
@@ -130,20 +128,35 @@ def _shapes(family: str, k: int, d: int) -> dict[str, tuple[int, ...]]:
     return {"components.means": (k, d), "components.covariances": covariances}
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """The file's header, read without its arrays, and the number of bytes that follow it."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(MAX_HEADER, size - 8):
-            raise ModelFormatError(f"{path}: header is truncated or too long; this is no model of jaxem")
-        try:
-            header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_no_duplicates)
-        except (UnicodeDecodeError, ValueError, RecursionError) as error:
-            raise ModelFormatError(f"{path}: header is not the JSON of a model ({error})") from error
+def _header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], bytes, int]:
+    """The file's header, read without its arrays, the same as bytes, and the number of bytes that follow it."""
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if size < 8 or length > min(MAX_HEADER, size - 8):
+        raise ModelFormatError(f"{path}: header is truncated or too long; this is no model of jaxem")
+    start += file.read(length)
+    try:
+        header = json.loads(start[8:].decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ModelFormatError(f"{path}: header is not the JSON of a model ({error})") from error
     if not isinstance(header, dict):
         raise ModelFormatError(f"{path}: header is not the JSON of a model")
-    return header, size - 8 - length
+    return header, start, size - 8 - length
+
+
+def _check_metadata(path: Path, metadata: Any) -> tuple[int, int]:
+    """The numbers of components and features that the header claims, once the rest of it is what it should be."""
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise ModelFormatError(f"{path}: format is not {FORMAT!r}; this is no model of jaxem")
+    if metadata.get("version") != VERSION:
+        raise ModelFormatError(f"{path}: version is {metadata.get('version')!r}; this jaxem reads {VERSION!r}")
+    if set(metadata) != METADATA:
+        raise ModelFormatError(f"{path}: metadata has the fields {sorted(metadata)}; expected {sorted(METADATA)}")
+    if not isinstance(metadata["family"], str) or metadata["family"] not in FAMILIES:
+        raise ModelFormatError(f"{path}: family is {metadata['family']!r}; known are {[*FAMILIES]}")
+    k, d = (_count(path, metadata, name) for name in ("n_components", "n_features"))
+    return k, d
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -178,7 +191,8 @@ def _check_arrays(path: Path, header: dict[str, Any], expected: dict[str, tuple[
 
 def _check_values(path: Path | str, arrays: Mapping[str, np.ndarray], family: str) -> None:
     log_weights = arrays["log_weights"].astype(np.float64)
-    if np.isnan(log_weights).any() or abs(np.exp(log_weights).sum() - 1) > 1e-3:
+    off = SUM[arrays["log_weights"].dtype.itemsize]
+    if np.isnan(log_weights).any() or abs(np.exp(np.minimum(log_weights, 1.0)).sum() - 1) > off:
         raise ModelFormatError(f"{path}: log_weights do not belong to weights that sum to one")
     for name, array in arrays.items():
         if name != "log_weights" and not np.isfinite(array).all():

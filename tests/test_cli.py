@@ -146,7 +146,7 @@ def test_refusals(model, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(path.read_bytes()[:-5])
     before = path.read_bytes()
     fails(run("fit", text), "column 'b' is not numeric")
-    fails(run("fit", tmp_path / "nan.csv"), "row 2, column 'b'")
+    fails(run("fit", tmp_path / "nan.csv"), "line 3, column 'b'")
     fails(run("fit", tmp_path / "nothing.csv"), "does not exist")
     fails(run("fit", "-k", 0), "n_components = 0")
     fails(run("fit", "-k", 10**12), "exceeds the 272 rows")
@@ -248,6 +248,52 @@ def test_ctrl_c_stops_within_seconds(tmp_path):
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
     assert os.listdir(tmp_path) == ["x.npy"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_termination_has_its_own_code(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(200_000, 8)))
+    command = [*COMMAND, "fit", str(tmp_path / "x.npy"), "-k", "20", "--restarts", "500"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(6)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "terminated" in stderr
+    assert "Traceback" not in stderr
+    assert stdout == ""
+
+
+def test_debug_shows_where(tmp_path):
+    fails(run("score", tmp_path / "none"), "does not exist")
+    shown = run("score", tmp_path / "none", "--debug")
+    assert shown.returncode == 1
+    assert "Traceback" in shown.stderr
+    assert shown.stderr.splitlines()[-1].startswith("jaxem: error:")
+
+
+def test_a_fault_of_our_own_is_one_line(model):
+    """Whatever is raised where nothing should be: one line that says whose fault it is, unless --debug."""
+    code = (
+        "import sys, jaxem.cli, jaxem.datasets\n"
+        "def bad(): raise KeyError('unforeseen')\n"
+        "jaxem.datasets.faithful_table = bad\n"
+        "sys.argv = ['jaxem', 'score', sys.argv[1]]\n"
+        "jaxem.cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(model[0])], capture_output=True, text=True)
+    fails(done, "KeyError: 'unforeseen'; this is a fault of jaxem")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")
+def test_stdout_may_be_full_or_closed(model):
+    command = [*COMMAND, "sample", str(model[0]), "-n", "50000"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    fails(done, "No space left on device")
+    line = " ".join(command)
+    closed = subprocess.run(f"{line} >&-", shell=True, capture_output=True, text=True)
+    assert (closed.returncode, closed.stderr) == (0, "")
 
 
 def test_stdout_may_be_closed_early(model):

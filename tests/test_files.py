@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
 import struct
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -102,10 +105,40 @@ def test_every_truncation_and_every_flipped_byte_is_seen(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(io.ModelFormatError):
             io.load(path)
-    for i in range(len(whole) - 24, len(whole)):  # the arrays
-        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
-        with pytest.raises(io.ModelFormatError, match="sha256"):
+    for i in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << bit]) + whole[i + 1 :])
+            with pytest.raises(io.ModelFormatError):
+                io.load(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_a_pipe_is_no_model(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(io.ModelFormatError, match="no regular file"):
             io.load(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_save_killed_at_any_moment_leaves_a_model(tmp_path):
+    """The old or the new one, whenever the process is killed."""
+    code = (
+        "import sys, numpy as np, jaxem; from jaxem import io\n"
+        "def model(v):\n"
+        "    return jaxem.Mixture(np.zeros(1), jaxem.GaussianParams(np.full((1, 40), v), np.eye(40)[None]), jaxem.Full())\n"
+        "io.save(model(0.0), sys.argv[1]); print('ready', flush=True)\n"
+        "while True:\n"
+        "    for v in (1.0, 2.0): io.save(model(v), sys.argv[1])"
+    )
+    path = tmp_path / "m"
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    for _ in range(200):  # a reader never meets half a file
+        assert float(io.load(path).components.means[0, 0]) in (0.0, 1.0, 2.0)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert float(io.load(path).components.means[0, 0]) in (0.0, 1.0, 2.0)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04\x95", b"\xff" * 100, b"PK\x03\x04" + b"\0" * 50])
@@ -173,13 +206,22 @@ def test_faithful_is_old_faithful():
 BAD_TEXT = {
     "empty": ("", "is empty"),
     "only a header": ("a,b\n", "has no rows"),
-    "ragged": ("a,b\n1,2\n3\n", "is not a table.*2 fields"),
-    "text": ("a,b\n1,2\n3,red\n", r"column 'b' is not numeric but string \(row 2 holds 'red'\).*--columns"),
-    "missing": ("a,b\n1,2\n,4\n", "row 2, column 'a' holds a missing value"),
-    "NA": ("a,b\n1,NA\n3,4\n", "row 1, column 'b' holds a missing value"),
-    "infinite": ("a,b\n1,inf\n3,4\n", "row 1, column 'b' holds inf"),
+    "ragged": ("a,b\n1,2\n3\n", "line 3 has 1 field: '3'; every row must have 2 fields"),
+    "ragged, later": ("a,b\n" + "1,2\n" * 50_000 + "\n3,4,5\n", "line 50003 has 3 fields: '3,4,5'"),
+    "text": ("a,b\n1,2\n3,red\n", r"column 'b' is not numeric but string \(line 3 holds 'red'\).*--columns"),
+    "text without a header": ("1,2\n\n3,red\n", r"column 'x2' is not numeric but string \(line 3 holds 'red'\)"),
+    "text in quotes": ('a,b\n1,"2"\n3,"re""d,\nblue"\n', r"column 'b' is not numeric but string \(line 3 holds"),
+    "another delimiter": ("a|b\n1|2\n", r"column 'a\|b' is not numeric but string \(line 2 holds '1\|2'\)"),
+    "decimal comma": ("a;b\n1,5;2,5\n", r"column 'a' is not numeric but string \(line 2 holds '1,5'\)"),
+    "missing": ("a,b\n1,2\n,4\n", "line 3, column 'a' holds a missing value"),
+    "NA": ("a,b\r\n1,NA\r\n3,4\r\n", "line 2, column 'b' holds 'NA', a missing value"),
+    "infinite": ("\ufeffa,b\n1,inf\n3,4\n", "line 2, column 'b' holds 'inf', inf"),
     "twice": ("a,a\n1,2\n", "two columns named 'a'"),
     "NUL": ("a,b\n1,\0\n", "NUL"),
+    "NUL, later": (
+        "a,b\n" + "1,2\n" * 50_000 + "3,4\0\n",
+        r"column 'b' is not numeric but string \(line 50002 holds '4",
+    ),
 }
 
 
@@ -195,6 +237,16 @@ def test_bad_files(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}, 1], object), allow_pickle=True)
     np.save(tmp_path / "flat.npy", np.arange(3.0))
     (tmp_path / "not.npy").write_bytes(b"hello")
+    np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros((1000, 1000)))
+    (tmp_path / "bomb.npy").write_bytes((tmp_path / "bomb.npz").read_bytes())
+    np.save(tmp_path / "good.npy", np.zeros((10, 2)))
+    good = (tmp_path / "good.npy").read_bytes()
+    (tmp_path / "lie.npy").write_bytes(good.replace(b"(10, 2), }" + b" " * 12, b"(99999999999, 200), } "))
+    (tmp_path / "broken.npy").write_bytes(good.replace(b"'shape'", b"'shape("))
+    (tmp_path / "short.npy").write_bytes(good[:-8])
+    table = pyarrow.table({"a": [1.0, None], "b": [[1.0], [2.0]]})
+    pyarrow.parquet.write_table(table.select(["a"]), tmp_path / "null.parquet")
+    pyarrow.parquet.write_table(table.select(["b"]), tmp_path / "nested.parquet")
     (tmp_path / "not.parquet").write_bytes(b"hello")
     (tmp_path / "x.xlsx").write_bytes(b"hello")
     (tmp_path / "latin.csv").write_bytes("é\n1\n".encode("latin-1"))
@@ -202,6 +254,13 @@ def test_bad_files(tmp_path):
         "objects.npy": "no npy file of numbers",
         "flat.npy": r"shape \(3,\)",
         "not.npy": "no npy file",
+        "bomb.npz": "suffix",
+        "bomb.npy": "several arrays",
+        "lie.npy": "no npy file",
+        "broken.npy": "no npy file",
+        "short.npy": "no npy file",
+        "null.parquet": "row 2, column 'a' holds a missing value",
+        "nested.parquet": r"column 'b' is not numeric but list.* \(row 1 holds '\[1.0\]'\)",
         "not.parquet": "no readable Parquet",
         "x.xlsx": "suffix",
         "latin.csv": "UTF-8",

@@ -91,3 +91,40 @@ def test_help_does_not_import_jax():
     code = "import sys, jaxem.cli; assert 'jax' not in sys.modules and 'pyarrow' not in sys.modules"
     done = run(code)
     assert done.returncode == 0, done.stderr
+
+
+REQUIRED_ONLY = """
+import sys
+for extra in "typer rich pyarrow pydantic platformdirs matplotlib sklearn pandas polars pytest hypothesis".split():
+    sys.modules[extra] = None
+import jax, jaxem, jaxem.io, jaxem.datasets
+x = jaxem.datasets.faithful()
+found = jaxem.search(jax.random.key(0), jaxem.Full(), x, 2)
+assert abs(float(found.best.log_likelihood) + 1130.264) < 1e-2
+assert jaxem.verify(found.best.mixture, x).ok
+jaxem.io.save(found.best.mixture, sys.argv[1] + "/m")
+jaxem.io.load(sys.argv[1] + "/m")
+open(sys.argv[1] + "/x.csv", "w").write("a,b\\n1,2\\n")
+for what, needs in (
+    (lambda: jaxem.datasets.read_table(sys.argv[1] + "/x.csv"), "jaxem[cli]"),
+    (lambda: __import__("jaxem.sklearn"), "jaxem[sklearn]"),
+    (lambda: __import__("jaxem.cli"), "jaxem[cli]"),
+):
+    try:
+        what()
+    except (ModuleNotFoundError, SystemExit) as error:
+        assert needs in str(error), error
+    else:
+        raise AssertionError(needs)
+"""
+
+
+def test_the_core_needs_no_extra_and_no_home(tmp_path):
+    """Each missing extra is named, with the command that installs it."""
+    import os
+
+    environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME")}
+    command = [sys.executable, "-c", REQUIRED_ONLY, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
