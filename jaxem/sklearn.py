@@ -568,7 +568,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if isinstance(X, np.ndarray) and not X.dtype.isnative:
             X = X.astype(X.dtype.newbyteorder("="))  # noqa: N806
         least = {"ensure_min_samples": 2} if reset else {}
-        return validate_data(self, X, reset=reset, dtype=FLOATS, **least)
+        try:
+            return validate_data(self, X, reset=reset, dtype=FLOATS, **least)
+        except OverflowError as error:
+            raise ValueError(f"X holds a whole number too large for float64 ({error}); rescale the data") from error
 
     @contextlib.contextmanager
     def _computing(self, dtype: Any) -> Iterator[None]:
