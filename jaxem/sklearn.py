@@ -100,7 +100,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         >>> from jaxem.sklearn import GaussianMixture
         >>> model = GaussianMixture(2, random_state=0).fit(jaxem.datasets.faithful())
         >>> print(model.weights_.round(2), model.converged_)
-        [0.64 0.36] True
+        [0.36 0.64] True
     """
 
     lower_bound_: float

@@ -16,7 +16,7 @@ from tests.conftest import X64
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("module", ["jaxem.loop", pytest.param("jaxem.laws", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("module", ["jaxem.loop", "jaxem.sklearn", pytest.param("jaxem.laws", marks=pytest.mark.slow)])
 def test_docstrings(module):
     found = doctest.testmod(importlib.import_module(module))
     assert found.attempted > 0
