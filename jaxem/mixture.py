@@ -21,6 +21,7 @@ from jaxem.rows import (
     as_count,
     as_data,
     block_size,
+    bucket,
     is_traced,
     map_host_rows,
     map_rows,
@@ -124,9 +125,11 @@ class Mixture:
         data = data.astype(jnp.promote_types(data.dtype, self.log_weights.dtype))
         d, mesh = data.shape[1], mesh_under(data)
         row_floats = self.family.row_floats(self.n_components, d)
-        block = block_size(data.shape, row_floats, data.dtype, chunk_size=chunk_size)
+        padded = isinstance(data, np.ndarray) and not is_traced(self)  # to few sizes: so is the block, which is static
+        n = bucket(data.shape[0]) if padded else data.shape[0]
+        block = block_size((n, d), row_floats, data.dtype, chunk_size=chunk_size)
         with naming_memory():
-            if isinstance(data, np.ndarray) and not is_traced(self):
+            if padded:
                 return map_host_rows(lambda chunk: _map_rows(per_row, block, None, self, chunk), data)
             return settled(_map_rows(per_row, block, mesh, self, data), block * self.n_components)
 

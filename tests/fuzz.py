@@ -293,6 +293,8 @@ def fuzz(inputs: int, seed: int) -> dict[str, tuple[int, int]]:
                 faulthandler.cancel_dump_traceback_later()
             if time.perf_counter() - begun > SLOW:
                 faults.append(f"{name}, seed [{seed}, {i}]: took {time.perf_counter() - begun:.0f} s")
+            if i % 500 == 499:
+                jax.clear_caches()  # or thousands of programs use up the memory maps that a process may have
             counts[name] = (counts[name][0] + 1, counts[name][1] + good)
     if faults:
         raise FaultError(f"{len(faults)} faults in {inputs} inputs:\n" + "\n".join(faults[:20]))

@@ -1,0 +1,335 @@
+"""A fit as one HTML file: summary, parameters, verification, landscape, and EM to play step by step.
+
+The file needs no network and no library: numbers travel as JSON, pictures are SVG drawn by a few dozen lines of JavaScript
+in page.js beside this file. The player walks through plain EM from a random start: rows take the colours of their posteriors,
+ellipses move, the log-likelihood grows, and beside it l-hat is drawn against the log-likelihood on the line from theta_t
+to theta_t+1 = M(theta_t) in the chart,
+
+    theta(s) = theta_t + s (theta_t+1 - theta_t):   l-hat(theta(0)) = l(theta(0)),  l-hat <= l,  argmax_s l-hat = 1.
+
+Large data are sampled for drawing, and the page says so. Whatever comes from the data is escaped.
+"""
+
+import base64
+import html as escaping
+import importlib.resources
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxem.em import as_rows, e_step, m_step, proxy
+from jaxem.families.gaussian import GaussianParams
+from jaxem.init import RandomParameters
+from jaxem.laws import Report, verify
+from jaxem.loop import Result
+from jaxem.mixture import Mixture
+from jaxem.restarts import Landscape, fit_restarts, starts
+from jaxem.stopping import Status
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9A8C00", "#444444")
+MOST_CLIMBED, MOST_DRAWN = 2_000, 500
+"""rows that the player's EM climbs on, and rows that it draws"""
+TRIED, MOST_TURNS, MOST_FRAMES = 16, 400, 60
+"""starts that the player's climb is chosen from, its longest, and pictures it shows"""
+LIVELY = 30
+"""turns that make a good show"""
+ALONG = np.linspace(-0.6, 1.9, 51)
+"""where l and l-hat are drawn, in steps of EM"""
+MOST_SHOWN = 12
+"""components, features and optima that a table shows"""
+
+
+def report(
+    result: Result,
+    x: ArrayLike,
+    *,
+    columns: Sequence[str] | None = None,
+    landscape: Landscape | None = None,
+    verification: Report | None = None,
+    title: str = "A mixture fitted by EM",
+    features: tuple[int, int] = (0, 1),
+    seed: int = 0,
+) -> str:
+    """The page, as text to be written to a file.
+
+    Args:
+        result: of `fit`, `best` or `search(...).best`.
+        x: `[n, d]`, the data it was fitted to.
+        columns: names of the d columns.
+        landscape: the optima that restarts ended in.
+        verification: what `verify` found; computed if not given.
+        title: of the page.
+        features: the two columns that the player draws.
+        seed: of the player's starts.
+
+    Raises:
+        ValueError: if x does not suit the mixture, or a feature is not there.
+    """
+    data, _ = as_rows(result.mixture.family, x, None, result.mixture)
+    values = np.asarray(data)
+    n, d = values.shape
+    names = [f"x{j + 1}" for j in range(d)] if columns is None else [str(name) for name in columns]
+    if len(names) != d:
+        raise ValueError(f"columns has {len(names)} names; give one for each of the {d} columns of x")
+    shown = [0] if d == 1 else [int(feature) for feature in features]
+    if any(not 0 <= feature < d for feature in shown):
+        raise ValueError(f"features = {features}; give two columns from 0 to {d - 1}")
+    verification = verify(result.mixture, values) if verification is None else verification
+    played = _played(result, values, shown, [names[feature] for feature in shown], seed)
+    page = importlib.resources.files("jaxem") / "page"
+    return _filled(
+        (page / "page.html").read_text(encoding="utf-8"),
+        TITLE=_text(title),
+        STYLE=(page / "page.css").read_text(encoding="utf-8"),
+        SCRIPT=(page / "page.js").read_text(encoding="utf-8"),
+        SUBTITLE=_text(f"{n:,} rows, {d} {'column' if d == 1 else 'columns'}; {_described(result.mixture)}"),
+        CARDS=_cards(result, n),
+        PARAMETERS=_parameters(result.mixture, names),
+        VERIFICATION=_verification(verification),
+        LANDSCAPE="" if landscape is None else _landscape(landscape),
+        PLAYER=_player(played, n),
+        DATA=_json({} if played is None else played.numbers),
+    )
+
+
+# -- the player ----------------------------------------------------------------------------------------------------------
+
+
+class Played(NamedTuple):
+    """A climb to be shown."""
+
+    numbers: dict[str, Any]
+    rows: int  # that it climbed on
+    drawn: int
+    turns: int
+    is_best: bool  # whether it ends where the fit did
+
+
+def _played(result: Result, values: np.ndarray, shown: list[int], names: list[str], seed: int) -> Played | None:
+    """Plain EM from a random start that ends well and is worth watching; None if there is nothing to draw."""
+    mixture = result.mixture
+    if not isinstance(mixture.components, GaussianParams):
+        return None
+    rng = np.random.default_rng(seed)
+    sampled = values if len(values) <= MOST_CLIMBED else values[np.sort(rng.choice(len(values), MOST_CLIMBED, False))]
+    k = mixture.n_components
+    if len(sampled) < k:
+        return None
+    begun = starts(jax.random.key(seed), mixture.family, sampled, k, TRIED, RandomParameters())
+    ends = fit_restarts(begun, sampled, max_iter=MOST_TURNS)
+    objective, turns = np.asarray(ends.objective, float), np.asarray(ends.n_iter)
+    sound = np.isfinite(objective) & ~np.isin(np.asarray(ends.status), (Status.DEGENERATE, Status.NONFINITE))
+    if not sound.any():
+        return None
+    reached = float(result.objective) if len(sampled) == len(values) else -math.inf
+    top = max(float(objective[sound].max()), reached)
+    near = sound & (objective > top - 0.1)
+    among = near if near.any() else sound & (objective == objective[sound].max())
+    chosen = int(np.argmin(np.where(among, np.abs(np.log((turns + 1) / LIVELY)), np.inf)))
+    start = jax.tree.map(lambda leaf: leaf[chosen], begun)
+    made = min(int(turns[chosen]) + 1, MOST_TURNS)
+    frames = np.arange(made) if made <= MOST_FRAMES else np.unique(np.round(np.geomspace(1, made, MOST_FRAMES))).astype(int) - 1
+    climbed, log_likelihood = _climb(start, jnp.asarray(sampled), made)
+    kept = jax.tree.map(lambda leaf: leaf[frames], climbed)
+    drawn = np.sort(rng.choice(len(sampled), min(MOST_DRAWN, len(sampled)), False))
+    colours = _colours(k)
+    soft = np.asarray(jax.vmap(lambda one: one.responsibilities(jnp.asarray(sampled[drawn])))(kept), float) @ colours
+    below, above = (np.asarray(one, float) for one in _against_proxy(kept, jnp.asarray(sampled), jnp.asarray(ALONG)))
+    means, factors = _ellipses(kept, shown)
+    numbers = {
+        "names": names,
+        "points": _rounded(sampled[drawn][:, shown]),
+        "colours": base64.b64encode(np.clip(np.round(soft * 255), 0, 255).astype(np.uint8).tobytes()).decode(),
+        "palette": list(_palette(k)),
+        "turns": frames.tolist(),
+        "weights": _rounded(np.exp(np.asarray(kept.log_weights, float))),
+        "means": _rounded(means),
+        "factors": _rounded(factors),
+        "trace": _rounded(np.asarray(log_likelihood, float), 10),
+        "along": _rounded(ALONG),
+        "log_likelihood": _rounded(above, 10),
+        "proxy": _rounded(below, 10),
+    }
+    return Played(numbers, len(sampled), len(drawn), made - 1, bool(near.any() and reached > -math.inf))
+
+
+def _climb(start: Mixture, x: Array, made: int) -> tuple[Mixture, Array]:
+    """theta_0, theta_1, ... and their log-likelihoods, leaves `[made, ...]`."""
+
+    def turn(mixture: Mixture, _: None) -> tuple[Mixture, tuple[Mixture, Array]]:
+        stats = e_step(mixture, x)
+        return m_step(mixture, stats), (mixture, stats.log_likelihood)
+
+    return jax.jit(lambda start: jax.lax.scan(turn, start, None, made)[1])(start)
+
+
+def _against_proxy(mixtures: Mixture, x: Array, along: Array) -> tuple[Array, Array]:
+    """l-hat and l, `[frames, s]` each, at steps `along` from each theta_t to the M-step from it."""
+
+    def of_one(mixture: Mixture) -> tuple[Array, Array]:
+        free = mixture.unconstrain()
+        step = m_step(mixture, e_step(mixture, x)).unconstrain() - free
+
+        def at(s: Array) -> tuple[Array, Array]:
+            there = mixture.constrain(free + s * step)
+            return proxy(there, mixture, x), e_step(there, x).log_likelihood
+
+        return jax.lax.map(at, along.astype(free.dtype))
+
+    return jax.jit(lambda mixtures: jax.lax.map(of_one, mixtures))(mixtures)
+
+
+def _ellipses(mixtures: Mixture, shown: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Means `[f, k, 1 or 2]` in the features shown, and factors L of their covariances, flat."""
+    k, d = mixtures.components.means.shape[1:]
+    matrices = jax.vmap(lambda covariances: mixtures.family.as_matrices(covariances, k, d))(mixtures.components.covariances)  # type: ignore[attr-defined]
+    means, blocks = np.asarray(mixtures.components.means, float), np.asarray(matrices, float)
+    blocks = blocks[:, :, shown][:, :, :, shown]
+    values, vectors = np.linalg.eigh(blocks)
+    factors = vectors * np.sqrt(np.maximum(values, 0))[..., None, :]
+    return means[:, :, shown], factors.reshape(*factors.shape[:2], -1)
+
+
+def _colours(k: int) -> np.ndarray:
+    """`[k, 3]`, from 0 to 1."""
+    return np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in _palette(k)])
+
+
+def _palette(k: int) -> tuple[str, ...]:
+    return tuple(COLOURS[j % len(COLOURS)] for j in range(k))
+
+
+# -- the page ------------------------------------------------------------------------------------------------------------
+
+
+def _filled(template: str, **parts: str) -> str:
+    """The template with its parts put in at once, so that no part is searched for another's mark."""
+    pieces = template.split("{{")
+    return pieces[0] + "".join(parts[name] + rest for name, rest in (piece.split("}}", 1) for piece in pieces[1:]))
+
+
+def _text(text: str) -> str:
+    return escaping.escape(str(text), quote=True)
+
+
+def _json(numbers: dict[str, Any]) -> str:
+    """JSON that may stand in a script element, whatever it holds."""
+    text = json.dumps(numbers, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _rounded(values: np.ndarray, digits: int = 5) -> Any:
+    """Nested lists of so many digits; null where not finite."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, list):
+            return [short(one) for one in value]
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+    return short(np.asarray(values, float).tolist())
+
+
+def _described(mixture: Mixture) -> str:
+    k = mixture.n_components
+    return f"{k} {'component' if k == 1 else 'components'}, {type(mixture.family).__name__}, {mixture.n_parameters} parameters"
+
+
+def _cards(result: Result, n: int) -> str:
+    total, p = float(result.log_likelihood), result.mixture.n_parameters
+    status = Status(int(result.status)).name
+    cards = [
+        ("log-likelihood", f"{total:,.4f}", f"{total / n:.5f} a row"),
+        ("BIC", f"{p * math.log(n) - 2 * total:,.3f}", "less is better"),
+        ("AIC", f"{2 * p - 2 * total:,.3f}", "less is better"),
+        ("status", status.replace("_", " ").lower(), f"after {int(result.n_iter)} passes"),
+    ]
+    return "".join(
+        f'<div class="card{" bad" if name == "status" and status in ("DEGENERATE", "NONFINITE", "OBJECTIVE_FELL") else ""}">'
+        f"<span>{name}</span><b>{_text(value)}</b><small>{_text(note)}</small></div>"
+        for name, value, note in cards
+    )
+
+
+def _parameters(mixture: Mixture, names: list[str]) -> str:
+    weights = np.exp(np.asarray(mixture.log_weights, float))
+    gaussian = isinstance(mixture.components, GaussianParams)
+    k, d = len(weights), len(names)
+    centres = np.asarray(mixture.components.means if gaussian else next(iter(mixture.components)), float)
+    rows, shown = [], names[:MOST_SHOWN]
+    deviations = None
+    if gaussian:
+        matrices = np.asarray(mixture.family.as_matrices(mixture.components.covariances, k, d), float)  # type: ignore[attr-defined]
+        deviations = np.sqrt(np.diagonal(matrices, axis1=1, axis2=2))
+    for j in range(min(k, MOST_SHOWN)):
+        cells = "".join(
+            f"<td>{centres[j, i]:.5g}" + ("" if deviations is None else f" <i>&plusmn; {deviations[j, i]:.3g}</i>") + "</td>"
+            for i in range(len(shown))
+        )
+        mark = f'<i class="dot" style="background:{_palette(k)[j]}"></i>{j}'
+        rows.append(f"<tr><th>{mark}</th><td>{weights[j]:.4f}</td>{cells}</tr>")
+    head = "".join(f"<th>{_text(name)}</th>" for name in shown)
+    what = "mean &plusmn; standard deviation" if gaussian else "probability of 1"
+    hidden = [f"{k - MOST_SHOWN} more components"] * (k > MOST_SHOWN) + [f"{d - MOST_SHOWN} more columns"] * (d > MOST_SHOWN)
+    note = f"<p class=note>{' and '.join(hidden)} are not shown.</p>" if hidden else ""
+    return (
+        f"<p class=note>{what} of each column</p><div class=wide><table><thead><tr><th>component</th><th>weight</th>{head}</tr>"
+        f"</thead><tbody>{''.join(rows)}</tbody></table></div>{note}"
+    )
+
+
+def _verification(found: Report) -> str:
+    held = sum(law.ok for law in found.laws)
+    rows = "".join(
+        f'<tr class="{"" if law.ok else "bad"}"><td>{"&#10003;" if law.ok else "&#10007;"}</td><td>{_text(law.name)}</td>'
+        f"<td>{law.residual:.1e}</td><td>{law.tolerance:.0e}</td></tr>"
+        for law in found.laws
+    )
+    notes = "".join(f"<p class=note>{_text(note)}</p>" for note in found.notes)
+    return (
+        f"<p><b>{held} of {len(found.laws)}</b> laws of EM hold at this fit, tried by automatic differentiation.</p>"
+        f"<details{'' if held == len(found.laws) else ' open'}><summary>each law</summary><div class=wide><table><thead><tr><th>"
+        f"</th><th>law</th><th>residual</th><th>at most</th></tr></thead><tbody>{rows}</tbody></table></div></details>{notes}"
+    )
+
+
+def _landscape(landscape: Landscape) -> str:
+    values, counts = np.asarray(landscape.objective, float), np.asarray(landscape.counts)
+    most = max(1, int(counts.max(initial=1)))
+    bars = "".join(
+        f'<div class="bar"><span>{value:,.4f}</span><i><b style="width:{100 * count / most:.1f}%"'
+        f'{" class=best" if i == 0 else ""}></b></i><small>{count}{"" if i == 0 else f" &middot; {value - values[0]:.2f}"}</small></div>'
+        for i, (value, count) in enumerate(zip(values[:MOST_SHOWN].tolist(), counts[:MOST_SHOWN].tolist(), strict=True))
+    )
+    told = [
+        f"{len(values) - MOST_SHOWN} lower optima are not shown" * (len(values) > MOST_SHOWN),
+        f"{landscape.degenerate} climbs collapsed" * (landscape.degenerate > 0),
+        f"{landscape.failed} failed" * (landscape.failed > 0),
+    ]
+    note = "; ".join(one for one in told if one)
+    return (
+        "<section><h2>Landscape of optima</h2><p class=note>log-likelihood, and the climbs that ended there</p>"
+        f"{bars}{f'<p class=note>{note}.</p>' if note else ''}</section>"
+    )
+
+
+def _player(played: Played | None, n: int) -> str:
+    if played is None:
+        return "<p class=note>There is no player for this family, or no climb that could be shown.</p>"
+    told = []
+    if played.rows < n:
+        told.append(f"climbs on a sample of {played.rows:,} of the {n:,} rows")
+    if played.drawn < played.rows:
+        told.append(f"draws {played.drawn:,} of them")
+    if len(played.numbers["turns"]) <= played.turns:
+        told.append(f"shows {len(played.numbers['turns'])} of {played.turns + 1} iterations, most of them early")
+    if played.rows == n and not played.is_best:
+        told.append("ends in another optimum than the fit: no start that was tried for it found that one by plain EM")
+    note = f"<p class=note>It {'; it '.join(told)}.</p>" if told else ""
+    return f'<div id="player"></div>{note}'

@@ -1,0 +1,268 @@
+"""Pictures of a fit, by matplotlib: data and components, soft colours, the climb, the landscape of optima.
+
+Every function draws on the `ax` it is given, or on a new one, and returns it. Colours are Okabe and Ito's (2008), which the
+colour-blind tell apart, in an order of falling lightness; components carry their number and a line style of their own, so
+that pictures read in grey as well.
+
+The ellipse of r deviations of N(mu, Sigma) in two features is  mu + r L (cos t, sin t),  L L' the 2 x 2 block of Sigma: its
+shadow on each axis is r standard deviations.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jax.typing import ArrayLike
+
+try:
+    from matplotlib import patheffects
+    from matplotlib import pyplot as plt
+except ModuleNotFoundError as error:  # the extra is missing
+    raise ModuleNotFoundError(
+        f"{error.name} is not installed; jaxem.plots needs: pip install 'jaxem[plot]'", name=error.name
+    ) from error
+
+from jaxem.families.gaussian import GaussianParams
+from jaxem.loop import Result
+from jaxem.mixture import Mixture
+from jaxem.restarts import Landscape
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+LINES = ("-", "--", "-.", ":")
+DEVIATIONS = (1.0, 2.0)
+"""ellipses that are drawn of a component"""
+MOST_POINTS = 5_000
+"""rows that are drawn; of more an even sample"""
+MOST_BARS = 12
+"""optima that are drawn; the rest is said in words"""
+GREY = "0.45"
+
+
+def colours(k: int) -> np.ndarray:
+    """A colour for each of k components, `[k, 3]`; beyond eight they are taken from a colour map."""
+    from matplotlib.colors import to_rgb
+
+    if k <= len(COLOURS):
+        return np.array([to_rgb(colour) for colour in COLOURS[:k]])
+    return np.asarray(plt.get_cmap("viridis")(np.linspace(0, 0.95, k)))[:, :3]
+
+
+def plot_mixture(
+    mixture: Mixture,
+    x: ArrayLike | None = None,
+    *,
+    features: Sequence[int] = (0, 1),
+    columns: Sequence[str] | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Components as ellipses of one and two deviations over the data; in one dimension densities over a histogram.
+
+    Args:
+        mixture: of Gaussians.
+        x: `[n, d]`; of more than 5,000 rows an even sample is drawn.
+        features: the two columns to draw, or one for its marginal density; of data with one column that.
+        columns: names of the d columns.
+        ax: where to draw.
+
+    Raises:
+        ValueError: for a family without means and covariances, or features that are not there.
+    """
+    means, covariances, shown = _moments(mixture, features)
+    ax = _axes(ax)
+    _label(ax, shown, columns)
+    if len(shown) == 1:
+        return _densities(mixture, means, covariances, x, shown[0], ax)
+    if x is not None:
+        data = _sampled(np.asarray(x))[0]
+        ax.scatter(data[:, shown[0]], data[:, shown[1]], s=_size(len(data)), c=GREY, alpha=0.6, linewidths=0)
+    return _ellipses(mixture, means, covariances, ax)
+
+
+def plot_responsibilities(
+    mixture: Mixture,
+    x: ArrayLike,
+    *,
+    features: Sequence[int] = (0, 1),
+    columns: Sequence[str] | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Rows in the soft colours of their posteriors, with the components' ellipses; the arguments are those of `plot_mixture`.
+
+    The larger a row's doubt, the smaller its dot, so that doubt shows in grey as well.
+    """
+    means, covariances, shown = _moments(mixture, features)
+    ax = _axes(ax)
+    _label(ax, shown, columns)
+    data, _ = _sampled(np.asarray(x))
+    resp = np.asarray(mixture.responsibilities(data), float)  # [n, k]
+    soft = np.clip(resp @ colours(mixture.n_components), 0, 1)
+    size = _size(len(data)) * (0.3 + 0.7 * resp.max(axis=1) ** 2)
+    if len(shown) == 1:
+        height = np.random.default_rng(0).uniform(-0.08, -0.02, len(data))
+        ax = _densities(mixture, means, covariances, x, shown[0], ax)
+        top = ax.get_ylim()[1]
+        ax.scatter(data[:, shown[0]], height * top, s=size, c=soft, linewidths=0)
+        ax.set_ylim(-0.1 * top, top)
+        return ax
+    ax.scatter(data[:, shown[0]], data[:, shown[1]], s=size, c=soft, linewidths=0)
+    return _ellipses(mixture, means, covariances, ax)
+
+
+def plot_trace(result: Result, *, ax: "Axes | None" = None) -> "Axes":
+    """The objective along the climb, `result.trace`; of many restarts a line each, the best drawn over the others."""
+    ax = _axes(ax)
+    traces = np.atleast_2d(np.asarray(result.trace, float))
+    finals = np.atleast_1d(np.asarray(result.objective, float))
+    best = int(np.argmax(np.where(np.isfinite(finals), finals, -np.inf)))
+    for i in [*(i for i in range(len(traces)) if i != best), best]:
+        made = traces[i][np.isfinite(traces[i])]
+        leading = i == best
+        colour, width = (COLOURS[0], 2.0) if leading else (GREY, 0.7)
+        ax.plot(made, color=colour, linewidth=width, alpha=1.0 if leading else 0.5, zorder=3 if leading else 2)
+        if leading and made.size:
+            ax.plot(made.size - 1, made[-1], "o", color=colour, markersize=5, zorder=4)
+            ax.annotate(f"{made[-1]:.2f}", (made.size - 1, made[-1]), (-4, -12), textcoords="offset points", ha="right")
+    tops = traces[np.isfinite(traces)]
+    if tops.size > 4:  # the first turns climb so far that nothing else would be seen
+        low = np.quantile(tops, 0.05)
+        if np.max(tops) - low < 0.5 * np.ptp(tops):
+            ax.set_ylim(low - 0.1 * (np.max(tops) - low), np.max(tops) + 0.1 * (np.max(tops) - low))
+    ax.set_xlabel("EM iteration")
+    ax.set_ylabel("log-likelihood")
+    return _plain(ax)
+
+
+def plot_landscape(landscape: Landscape, *, ax: "Axes | None" = None) -> "Axes":
+    """The distinct optima, best first, and how many restarts ended in each."""
+    ax = _axes(ax)
+    values, counts = np.asarray(landscape.objective, float)[:MOST_BARS], np.asarray(landscape.counts)[:MOST_BARS]
+    places = np.arange(len(values))
+    shades = [COLOURS[0], *["0.65"] * (len(values) - 1)][: len(values)]
+    ax.barh(places, counts, color=shades, height=0.7)
+    for place, value, count in zip(places, values, counts, strict=True):
+        below = "" if place == 0 else f"  ({value - values[0]:.2f})"
+        ax.annotate(f"{count}{below}", (count, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    ax.set_yticks(places, [f"{value:.2f}" for value in values])
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.35 * max(1, counts.max(initial=0)))
+    ax.set_xlabel("restarts")
+    ax.set_ylabel("log-likelihood")
+    hidden, lost = len(landscape.counts) - len(values), landscape.degenerate + landscape.failed
+    told = [f"{hidden} more optima"] * (hidden > 0) + [f"{lost} collapsed or failed"] * (lost > 0)
+    if told:
+        ax.text(0.98, 0.02, ", ".join(told), transform=ax.transAxes, ha="right", va="bottom", fontsize=8, color=GREY)
+    return _plain(ax)
+
+
+def ellipse(mean: np.ndarray, covariance: np.ndarray, deviations: float, points: int = 96) -> np.ndarray:
+    """The ellipse `[2, points]` of so many deviations."""
+    angle = np.linspace(0, 2 * math.pi, points)
+    values, vectors = np.linalg.eigh(covariance)
+    factor = vectors * np.sqrt(np.maximum(values, 0))
+    return mean[:, None] + deviations * factor @ np.stack([np.cos(angle), np.sin(angle)])
+
+
+def moments_of(mixture: Mixture) -> tuple[np.ndarray, np.ndarray]:
+    """Means `[k, d]` and covariances `[k, d, d]` of a mixture of Gaussians.
+
+    Raises:
+        ValueError: for another family.
+    """
+    params: Any = mixture.components
+    if not isinstance(params, GaussianParams):
+        raise ValueError(f"mixture has family {type(mixture.family).__name__}, which has no ellipses; give Gaussians")
+    k, d = params.means.shape
+    matrices = mixture.family.as_matrices(params.covariances, k, d)  # type: ignore[attr-defined]
+    return np.asarray(params.means, float), np.asarray(matrices, float)
+
+
+def _moments(mixture: Mixture, features: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Moments in the features to draw, and which these are."""
+    means, covariances = moments_of(mixture)
+    d = means.shape[1]
+    shown = [0] if d == 1 else [int(feature) for feature in features]
+    if len(shown) not in (1, 2) or any(not -d <= feature < d for feature in shown):
+        raise ValueError(f"features = {tuple(features)}; give one or two columns from 0 to {d - 1}")
+    return means[:, shown], covariances[:, shown][:, :, shown], shown
+
+
+def _ellipses(mixture: Mixture, means: np.ndarray, covariances: np.ndarray, ax: "Axes") -> "Axes":
+    k = len(means)
+    weights, palette = np.exp(np.asarray(mixture.log_weights, float)), colours(k)
+    halo = [patheffects.withStroke(linewidth=3, foreground="white")]
+    for j in range(k):
+        line = LINES[j % len(LINES)]
+        for deviations in DEVIATIONS:
+            width = 1.0 + 1.6 * math.sqrt(weights[j]) if deviations == DEVIATIONS[-1] else 0.9
+            ax.plot(*ellipse(means[j], covariances[j], deviations), line, color=palette[j], linewidth=width, zorder=3)
+        ax.annotate(
+            str(j), means[j], ha="center", va="center", fontsize=10, fontweight="bold", color=palette[j], zorder=4,
+            path_effects=halo,
+        )  # fmt: skip
+    return _plain(ax)
+
+
+def _densities(
+    mixture: Mixture, means: np.ndarray, covariances: np.ndarray, x: ArrayLike | None, feature: int, ax: "Axes"
+) -> "Axes":
+    """The density of one feature and what each component adds to it, over a histogram."""
+    weights, deviations = np.exp(np.asarray(mixture.log_weights, float)), np.sqrt(covariances[:, 0, 0])
+    low, high = np.min(means[:, 0] - 4 * deviations), np.max(means[:, 0] + 4 * deviations)
+    if x is not None:
+        data = np.asarray(x, float)[:, feature]
+        spread = np.ptp(data)
+        low, high = data.min() - 0.15 * spread, data.max() + 0.15 * spread
+        ax.hist(data, bins="auto" if spread > 0 else 1, density=True, color="0.85", zorder=1)
+    # finer where a component is narrow
+    grid = np.unique(
+        np.concatenate([np.linspace(low, high, 400), *(m + s * np.linspace(-4, 4, 80) for m, s in zip(means[:, 0], deviations))])
+    )  # fmt: skip
+    grid = grid[(grid >= low) & (grid <= high)]
+    z = (grid[None, :] - means[:, :1]) / deviations[:, None]  # [k, g]
+    parts = weights[:, None] * np.exp(-0.5 * z**2) / (deviations[:, None] * math.sqrt(2 * math.pi))
+    palette = colours(len(means))
+    for j, part in enumerate(parts):
+        ax.plot(grid, part, LINES[j % len(LINES)], color=palette[j], linewidth=1.6, zorder=3)
+        ax.annotate(str(j), (grid[np.argmax(part)], part.max()), (0, 3), textcoords="offset points", ha="center",
+                    color=palette[j], fontweight="bold")  # fmt: skip
+    ax.plot(grid, parts.sum(axis=0), color="black", linewidth=1.0, zorder=2)
+    ax.set_ylabel("density")
+    ax.set_ylim(bottom=0)
+    return _plain(ax)
+
+
+def _axes(ax: "Axes | None") -> "Axes":
+    return plt.subplots(figsize=(5.2, 4.2), layout="constrained")[1] if ax is None else ax
+
+
+def _label(ax: "Axes", shown: list[int], columns: Sequence[str] | None) -> None:
+    names = [columns[feature] if columns is not None else f"x{feature + 1}" for feature in shown]
+    ax.set_xlabel(_verbatim(names[0]))
+    if len(names) == 2:
+        ax.set_ylabel(_verbatim(names[1]))
+
+
+def _verbatim(name: str) -> str:
+    """A name as it is: a dollar sign begins no formula."""
+    return str(name).replace("$", r"\$")
+
+
+def _plain(ax: "Axes") -> "Axes":
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _sampled(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most `MOST_POINTS` rows, evenly spaced, and their numbers."""
+    index = np.arange(len(x))
+    if len(x) > MOST_POINTS:
+        index = np.unique(np.linspace(0, len(x) - 1, MOST_POINTS).astype(int))
+    return x[index], index
+
+
+def _size(n: int) -> float:
+    return float(np.clip(3000 / max(n, 1), 2, 16))
