@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -46,8 +46,8 @@ class ConfigError(Exception):
     """A config that cannot be used; the message is one line."""
 
 
-def load_config(kind: type[SomeConfig], path: Path) -> SomeConfig:
-    """Read and check a TOML file."""
+def load_config(kind: type[SomeConfig], path: Path, given: Mapping[str, str] | None = None) -> SomeConfig:
+    """Read and check a TOML file; what is `given` on the command line takes the place of what stands there."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -55,7 +55,7 @@ def load_config(kind: type[SomeConfig], path: Path) -> SomeConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no TOML: {error}") from error
     try:
-        return kind.model_validate(values)
+        return kind.model_validate({**values, **(given or {})})
     except pydantic.ValidationError as error:
         # an unknown key explains a missing one
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
@@ -65,16 +65,24 @@ def load_config(kind: type[SomeConfig], path: Path) -> SomeConfig:
         raise ConfigError(f"{path}: {key}: {first['msg']} (found {first['input']!r}){hint}") from error
 
 
-def run(kind: type[SomeConfig], experiment: Callable[[SomeConfig, Path], Iterable[str]]) -> None:
-    """The command line of an experiment: prints the lines it yields, the last one its conclusion."""
+def run(
+    kind: type[SomeConfig], experiment: Callable[[SomeConfig, Path], Iterable[str]], paths: Sequence[str] = ()
+) -> None:
+    """The command line of an experiment: prints the lines it yields, the last one its conclusion.
+
+    `paths` are fields of the config, names of files, that may be given on the command line as well.
+    """
     name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=experiment.__doc__)
     parser.add_argument("config", type=Path, help="a TOML file from configs/")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for CSV and figures")
+    for path in paths:
+        parser.add_argument(f"--{path}", help=f"a file, in place of the config's {path}")
     arguments = parser.parse_args()
+    given = {path: getattr(arguments, path) for path in paths if getattr(arguments, path) is not None}
     jax.config.update("jax_enable_x64", True)  # a script may choose; what is to be float32 says so
     try:
-        config = load_config(kind, arguments.config)
+        config = load_config(kind, arguments.config, given)
         arguments.out.mkdir(parents=True, exist_ok=True)
         for line in experiment(config, arguments.out):
             print(line, flush=True)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from jaxem.datasets import Table
     from jaxem.families.base import Family
     from jaxem.init import Initializer
+    from jaxem.laws import Report
     from jaxem.loop import Result
     from jaxem.mixture import Mixture
     from jaxem.racing import Search, Selection
@@ -136,6 +137,10 @@ def fit(
     max_iter: Annotated[int, typer.Option(parser=_whole, help="EM steps of a climb at most.")] = 10_000,
     columns: Columns = None,
     out: Annotated[Path | None, typer.Option(help="Save the best mixture here (safetensors).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the fit and its optima here (png, pdf, svg).")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a report here, one HTML file in which EM can be played step by step.")
+    ] = None,
     force: Force = False,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not verify the mathematics at the result.")
@@ -154,11 +159,14 @@ def fit(
     def work() -> None:
         import math
 
+        import jaxem
         from jaxem.io import save
         from jaxem.rows import as_components, as_count
         from jaxem.stopping import Status
 
-        _check_free(out, force)
+        for path in (out, plot, report):
+            _check_free(path, force)
+        drawn = None if plot is None else _picture_format(plot)
         if tol is not None and not 0 <= tol < math.inf:
             raise typer.BadParameter(f"{tol} is not a tolerance; give a number such as 1e-8", param_hint="--tol")
         counts = _counts(components)
@@ -181,7 +189,7 @@ def fit(
             asked = "--budget" if budget is not None else "-k A:B and --covariance all"
             raise typer.BadParameter(f"{asked} and --restarts or --init exclude each other; choose one")
         _start_jax(table.values.size * max(counts) * (plan.restarts or 64), keep=not no_cache)
-        verification = None if no_verify or many else _compile_verification(table, counts[0], covariance)
+        compiling = None if no_verify or many else _compile_verification(table, counts[0], covariance)
         try:
             with _precision(table):
                 found = _select(table, counts, covariance, plan) if many else _fit(table, counts[0], covariance, plan)
@@ -194,11 +202,18 @@ def fit(
                 if failed:
                     raise _FitError(_advice(table, result.mixture.n_components, found.covariance, status))
         finally:  # a process that ends while XLA compiles is aborted
-            if verification is not None:
-                verification.join()
+            if compiling is not None:
+                compiling.join()
         with _precision(table):
-            if not no_verify:
-                _print_verification(result.mixture, table)
+            verification = None if no_verify else jaxem.verify(result.mixture, table.values)
+            if verification is not None:
+                _print_verification(verification)
+            if plot is not None and drawn is not None:
+                _draw(found, table, plot, drawn, force)
+                print(f"drawn in {plot}")
+            if report is not None:
+                _write_report(found, data, table, verification, report, force)
+                print(f"reported in {report}")
             print("not saved (--out FILE saves the mixture)" if out is None else f"saved to {out}")
 
     _run(work)
@@ -632,6 +647,63 @@ def _found(found: Search, covariance: Covariance, selection: Selection | None) -
     return Found(found.best, covariance, found.landscape, origin, selection)
 
 
+# -- pictures ------------------------------------------------------------------------------------------------------------
+
+
+def _picture_format(path: Path) -> str:
+    """The format of a picture by its suffix, before any work is done."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("matplotlib is not installed; --plot needs: pip install 'jaxem[plot]'") from error
+    known = FigureCanvasAgg.filetypes
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix not in known:
+        raise typer.BadParameter(
+            f"{path} has the suffix {path.suffix!r}; give one such as .png, .pdf or .svg", param_hint="--plot"
+        )
+    return suffix
+
+
+def _draw(found: Found, table: Table, path: Path, kind: str, force: bool) -> None:
+    """The fit, and the landscape of optima beside it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from jaxem.io import write_atomically
+    from jaxem.plots import plot_landscape, plot_responsibilities
+
+    figure = Figure(figsize=(9.5, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    fit, optima = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    plot_responsibilities(found.result.mixture, table.values, columns=table.columns, ax=fit)
+    plot_landscape(found.landscape, ax=optima)
+    shown = "" if len(table.columns) <= 2 else f", the first 2 of {len(table.columns)} columns"
+    fit.set_title(f"log-likelihood {float(found.result.log_likelihood):.4f}{shown}", fontsize=10)
+    optima.set_title(found.origin, fontsize=10)
+    picture = text_io.BytesIO()
+    figure.savefig(picture, format=kind, dpi=150)
+    write_atomically(path, picture.getvalue(), force)
+
+
+def _write_report(
+    found: Found, data: Path | None, table: Table, verification: Report | None, path: Path, force: bool
+) -> None:
+    import jaxem.html
+    from jaxem.io import write_atomically
+
+    title = f"EM on {BUNDLED if data is None else data.name}"
+    page = jaxem.html.report(
+        found.result,
+        table.values,
+        columns=table.columns,
+        landscape=found.landscape,
+        verification=verification,
+        title=title,
+    )
+    write_atomically(path, page.encode(), force)
+
+
 # -- words ---------------------------------------------------------------------------------------------------------------
 
 
@@ -715,10 +787,7 @@ def _print(grid: Grid) -> None:
     print("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()))  # type: ignore[attr-defined]
 
 
-def _print_verification(mixture: Mixture, table: Table) -> None:
-    import jaxem
-
-    report = jaxem.verify(mixture, table.values)
+def _print_verification(report: Report) -> None:
     failed = [law for law in report.laws if not law.ok]
     slopes = {law.name: law.residual for law in report.laws}
     held = len(report.laws) - len(failed)

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+from scipy.optimize import linear_sum_assignment
 
 from jaxem.em import as_rows, e_step, m_step, proxy
-from jaxem.families.gaussian import GaussianParams
+from jaxem.families.gaussian import GaussianParams, as_moments
 from jaxem.init import RandomParameters
 from jaxem.laws import Report, verify
 from jaxem.loop import Result
@@ -40,7 +41,7 @@ TRIED, MOST_TURNS, MOST_FRAMES = 16, 400, 60
 """starts that the player's climb is chosen from, its longest, and pictures it shows"""
 LIVELY = 30
 """turns that make a good show"""
-ALONG = np.linspace(-0.6, 1.9, 51)
+ALONG = np.arange(-12, 39) / 20
 """where l and l-hat are drawn, in steps of EM"""
 MOST_SHOWN = 12
 """components, features and optima that a table shows"""
@@ -135,23 +136,29 @@ def _played(result: Result, values: np.ndarray, shown: list[int], names: list[st
     chosen = int(np.argmin(np.where(among, np.abs(np.log((turns + 1) / LIVELY)), np.inf)))
     start = jax.tree.map(lambda leaf: leaf[chosen], begun)
     made = min(int(turns[chosen]) + 1, MOST_TURNS)
-    frames = np.arange(made) if made <= MOST_FRAMES else np.unique(np.round(np.geomspace(1, made, MOST_FRAMES))).astype(int) - 1
+    frames = (
+        np.arange(made)
+        if made <= MOST_FRAMES
+        else np.unique(np.round(np.geomspace(1, made, MOST_FRAMES))).astype(int) - 1
+    )
     climbed, log_likelihood = _climb(start, jnp.asarray(sampled), made)
     kept = jax.tree.map(lambda leaf: leaf[frames], climbed)
     drawn = np.sort(rng.choice(len(sampled), min(MOST_DRAWN, len(sampled)), False))
-    colours = _colours(k)
-    soft = np.asarray(jax.vmap(lambda one: one.responsibilities(jnp.asarray(sampled[drawn])))(kept), float) @ colours
+    resp = np.asarray(jax.vmap(lambda one: one.responsibilities(jnp.asarray(sampled[drawn])))(kept), float)
     below, above = (np.asarray(one, float) for one in _against_proxy(kept, jnp.asarray(sampled), jnp.asarray(ALONG)))
     means, factors = _ellipses(kept, shown)
+    weights = np.exp(np.asarray(kept.log_weights, float))
+    order = _numbered_as(mixture, jax.tree.map(lambda leaf: leaf[-1], kept))
+    soft = resp[..., order] @ _colours(k)
     numbers = {
         "names": names,
         "points": _rounded(sampled[drawn][:, shown]),
         "colours": base64.b64encode(np.clip(np.round(soft * 255), 0, 255).astype(np.uint8).tobytes()).decode(),
         "palette": list(_palette(k)),
         "turns": frames.tolist(),
-        "weights": _rounded(np.exp(np.asarray(kept.log_weights, float))),
-        "means": _rounded(means),
-        "factors": _rounded(factors),
+        "weights": _rounded(weights[:, order]),
+        "means": _rounded(means[:, order]),
+        "factors": _rounded(factors[:, order]),
         "trace": _rounded(np.asarray(log_likelihood, float), 10),
         "along": _rounded(ALONG),
         "log_likelihood": _rounded(above, 10),
@@ -186,11 +193,18 @@ def _against_proxy(mixtures: Mixture, x: Array, along: Array) -> tuple[Array, Ar
     return jax.jit(lambda mixtures: jax.lax.map(of_one, mixtures))(mixtures)
 
 
+def _numbered_as(mixture: Mixture, other: Mixture) -> np.ndarray:
+    """The order of the other's components in which they lie nearest to this one's."""
+    ours, theirs = (np.asarray(one.components.means, float) for one in (mixture, other))
+    scale = np.std(np.concatenate([ours, theirs]), axis=0)
+    distance = np.sum(((ours[:, None] - theirs[None]) / np.where(scale > 0, scale, 1)) ** 2, axis=-1)  # [k, k]
+    return linear_sum_assignment(distance)[1]
+
+
 def _ellipses(mixtures: Mixture, shown: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Means `[f, k, 1 or 2]` in the features shown, and factors L of their covariances, flat."""
-    k, d = mixtures.components.means.shape[1:]
-    matrices = jax.vmap(lambda covariances: mixtures.family.as_matrices(covariances, k, d))(mixtures.components.covariances)  # type: ignore[attr-defined]
-    means, blocks = np.asarray(mixtures.components.means, float), np.asarray(matrices, float)
+    moments = jax.vmap(lambda one: as_moments(one.family, one.components))(mixtures)
+    means, blocks = (np.asarray(leaf, float) for leaf in moments)  # [f, k, d], [f, k, d, d]
     blocks = blocks[:, :, shown][:, :, :, shown]
     values, vectors = np.linalg.eigh(blocks)
     factors = vectors * np.sqrt(np.maximum(values, 0))[..., None, :]
@@ -265,18 +279,22 @@ def _parameters(mixture: Mixture, names: list[str]) -> str:
     rows, shown = [], names[:MOST_SHOWN]
     deviations = None
     if gaussian:
-        matrices = np.asarray(mixture.family.as_matrices(mixture.components.covariances, k, d), float)  # type: ignore[attr-defined]
+        matrices = np.asarray(as_moments(mixture.family, mixture.components)[1], float)
         deviations = np.sqrt(np.diagonal(matrices, axis1=1, axis2=2))
     for j in range(min(k, MOST_SHOWN)):
         cells = "".join(
-            f"<td>{centres[j, i]:.5g}" + ("" if deviations is None else f" <i>&plusmn; {deviations[j, i]:.3g}</i>") + "</td>"
+            f"<td>{centres[j, i]:.5g}"
+            + ("" if deviations is None else f" <i>&plusmn; {deviations[j, i]:.3g}</i>")
+            + "</td>"
             for i in range(len(shown))
         )
         mark = f'<i class="dot" style="background:{_palette(k)[j]}"></i>{j}'
         rows.append(f"<tr><th>{mark}</th><td>{weights[j]:.4f}</td>{cells}</tr>")
     head = "".join(f"<th>{_text(name)}</th>" for name in shown)
     what = "mean &plusmn; standard deviation" if gaussian else "probability of 1"
-    hidden = [f"{k - MOST_SHOWN} more components"] * (k > MOST_SHOWN) + [f"{d - MOST_SHOWN} more columns"] * (d > MOST_SHOWN)
+    hidden = [f"{k - MOST_SHOWN} more components"] * (k > MOST_SHOWN) + [f"{d - MOST_SHOWN} more columns"] * (
+        d > MOST_SHOWN
+    )
     note = f"<p class=note>{' and '.join(hidden)} are not shown.</p>" if hidden else ""
     return (
         f"<p class=note>{what} of each column</p><div class=wide><table><thead><tr><th>component</th><th>weight</th>{head}</tr>"
@@ -302,11 +320,12 @@ def _verification(found: Report) -> str:
 def _landscape(landscape: Landscape) -> str:
     values, counts = np.asarray(landscape.objective, float), np.asarray(landscape.counts)
     most = max(1, int(counts.max(initial=1)))
-    bars = "".join(
-        f'<div class="bar"><span>{value:,.4f}</span><i><b style="width:{100 * count / most:.1f}%"'
-        f'{" class=best" if i == 0 else ""}></b></i><small>{count}{"" if i == 0 else f" &middot; {value - values[0]:.2f}"}</small></div>'
-        for i, (value, count) in enumerate(zip(values[:MOST_SHOWN].tolist(), counts[:MOST_SHOWN].tolist(), strict=True))
-    )
+    bars = []
+    for i, (value, count) in enumerate(zip(values[:MOST_SHOWN].tolist(), counts[:MOST_SHOWN].tolist(), strict=True)):
+        best = " class=best" if i == 0 else ""
+        below = "" if i == 0 else f" &middot; {value - values[0]:.2f}"
+        bar = f'<i><b style="width:{100 * count / most:.1f}%"{best}></b></i>'
+        bars.append(f'<div class="bar"><span>{value:,.4f}</span>{bar}<small>{count}{below}</small></div>')
     told = [
         f"{len(values) - MOST_SHOWN} lower optima are not shown" * (len(values) > MOST_SHOWN),
         f"{landscape.degenerate} climbs collapsed" * (landscape.degenerate > 0),
@@ -315,7 +334,7 @@ def _landscape(landscape: Landscape) -> str:
     note = "; ".join(one for one in told if one)
     return (
         "<section><h2>Landscape of optima</h2><p class=note>log-likelihood, and the climbs that ended there</p>"
-        f"{bars}{f'<p class=note>{note}.</p>' if note else ''}</section>"
+        f"{''.join(bars)}{f'<p class=note>{note}.</p>' if note else ''}</section>"
     )
 
 

@@ -125,12 +125,14 @@ class Mixture:
         data = data.astype(jnp.promote_types(data.dtype, self.log_weights.dtype))
         d, mesh = data.shape[1], mesh_under(data)
         row_floats = self.family.row_floats(self.n_components, d)
-        padded = isinstance(data, np.ndarray) and not is_traced(self)  # to few sizes: so is the block, which is static
-        n = bucket(data.shape[0]) if padded else data.shape[0]
+        host = data if isinstance(data, np.ndarray) and not is_traced(self) else None
+        n = (
+            data.shape[0] if host is None else bucket(data.shape[0])
+        )  # padded to few sizes, and the block, which is static
         block = block_size((n, d), row_floats, data.dtype, chunk_size=chunk_size)
         with naming_memory():
-            if padded:
-                return map_host_rows(lambda chunk: _map_rows(per_row, block, None, self, chunk), data)
+            if host is not None:
+                return map_host_rows(lambda chunk: _map_rows(per_row, block, None, self, chunk), host)
             return settled(_map_rows(per_row, block, mesh, self, data), block * self.n_components)
 
 

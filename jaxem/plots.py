@@ -10,7 +10,7 @@ shadow on each axis is r standard deviations.
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:  # the extra is missing
         f"{error.name} is not installed; jaxem.plots needs: pip install 'jaxem[plot]'", name=error.name
     ) from error
 
-from jaxem.families.gaussian import GaussianParams
+from jaxem.families.gaussian import as_moments
 from jaxem.loop import Result
 from jaxem.mixture import Mixture
 from jaxem.restarts import Landscape
@@ -166,23 +166,9 @@ def ellipse(mean: np.ndarray, covariance: np.ndarray, deviations: float, points:
     return mean[:, None] + deviations * factor @ np.stack([np.cos(angle), np.sin(angle)])
 
 
-def moments_of(mixture: Mixture) -> tuple[np.ndarray, np.ndarray]:
-    """Means `[k, d]` and covariances `[k, d, d]` of a mixture of Gaussians.
-
-    Raises:
-        ValueError: for another family.
-    """
-    params: Any = mixture.components
-    if not isinstance(params, GaussianParams):
-        raise ValueError(f"mixture has family {type(mixture.family).__name__}, which has no ellipses; give Gaussians")
-    k, d = params.means.shape
-    matrices = mixture.family.as_matrices(params.covariances, k, d)  # type: ignore[attr-defined]
-    return np.asarray(params.means, float), np.asarray(matrices, float)
-
-
 def _moments(mixture: Mixture, features: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Moments in the features to draw, and which these are."""
-    means, covariances = moments_of(mixture)
+    means, covariances = (np.asarray(leaf, float) for leaf in as_moments(mixture.family, mixture.components))
     d = means.shape[1]
     shown = [0] if d == 1 else [int(feature) for feature in features]
     if len(shown) not in (1, 2) or any(not -d <= feature < d for feature in shown):
@@ -218,9 +204,8 @@ def _densities(
         low, high = data.min() - 0.15 * spread, data.max() + 0.15 * spread
         ax.hist(data, bins="auto" if spread > 0 else 1, density=True, color="0.85", zorder=1)
     # finer where a component is narrow
-    grid = np.unique(
-        np.concatenate([np.linspace(low, high, 400), *(m + s * np.linspace(-4, 4, 80) for m, s in zip(means[:, 0], deviations))])
-    )  # fmt: skip
+    near = [mean + deviation * np.linspace(-4, 4, 80) for mean, deviation in zip(means[:, 0], deviations, strict=True)]
+    grid = np.unique(np.concatenate([np.linspace(low, high, 400), *near]))
     grid = grid[(grid >= low) & (grid <= high)]
     z = (grid[None, :] - means[:, :1]) / deviations[:, None]  # [k, g]
     parts = weights[:, None] * np.exp(-0.5 * z**2) / (deviations[:, None] * math.sqrt(2 * math.pi))

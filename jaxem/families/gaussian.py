@@ -140,6 +140,15 @@ class _Gaussian(Family):
     def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
         """Covariances as matrices `[k, d, d]`."""
 
+    def variances(self, covariances: Array, k: int, d: int) -> Array:
+        """The variance of each component and feature, `[k, d]`."""
+        return jnp.broadcast_to(covariances.reshape(k, -1), (k, d))
+
+    def sizes(self, covariances: Array) -> Array:
+        """What a change of each entry of the covariances is measured by, in their shape: the variances, or their geometric
+        means."""
+        return covariances
+
     @abc.abstractmethod
     def min_counts(self, d: int) -> int:
         """Rows below which a component is called collapsed."""
@@ -293,7 +302,7 @@ class _Gaussian(Family):
 
     def units(self, params: GaussianParams, weights: Array) -> Array:
         k, d = params.means.shape
-        variances = jnp.diagonal(self.as_matrices(params.covariances, k, d), axis1=1, axis2=2)  # [k, d]
+        variances = self.variances(params.covariances, k, d)
         deviations = jnp.sqrt(jnp.where(variances > 0, variances, 1.0))
         of_means = deviations * jax.lax.rsqrt(weights)[:, None]
         return jnp.concatenate([of_means.ravel(), self.covariance_units(params.covariances, weights, d)])
@@ -313,7 +322,7 @@ class _Gaussian(Family):
     def narrowed(self, params: GaussianParams) -> GaussianParams:
         # axis-parallel boxes of one k-th of the volume; no correlation is carried over from all the data
         k, d = params.means.shape
-        pooled = jnp.diagonal(self.as_matrices(params.covariances, k, d)[0])
+        pooled = self.variances(params.covariances, k, d)[0]
         return params._replace(covariances=self.from_pooled(jnp.diag(pooled * k ** (-2.0 / d)), k))
 
     def shift(self, params: GaussianParams, offset: Array) -> GaussianParams:
@@ -331,10 +340,9 @@ class _Gaussian(Family):
 
     def step_size(self, old: GaussianParams, new: GaussianParams) -> Array:
         k, d = old.means.shape
-        before, after = (self.as_matrices(params.covariances, k, d) for params in (old, new))
-        deviation = jnp.sqrt(jnp.diagonal(before, axis1=1, axis2=2))  # [k, d]
-        means = jnp.abs(new.means - old.means) / deviation
-        covariances = jnp.abs(after - before) / (deviation[:, :, None] * deviation[:, None, :])
+        deviations = jnp.sqrt(self.variances(old.covariances, k, d))  # [k, d]
+        means = jnp.abs(new.means - old.means) / deviations
+        covariances = jnp.abs(new.covariances - old.covariances) / self.sizes(old.covariances)
         return jnp.maximum(jnp.max(means), jnp.max(covariances))
 
     def n_features(self, params: GaussianParams) -> int:
@@ -504,6 +512,13 @@ class _ByMatrices(_Gaussian):
 
     def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
         return degrees + scale.shape[0] + 1.0, scale
+
+    def variances(self, covariances: Array, k: int, d: int) -> Array:
+        return jnp.broadcast_to(jnp.diagonal(covariances, axis1=-2, axis2=-1), (k, d))
+
+    def sizes(self, covariances: Array) -> Array:
+        deviations = jnp.sqrt(jnp.diagonal(covariances, axis1=-2, axis2=-1))
+        return deviations[..., :, None] * deviations[..., None, :]
 
     def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
         return _smallest_eigenvalue(covariances, inverse_scale, least)
@@ -832,3 +847,15 @@ def _proper(covariance: Array) -> Array:
     covariance = covariance + constant
     proper = jnp.isfinite(_log_det(covariance, _whitener(covariance)))
     return covariance + jnp.where(proper, 0.0, noise)
+
+
+def as_moments(family: Family, params: Any) -> tuple[Array, Array]:
+    """Means `[k, d]` and covariances as matrices `[k, d, d]`, for what looks at Gaussians from outside.
+
+    Raises:
+        ValueError: for a family without them.
+    """
+    if not isinstance(family, _Gaussian):
+        raise ValueError(f"mixture has family {type(family).__name__}, which has no covariances; give Gaussians")
+    k, d = params.means.shape
+    return params.means, family.as_matrices(params.covariances, k, d)
