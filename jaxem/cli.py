@@ -85,11 +85,20 @@ def _counts(text: str) -> tuple[int, ...]:
     first, colon, last = text.partition(":")
     low = _whole(first)
     high = _whole(last) if colon else low
+    _check_whole("-k", low, most=10**18)
     if high < low:
         raise typer.BadParameter(f"{text!r} is no range; give the smaller number first, such as 1:6", param_hint="-k")
     if high - low >= MOST_COUNTS:
         raise typer.BadParameter(f"{text!r} is {high - low + 1} numbers; give at most {MOST_COUNTS}", param_hint="-k")
     return tuple(range(low, high + 1))
+
+
+def _check_whole(option: str, value: int | None, least: int = 1, most: int = 2**31 - 1) -> None:
+    """A number that cannot be meant is wrong usage, whatever the data."""
+    if value is not None and not least <= value <= most:
+        raise typer.BadParameter(
+            f"{value} is out of range; give a whole number from {least} to {most}", param_hint=option
+        )
 
 
 def _whole(text: str | int) -> int:
@@ -161,7 +170,7 @@ def fit(
 
         import jaxem
         from jaxem.io import save
-        from jaxem.rows import as_components, as_count
+        from jaxem.rows import as_components
         from jaxem.stopping import Status
 
         for path in (out, plot, report):
@@ -170,21 +179,22 @@ def fit(
         if tol is not None and not 0 <= tol < math.inf:
             raise typer.BadParameter(f"{tol} is not a tolerance; give a number such as 1e-8", param_hint="--tol")
         counts = _counts(components)
+        _check_whole("--budget", budget)
+        _check_whole("--restarts", restarts, most=2**20)
+        _check_whole("--max-iter", max_iter, least=0, most=10**7)
         table = _read(data, columns)
         for k in counts:
             as_components(k, table.values.shape[0])
         many = len(counts) > 1 or covariance == Covariance.ALL
         plan = Plan(
             seed=seed,
-            budget=None if budget is None else as_count("budget", budget),
-            restarts=None if restarts is None and init is None else as_count("restarts", restarts or 64, most=2**20),
+            budget=budget,
+            restarts=64 if restarts is None and init is not None else restarts,
             init=init or Init.KMEANS_PLUS_PLUS,
             tol=tol,
-            max_iter=as_count("max_iter", max_iter, least=0, most=10**7),
+            max_iter=max_iter,
             chunk_size=chunk_size,
         )
-        if restarts is not None:
-            as_count("restarts", restarts)
         if plan.restarts is not None and (many or budget is not None):
             asked = "--budget" if budget is not None else "-k A:B and --covariance all"
             raise typer.BadParameter(f"{asked} and --restarts or --init exclude each other; choose one")
@@ -241,6 +251,7 @@ def predict(
         _start_jax(0)
         with _precision(table):
             mixture = _load(model)
+            _check_reached(np.asarray(mixture.log_prob(table.values)))
             found = np.asarray((mixture.responsibilities if proba else mixture.predict)(table.values))
         if proba:
             _write_csv([f"p{j}" for j in range(found.shape[1])], map(np.ndarray.tolist, found), out, force)
@@ -262,6 +273,7 @@ def score(model: Model, data: Data = None, columns: Columns = None, debug: Debug
         with _precision(table):
             mixture = _load(model)
             log_prob = np.asarray(mixture.log_prob(table.values), np.float64)
+            _check_reached(log_prob)
             total, n, p = float(log_prob.sum()), len(log_prob), mixture.n_parameters
         print(f"log_likelihood {total:.6f}\nper_row {total / n:.6f}\nrows {n}")
         print(f"bic {-2 * total + p * np.log(n):.6f}\naic {-2 * total + 2 * p:.6f}")
@@ -324,6 +336,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: _leave("terminated", 128 + signal.SIGTERM))
     try:
         app()
+    except OSError as error:  # --help into a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:
+            print(f"jaxem: error: {error}", file=sys.stderr)
+            sys.exit(1)
     except KeyboardInterrupt:
         _leave("interrupted", 128 + signal.SIGINT)
 
@@ -367,7 +384,7 @@ def _run(work: Callable[[], None]) -> None:
     if isinstance(error, MemoryError):
         error = MemoryError("out of memory; use --chunk-size, fewer --restarts, a smaller --max-iter or fewer rows")
     foreseen = (_FitError, ValueError, TypeError, OSError, MemoryError, OverflowError, ImportError)
-    found = " ".join(str(error).split()) or type(error).__name__
+    found = str(error).replace("\n", " ").strip() or type(error).__name__
     if not isinstance(error, foreseen):
         found = (
             f"{type(error).__name__}: {found[:300]}; this is a fault of jaxem: please report it with what --debug shows"
@@ -389,8 +406,9 @@ def _leave(word: str, code: int) -> None:
     # the computing thread cannot be stopped: leave at once, but for a file being written, which is finished first
     print(f"\njaxem: {word}", file=sys.stderr)
     sys.stderr.flush()
-    if "jaxem.io" in sys.modules:
-        sys.modules["jaxem.io"].WRITING.acquire(timeout=10)
+    writing = getattr(sys.modules.get("jaxem.io"), "WRITING", None)  # it may be half imported
+    if writing is not None:
+        writing.acquire(timeout=10)
     os._exit(code)
 
 
@@ -409,6 +427,17 @@ def _read(data: Path | None, columns: str | None) -> Table:
     return type(table)(table.values[:, [table.columns.index(name) for name in chosen]], tuple(chosen))
 
 
+def _check_reached(log_prob: Any) -> None:
+    """Raise for a row that no component can produce: nothing that is said of it would be true."""
+    import numpy as np
+
+    lost = np.flatnonzero(~np.isfinite(log_prob))
+    if lost.size:
+        raise _FitError(
+            f"row {lost[0] + 1} is so far from every component that its density is zero ({lost.size} such rows); drop it"
+        )
+
+
 def _load(model: Path) -> Mixture:
     from jaxem.io import load
 
@@ -425,11 +454,11 @@ def _precision(table: Table) -> Any:
 def _check_free(out: Path | None, force: bool) -> None:
     if out is None:
         return
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a directory; give the name of a file")
     if out.exists() and not force:
         raise FileExistsError(f"{out} exists; choose another name or add --force")
     folder = out.absolute().parent
-    if out.is_dir():
-        raise IsADirectoryError(f"{out} is a directory; give the name of a file")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist; make it first")
     if not os.access(folder, os.W_OK):
@@ -541,11 +570,12 @@ def _restart(table: Table, components: int, covariance: Covariance, plan: Plan) 
     from jaxem.restarts import fit_from_starts, lane_count
     from jaxem.rows import mesh_of
 
+    console = Console(stderr=True)
     looks = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     family, devices, restarts = _family(covariance), jax.local_devices(), plan.restarts or 1
     # restarts are shared out among devices, but of large data the rows are: each device has its own in memory
     by_rows = len(devices) > 1 and (restarts < len(devices) or table.values.nbytes > LARGE)
-    with Progress(*looks, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*looks, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("fitting restarts", total=restarts)
 
         def show(seen: jaxem.Lanes) -> None:
@@ -591,10 +621,11 @@ def _search(table: Table, components: int, covariance: Covariance, plan: Plan) -
     import jaxem
 
     options = _search_options(plan)
+    console = Console(stderr=True)
     looks = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     # what takes no time shows no progress, and is not cut in pieces for it
     small = table.values.size * components * options["budget"] < SHORT
-    with Progress(*looks, console=Console(stderr=True), transient=True, disable=small) as progress:
+    with Progress(*looks, console=console, transient=True, disable=small or not console.is_terminal) as progress:
         task = progress.add_task("searching", total=options["budget"])
 
         def show(seen: jaxem.Raced) -> None:
@@ -620,8 +651,9 @@ def _select(table: Table, components: tuple[int, ...], covariance: Covariance, p
     import jaxem
 
     forms = [form for form in Covariance if form != Covariance.ALL] if covariance == Covariance.ALL else [covariance]
+    console = Console(stderr=True)
     looks = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*looks, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*looks, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("selecting", total=len(forms) * len(components))
 
         def show(candidate: jaxem.Candidate) -> None:
@@ -812,7 +844,7 @@ def _advice(table: Table, components: int, covariance: Covariance, status: Any) 
         reason = f"column {constant[0]!r} is constant, so its variance is zero; leave it out with --columns"
     elif distinct < components:
         reason = f"there are {distinct} distinct rows for {components} components; lower -k"
-    elif not np.isfinite(np.sum(values.astype(np.float64) ** 2)):
+    elif np.max(np.abs(values)) > np.sqrt(np.finfo(values.dtype).max / values.size):
         reason = "the squares of the values overflow; rescale the data"
     else:
         reason = "components collapsed on too few rows; lower -k or use --covariance diag, spherical or tied"

@@ -91,7 +91,9 @@ def _read_npy(path: Path, columns: Sequence[str] | None) -> Table:
     names = tuple(f"x{j + 1}" for j in range(values.shape[1]))
     kept = _chosen(path, names, columns)
     values = values[:, [names.index(name) for name in kept]]
-    return _checked(path, values.astype(np.float32 if values.dtype == np.float32 else np.float64), kept)
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32 if values.dtype == np.float32 else np.float64)
+    return _checked(path, values, kept)
 
 
 def _need_pyarrow() -> None:
@@ -120,16 +122,12 @@ def _read_text(path: Path, columns: Sequence[str] | None) -> Table:
     import pyarrow
     import pyarrow.csv
 
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            head = file.read(SNIFFED)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text in UTF-8 (byte {error.start}); export it as UTF-8 CSV") from error
+    _check_bytes(path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        head = file.read(SNIFFED)
     lines = [line for line in head.splitlines() if line.strip()]
     if not lines:
         raise DataError(f"{path} is empty; give a file with at least one row")
-    if "\0" in head:
-        raise DataError(f"{path} holds NUL bytes; it is no text file")
     delimiter = _delimiter(lines[0])
     first = next(csv.reader([lines[0]], delimiter=delimiter))
     has_header = not all(_is_number(field) for field in first)
@@ -153,6 +151,24 @@ def _read_text(path: Path, columns: Sequence[str] | None) -> Table:
     return _from_arrow(path, table.rename_columns(names), columns, text)
 
 
+def _check_bytes(path: Path) -> None:
+    """A DataError for the first line that holds a NUL byte or is not UTF-8."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            nul = line.find(b"\0")
+            if nul >= 0:
+                raise DataError(
+                    f"{path} holds a NUL byte in line {number}, column {nul + 1}: {line[:nul][-20:]!r}; it is no text file"
+                )
+            if not line.isascii():
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(
+                        f"{path} is not text in UTF-8: line {number} holds {line[error.start :][:10]!r}; export it as UTF-8"
+                    ) from error
+
+
 class Text(NamedTuple):
     """A text file that something is wrong with: where rows lie in it."""
 
@@ -164,7 +180,7 @@ class Text(NamedTuple):
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """The rows without the header, and the line that each begins in, from 1."""
         with self.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            reader = csv.reader((line.replace("\0", "\ufffd") for line in file), delimiter=self.delimiter)
+            reader = csv.reader(file, delimiter=self.delimiter)
             skipped, begin = not self.has_header, 1
             while True:
                 try:
@@ -226,6 +242,8 @@ def _chosen(path: Path, names: tuple[str, ...], columns: Sequence[str] | None) -
     for name in columns:
         if name not in names:
             raise DataError(f"{path} has no column {name!r}; it has {', '.join(names)[:200]}")
+        if columns.count(name) > 1:
+            raise DataError(f"{path}: column {name!r} is asked for twice; name each once")
     return tuple(columns)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
@@ -36,6 +37,7 @@ FAMILIES: dict[str, tuple[Family, type]] = {
     "Bernoulli": (Bernoulli(), BernoulliParams),
 }
 """what a file may hold; a new family is one more row"""
+ENTRY = {"dtype", "shape", "data_offsets"}
 METADATA = {"format", "version", "family", "n_components", "n_features", "sha256"}
 MAX_HEADER = 2**16
 """bytes of a header; ours have a few hundred"""
@@ -117,6 +119,14 @@ def load(path: str | Path) -> Mixture:
     if _digest(arrays) != metadata["sha256"]:
         raise ModelFormatError(f"{path}: sha256 does not match; the file was changed or damaged")
     _check_values(path, arrays, metadata["family"])
+    narrow = jax.dtypes.canonicalize_dtype(arrays["log_weights"].dtype)
+    if narrow != arrays["log_weights"].dtype:  # float64 in a JAX of 32 bits
+        with np.errstate(over="ignore", under="ignore"):
+            arrays = {name: array.astype(narrow) for name, array in arrays.items()}
+        try:
+            _check_values(path, arrays, metadata["family"])
+        except ModelFormatError as error:
+            raise ValueError(f"{error} in {narrow}; set jax_enable_x64 to load this model in float64") from error
     leaves = (jnp.asarray(arrays[f"components.{field}"]) for field in params._fields)  # type: ignore[attr-defined]
     return Mixture(jnp.asarray(arrays["log_weights"]), params(*leaves), family)
 
@@ -179,14 +189,17 @@ def _check_arrays(path: Path, header: dict[str, Any], expected: dict[str, tuple[
     total, dtypes = 0, set()
     for name, shape in expected.items():
         entry = header[name]
-        if not isinstance(entry, dict) or entry.get("shape") != list(shape) or entry.get("dtype") not in DTYPES:
+        known = isinstance(entry, dict) and set(entry) == ENTRY and isinstance(entry["dtype"], str)
+        if not known or entry["shape"] != list(shape) or entry["dtype"] not in DTYPES:
             raise ModelFormatError(f"{path}: {name} is {entry}; expected shape {list(shape)} and one of {[*DTYPES]}")
         dtypes.add(entry["dtype"])
         total += math.prod(shape) * DTYPES[entry["dtype"]].itemsize
     if len(dtypes) > 1:
         raise ModelFormatError(f"{path}: dtype differs between arrays: {sorted(dtypes)}")
     if total != size:
-        raise ModelFormatError(f"{path}: data has {size} bytes where the shapes need {total}; the file is truncated")
+        raise ModelFormatError(
+            f"{path}: data has {size} bytes where the shapes need {total}; the file is not whole, or more than a model"
+        )
 
 
 def _check_values(path: Path | str, arrays: Mapping[str, np.ndarray], family: str) -> None:

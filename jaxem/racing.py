@@ -164,7 +164,8 @@ def search(
     course = Course(family, k, names, budget, max_iter, accelerator)
     with computing(rows):
         found = _raced(key, rows, prior, stop, course, callback, 0)
-        if int(found.best.status) in (Status.DEGENERATE, Status.NONFINITE) and hasattr(family, "log_prior"):
+        failed = int(found.best.status) in (Status.DEGENERATE, Status.NONFINITE)
+        if failed and hasattr(family, "log_prior") and bool(jnp.all(jnp.isfinite(rows.variance))):
             penalty = _penalty(gathered(rows))
             penalty = penalty if prior is None else prior + penalty
             offered = _raced(key, rows, penalty, stop, course, callback, found.passes)

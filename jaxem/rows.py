@@ -173,11 +173,21 @@ def ready_on_host(
         return spread
 
     tile = max(16, TILE // d)
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # numpy lets the others run
-        over = map if m == 1 else pool.map
-        mean = anchor + sum(over(moved, range(m))) / whole
+
+    def quiet(function: Callable[[int], Any]) -> Callable[[int], Any]:
+        """Squares that overflow are told by a status, not by numpy; its settings belong to a thread."""
+
+        def quietly(i: int) -> Any:
+            with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+                return function(i)
+
+        return quietly
+
+    with concurrent.futures.ThreadPoolExecutor() as pool, np.errstate(over="ignore", invalid="ignore"):
+        over = map if m == 1 else pool.map  # numpy lets the others run
+        mean = anchor + sum(over(quiet(moved), range(m))) / whole
         centre = (mean if centred else np.zeros(d)).astype(x.dtype)
-        variance = sum(over(fill, range(m))) / whole
+        variance = sum(over(quiet(fill), range(m))) / whole
     leaves = blocks, weights.reshape(m, b), norms, centre, variance.astype(x.dtype)
     if mesh is None:
         return Rows(*map(jax.device_put, leaves))

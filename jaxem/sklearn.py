@@ -170,12 +170,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Raises:
             ValueError: naming the parameter, if they belong to no mixture.
         """
-        if covariance_type not in FORMS:
+        if not isinstance(covariance_type, str) or covariance_type not in FORMS:
             raise ValueError(f"covariance_type = {covariance_type!r}; choose from {', '.join(FORMS)}")
         means = check_array(means, dtype=FLOATS, input_name="means")
         k, d = means.shape
         weights = _checked_weights(weights, k)
         covariances = _checked_matrices(covariances, covariance_type, k, d, "covariance")
+        if covariance_type in ("full", "tied"):
+            deviations = np.sqrt(np.diagonal(covariances, axis1=-2, axis2=-1))
+            apart = np.abs(covariances - np.swapaxes(covariances, -1, -2))
+            if np.any(apart > 1e-5 * deviations[..., :, None] * deviations[..., None, :]):
+                raise ValueError(f"'{covariance_type} covariance' should be symmetric, positive-definite")
+            covariances = 0.5 * (covariances + np.swapaxes(covariances, -1, -2))
         dtype = np.result_type(weights, means, covariances)
         model = cls(k, covariance_type=covariance_type)
         model.n_features_in_ = d
@@ -230,21 +236,27 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 f"but got n_components = {self.n_components}, n_samples = {n}"
             )  # fmt: skip
         weight = None if sample_weight is None else _checked_sample_weight(sample_weight, x)
+        if weight is not None and np.count_nonzero(weight) < self.n_components:
+            raise ValueError(
+                f"sample_weight is positive for {np.count_nonzero(weight)} rows, fewer than n_components = {self.n_components}"
+            )
         given = self._given(x.dtype, d)
         warm = self.warm_start and hasattr(self, "converged_")
-        if warm and (np.shape(self.weights_), np.shape(self.means_)) != ((self.n_components,), (self.n_components, d)):
+        searching = isinstance(self.init_params, str) and self.init_params == "search" and not warm
+        if warm:
+            self._check_warm_start(d)
+        if searching and any(one is not None for one in given):
             raise ValueError(
-                f"warm_start goes on from means_ of shape {np.shape(self.means_)}, but n_components = {self.n_components} "
-                f"and X has {d} features; set warm_start=False to start anew"
+                "init_params='search' makes its own starts; leave weights_init, means_init and precisions_init out"
             )
-        _check_scale(x, weight, self.reg_covar)
+        _check_scale(x, weight, 0.0 if searching else self.reg_covar)
         random_state = check_random_state(self.random_state)
         with self._computing(x.dtype):
-            if isinstance(self.init_params, str) and self.init_params == "search" and not warm:
+            if searching:
                 found = self._search(x, weight, random_state)
             else:
                 rows = made_ready(self._family, x, weight, self.n_components, chunk_size=self.chunk_size)
-                starts = [self._parameters()] if warm else self._starts(x, weight, given, random_state)
+                starts = [self._parameters().astype(x.dtype)] if warm else self._starts(x, weight, given, random_state)
                 found = self._climb(starts, rows, float(self.lower_bound_) if warm else -math.inf)
         if not found.converged and (self.max_iter > 0 or found.warning):
             warnings.warn(found.warning or NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
@@ -256,6 +268,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.restart_lower_bounds_ = found.last_bounds
         self.restart_statuses_ = found.statuses
 
+    def _check_warm_start(self, d: int) -> None:
+        """Whether the fitted parameters are a start for data of d features."""
+        k = self.n_components
+        shape = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}[self.covariance_type]
+        found = np.shape(self.weights_), np.shape(self.means_), np.shape(self.precisions_cholesky_)
+        if found != ((k,), (k, d), shape):
+            raise ValueError(
+                f"warm_start goes on from means_ of shape {found[1]} and covariances of shape {found[2]}, but "
+                f"{k} components of covariance_type {self.covariance_type!r} and {d} features were asked for; set "
+                "warm_start=False to start anew"
+            )
+
     def _given(self, dtype: Any, d: int) -> "Given":
         """The user's `*_init`, checked."""
         k, form = self.n_components, self.covariance_type
@@ -263,7 +287,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if self.weights_init is not None:
             weights = _cast(_checked_weights(self.weights_init, k), dtype, "weights_init")
         if self.means_init is not None:
-            means = check_array(self.means_init, dtype=FLOATS, ensure_2d=False, input_name="means_init")
+            means = check_array(
+                _unmasked(self.means_init, "means_init"), dtype=FLOATS, ensure_2d=False, input_name="means_init"
+            )
             _check_shape(means, (k, d), "means")
             means = _cast(means, dtype, "means_init")
         if self.precisions_init is not None:
@@ -282,7 +308,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """
         if all(one is not None for one in given):
             one = Parameters(given.weights, given.means, _inverse(given.precisions, self.covariance_type))
-            return [Parameters(*(leaf.astype(x.dtype) for leaf in one))] * self.n_init
+            return [one.astype(x.dtype)] * self.n_init
         fixed = not isinstance(self.init_params, str) and not callable(self.init_params)
         starts = []
         for _ in range(1 if fixed else self.n_init):
@@ -300,7 +326,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """A start's responsibilities `[n, k]`, drawn as scikit-learn draws them."""
         (n, _), k, kind = x.shape, self.n_components, self.init_params
         if not isinstance(kind, str):
-            resp = kind(x, k, random_state) if callable(kind) else kind
+            resp = kind(x.copy(), k, random_state) if callable(kind) else kind
             resp = check_array(resp, dtype=FLOATS, input_name="init_params")
             _check_shape(resp, (n, k), "init_params")
             if resp.min() < 0 or not np.all(resp.sum(axis=1) > 0):
@@ -317,7 +343,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if kind == "k-means++":
             rows = kmeans_plusplus(x, k, sample_weight=weight, random_state=random_state)[1]
         else:
-            p = None if weight is None else weight / weight.sum()
+            p = (
+                None
+                if weight is None or np.all(weight == weight[0])
+                else weight.astype(np.float64) / weight.sum(dtype=np.float64)
+            )
             rows = random_state.choice(n, size=k, replace=False, p=p)
         resp[rows, np.arange(k)] = 1
         if weight is not None:  # the row itself is the start, whatever it weighs
@@ -331,10 +361,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         mixtures = [_centred(start, family, rows) for start in starts]
         proper = np.array([_are_proper(start.covariances, self.covariance_type) for start in starts])
         if not proper.any():
-            raise ValueError(ILL_DEFINED + (IN_SINGLE if dtype == np.float32 else ""))
+            raise ValueError(_ill_defined(dtype))
         if self.max_iter == 0:
-            first = starts[int(np.argmax(proper))]
+            first = starts[int(np.flatnonzero(proper)[-1])]  # the last, as in scikit-learn
             first = first._replace(weights=first.weights / first.weights.sum())
+            for i in range(len(starts) if self.verbose else 0):
+                print(f"Initialization {i}")
             names = tuple("MAX_ITER" if one else "DEGENERATE" for one in proper)
             return Found(first, False, [], np.full(len(starts), np.nan), names, "")
         added = _Added(jnp.asarray(self.reg_covar, dtype), _pooled(rows, family))
@@ -382,7 +414,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         collapsed = [_improper(end.plain.components.covariances, form) for end in ends]
         sound = (status != Status.NONFINITE) & np.array([one.size == 0 for one in collapsed]) & (made > 0)
         if not (made > 0).any():
-            raise ValueError(ILL_DEFINED + (IN_SINGLE if dtype == np.float32 else ""))
+            raise ValueError(_ill_defined(dtype))
         among = sound if sound.any() else made > 0
         top = np.max(bounds[among])
         tie = 64 * np.finfo(dtype).eps * max(1.0, abs(top))  # the first of those that are as high but for rounding
@@ -400,16 +432,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 "are the last valid ones. Decrease n_components, increase reg_covar, or scale the data."
             )
         shifted = mixture.shift(rows.centre)
-        weights = np.exp(mixture.log_weights.astype(np.float64))
-        parameters = Parameters(
-            (weights / weights.sum()).astype(dtype), *(np.asarray(leaf) for leaf in shifted.components)
-        )
+        parameters = Parameters.of(shifted)
         names = {int(Status.CONVERGED): "CONVERGED", int(Status.RUNNING): "MAX_ITER", int(Status.MAX_ITER): "MAX_ITER"}
         told = tuple(
             names.get(int(s), "DEGENERATE") if ok else "DEGENERATE" for s, ok in zip(status, sound, strict=True)
         )
         converged = bool(sound[chosen] and status[chosen] == Status.CONVERGED)
-        trace = [float(value) / total for value in end.trace[: made[chosen]]]
+        trace = [dtype.type(float(value) / total) for value in end.trace[: made[chosen]]]
         return Found(parameters, converged, trace, bounds, told, warning)
 
     def _search(self, x: np.ndarray, weight: np.ndarray | None, random_state: np.random.RandomState) -> "Found":
@@ -419,12 +448,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         found = search(key, self._family, x, self.n_components, weight, budget=budget, chunk_size=self.chunk_size)
         best, total = found.best, float(len(x) if weight is None else weight.sum(dtype=np.float64))
         status = Status(int(best.status))
-        weights = np.exp(np.asarray(best.mixture.log_weights, np.float64))
-        parameters = Parameters(
-            (weights / weights.sum()).astype(x.dtype), *(np.asarray(leaf) for leaf in best.mixture.components)
-        )
+        parameters = Parameters.of(best.mixture)
         if status == Status.NONFINITE or not _are_proper(parameters.covariances, self.covariance_type):
-            raise ValueError(ILL_DEFINED + (IN_SINGLE if x.dtype == np.float32 else ""))
+            raise ValueError(_ill_defined(x.dtype))
         warning = ""
         if status == Status.DEGENERATE:
             warning = (
@@ -435,7 +461,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return Found(
             parameters,
             status in (Status.CONVERGED, Status.PRECISION_LIMITED),
-            [float(value) for value in trace],
+            [x.dtype.type(value) for value in trace],
             np.asarray(found.finalists.objective, np.float64) / total,
             tuple(Status(int(one)).name for one in np.asarray(found.finalists.status)),
             warning,
@@ -518,11 +544,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return FORMS[self.covariance_type]
 
     def _parameters(self) -> "Parameters":
-        """From the attributes, which may have been set by hand."""
+        """From the attributes. They may have been set by hand; then precisions_cholesky_ decides, as in scikit-learn."""
+        factor = np.asarray(self.precisions_cholesky_)
         covariances = getattr(self, "covariances_", None)
+        by_matrix = self.covariance_type in ("full", "tied")
+        if covariances is not None and np.shape(covariances) == factor.shape:
+            expected = _factors(np.asarray(covariances), self.covariance_type)[0]
+            tol = 1e-9 if factor.dtype == np.float64 else 1e-4
+            if expected is None or not np.allclose(factor, expected, rtol=tol, atol=tol * np.abs(factor).max()):
+                covariances = None
         if covariances is None:
-            factor = np.asarray(self.precisions_cholesky_)
-            by_matrix = self.covariance_type in ("full", "tied")
             precisions = factor @ np.swapaxes(factor, -1, -2) if by_matrix else factor**2
             covariances = _inverse(precisions, self.covariance_type)
         dtype = np.result_type(np.asarray(self.weights_), np.asarray(self.means_), np.asarray(covariances), np.float32)
@@ -530,18 +561,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _set(self, parameters: "Parameters", form: str) -> None:
         """Set the attributes that hold parameters, all or none."""
-        if not _are_proper(parameters.covariances, form):
-            raise ValueError(ILL_DEFINED)
         dtype = parameters.means.dtype
-        covariances = parameters.covariances.astype(np.float64)
-        if form in ("full", "tied"):
-            factors = np.linalg.cholesky(covariances)
-            cholesky = np.swapaxes(
-                np.linalg.solve(factors, np.broadcast_to(np.eye(len(factors[-1])), factors.shape)), -1, -2
-            )
-            precisions = cholesky @ np.swapaxes(cholesky, -1, -2)
-        else:
-            cholesky, precisions = 1 / np.sqrt(covariances), 1 / covariances
+        cholesky, precisions = _factors(parameters.covariances, form)
+        if cholesky is None or not np.isfinite(precisions).all():
+            raise ValueError(ILL_DEFINED)
         self.weights_, self.means_, self.covariances_ = parameters
         self.precisions_cholesky_, self.precisions_ = cholesky.astype(dtype), precisions.astype(dtype)
 
@@ -582,6 +605,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
 def from_sklearn(model: Any) -> GaussianMixture:
     """The same fitted model as a GaussianMixture of jaxem, from a fitted `sklearn.mixture.GaussianMixture`."""
+    import sklearn.mixture
+
+    if not isinstance(model, (sklearn.mixture.GaussianMixture, GaussianMixture)):
+        raise TypeError(f"model is a {type(model).__name__}; give a fitted sklearn.mixture.GaussianMixture")
     check_is_fitted(model)
     return _converted(model, GaussianMixture)
 
@@ -703,6 +730,17 @@ class Parameters(NamedTuple):
     means: np.ndarray
     covariances: np.ndarray
 
+    @classmethod
+    def of(cls, mixture: Mixture) -> "Parameters":
+        """Those of a mixture, as arrays that may be written to."""
+        means, covariances = (np.array(leaf) for leaf in mixture.components)
+        weights = np.exp(np.asarray(mixture.log_weights, np.float64))
+        return cls((weights / weights.sum()).astype(means.dtype), means, covariances)
+
+    def astype(self, dtype: Any) -> "Parameters":
+        """The same in another dtype."""
+        return Parameters(*(_cast(np.asarray(leaf), dtype, "a parameter") for leaf in self))
+
     def overridden(self, given: "Given", form: str) -> "Parameters":
         """These, but for what is given."""
         dtype = self.means.dtype
@@ -725,7 +763,7 @@ class Found(NamedTuple):
 
     parameters: Parameters
     converged: bool
-    bounds: list[float]
+    bounds: list[Any]
     last_bounds: np.ndarray
     statuses: tuple[str, ...]
     warning: str
@@ -780,6 +818,20 @@ def _centred(parameters: Parameters, family: Family, rows: Rows) -> Mixture:
     return Mixture(log_weights, GaussianParams(means, parameters.covariances), family)  # type: ignore[arg-type]
 
 
+def _factors(covariances: np.ndarray, form: str) -> tuple[Any, Any]:
+    """precisions_cholesky_ and precisions_ of covariances, in float64; None for what is not positive definite."""
+    if not _are_proper(covariances, form):
+        return None, None
+    covariances = covariances.astype(np.float64)
+    with np.errstate(over="ignore", divide="ignore"):
+        if form not in ("full", "tied"):
+            return 1 / np.sqrt(covariances), 1 / covariances
+        factors = np.linalg.cholesky(covariances)
+        unit = np.broadcast_to(np.eye(factors.shape[-1]), factors.shape)
+        cholesky = np.swapaxes(np.linalg.solve(factors, unit), -1, -2)
+        return cholesky, cholesky @ np.swapaxes(cholesky, -1, -2)
+
+
 def _inverse(matrices: np.ndarray, form: str) -> np.ndarray:
     """Covariances of precisions, or the reverse."""
     matrices = matrices.astype(np.float64)
@@ -812,13 +864,23 @@ def _are_proper(covariances: np.ndarray, form: str) -> bool:
 # -- checks, in scikit-learn's words -------------------------------------------------------------------------------------
 
 
+def _ill_defined(dtype: Any) -> str:
+    return ILL_DEFINED + (IN_SINGLE if np.dtype(dtype) == np.float32 else "")
+
+
 def _check_shape(array: np.ndarray, shape: tuple[int, ...], name: str) -> None:
     if array.shape != shape:
         raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}")
 
 
+def _unmasked(value: Any, name: str) -> Any:
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name} has a mask over {int(np.sum(value.mask))} values; give numbers for all")
+    return value
+
+
 def _checked_weights(weights: Any, k: int) -> np.ndarray:
-    weights = check_array(weights, dtype=FLOATS, ensure_2d=False, input_name="weights")
+    weights = check_array(_unmasked(weights, "weights"), dtype=FLOATS, ensure_2d=False, input_name="weights")
     _check_shape(weights, (k,), "weights")
     if np.any(weights < 0) or np.any(weights > 1):
         raise ValueError(
@@ -832,7 +894,9 @@ def _checked_weights(weights: Any, k: int) -> np.ndarray:
 
 def _checked_matrices(matrices: Any, form: str, k: int, d: int, name: str) -> np.ndarray:
     """Precisions or covariances of the right shape, positive definite."""
-    matrices = check_array(matrices, dtype=FLOATS, ensure_2d=False, allow_nd=form == "full", input_name=name)
+    matrices = check_array(
+        _unmasked(matrices, name), dtype=FLOATS, ensure_2d=False, allow_nd=form == "full", input_name=name
+    )
     shape = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}[form]
     _check_shape(matrices, shape, f"{form} {name}")
     if form in ("diag", "spherical"):
@@ -844,16 +908,14 @@ def _checked_matrices(matrices: Any, form: str, k: int, d: int, name: str) -> np
 
 
 def _checked_sample_weight(sample_weight: Any, x: np.ndarray) -> np.ndarray:
+    sample_weight = _unmasked(sample_weight, "sample_weight")
     weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
     if not np.any(weight > 0):
         raise ValueError("sample_weight is zero everywhere; at least one row must count")
-    with np.errstate(over="ignore", under="ignore"):
-        cast = weight.astype(x.dtype)
-        if not np.isfinite(cast.sum()) or not np.any(cast > 0):
-            raise ValueError(
-                f"sample_weight sums to {weight.sum()}, which {x.dtype} cannot hold; rescale it to about 1"
-            )
-    return cast
+    # weights count by their ratios: scaled by a power of two, which is exact, they neither overflow nor vanish
+    scale = 2.0 ** math.floor(math.log2(float(weight.max())))
+    with np.errstate(under="ignore"):
+        return (weight / scale).astype(x.dtype)
 
 
 def _cast(array: np.ndarray, dtype: Any, name: str) -> np.ndarray:
@@ -872,13 +934,14 @@ def _check_scale(x: np.ndarray, weight: np.ndarray | None, reg_covar: float) -> 
     largest = float(np.max(np.abs(rows)))
     if largest > math.sqrt(np.finfo(x.dtype).max / (16 * rows.size)):
         raise ValueError(f"X holds values too large: the square of {largest:g} overflows {x.dtype}; rescale the data")
-    variance = np.var(rows, axis=0, dtype=np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        variance = np.var(rows, axis=0, dtype=np.float64)
     spread = variance[variance > 0]
     if reg_covar > 0 and spread.size and reg_covar > NOTICEABLE * spread.min():
         feature = int(np.argmin(np.where(variance > 0, variance, np.inf)))
         warnings.warn(
-            f"reg_covar = {reg_covar:g} is {reg_covar / spread.min():.2g} times the variance of feature {feature}, "
-            f"{spread.min():.2g}: components may be merged by it. Scale the data or lower reg_covar.",
+            f"reg_covar = {reg_covar:g} is no small part of the variance of feature {feature}, {spread.min():.2g}: components "
+            "may be merged by it. Scale the data or lower reg_covar.",
             UserWarning,
             stacklevel=5,
         )

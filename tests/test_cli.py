@@ -123,7 +123,7 @@ def test_refusals_of_ranges_and_budgets():
     fails(run("fit", "-k", "3:1"), "smaller number first", 2)
     fails(run("fit", "-k", "1:1000"), "at most 100", 2)
     fails(run("fit", "-k", "two"), "'two' is not a whole number", 2)
-    fails(run("fit", "--budget", 0), "budget = 0 is too small")
+    fails(run("fit", "--budget", 0), "0 is out of range", 2)
     fails(run("fit", "-k", "1:3", "--restarts", 4), "or --init exclude", 2)
     fails(run("fit", "--budget", 100, "--init", "random"), "or --init exclude", 2)
     fails(run("fit", "--tol", "nan"), "not a tolerance", 2)
@@ -148,13 +148,14 @@ def test_refusals(model, tmp_path):
     fails(run("fit", text), "column 'b' is not numeric")
     fails(run("fit", tmp_path / "nan.csv"), "line 3, column 'b'")
     fails(run("fit", tmp_path / "nothing.csv"), "does not exist")
-    fails(run("fit", "-k", 0), "n_components = 0")
+    fails(run("fit", "-k", 0), "0 is out of range", 2)
     fails(run("fit", "-k", 10**12), "exceeds the 272 rows")
-    fails(run("fit", "--restarts", 0), "restarts = 0")
+    fails(run("fit", "--restarts", 0), "0 is out of range", 2)
+    fails(run("fit", "--max-iter", -3), "-3 is out of range", 2)
     fails(run("fit", "--out", path), "exists.*--force")
     assert path.read_bytes() == before
     fails(run("fit", "--out", tmp_path / "no" / "m"), "does not exist; make it first")
-    fails(run("predict", tmp_path / "bad.safetensors"), "truncated")
+    fails(run("predict", tmp_path / "bad.safetensors"), "not whole")
     fails(run("predict", tmp_path / "nothing"), "does not exist")
     fails(run("predict", path, "--columns", "waiting"), "x has 1 columns, the mixture 2")
     fails(run("fit", "-k", "2.5"), "'2.5' is not a whole number", code=2)
@@ -262,6 +263,25 @@ def test_termination_has_its_own_code(tmp_path):
     assert "terminated" in stderr
     assert "Traceback" not in stderr
     assert stdout == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("after", [0.4, 0.6, 0.8, 1.0])
+def test_termination_while_modules_are_imported(after):
+    process = subprocess.Popen([*COMMAND, "fit"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(after)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (143, -signal.SIGTERM)  # the second before there is a handler
+    assert "Traceback" not in stderr
+
+
+def test_rows_too_far_away(model, tmp_path):
+    """No number is told of a row that no component can produce, and squares that overflow are one line."""
+    (tmp_path / "far.csv").write_text("a,b\n3,60\n1e200,0\n")
+    fails(run("predict", model[0], tmp_path / "far.csv", "--proba"), "row 2 is so far")
+    fails(run("score", model[0], tmp_path / "far.csv"), "row 2 is so far")
+    fails(run("fit", tmp_path / "far.csv"), "the squares of the values overflow; rescale the data")
 
 
 def test_debug_shows_where(tmp_path):

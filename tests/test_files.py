@@ -85,6 +85,7 @@ LIES = {
     "arrays": lambda h: h.pop("log_weights"),
     "log_weights": lambda h: h["log_weights"].update(shape=[3]),
     "components.means": lambda h: h["components.means"].update(dtype="I64"),
+    "components.covariances": lambda h: h["components.covariances"].update(extra=1),
 }
 
 
@@ -139,6 +140,26 @@ def test_a_save_killed_at_any_moment_leaves_a_model(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert float(io.load(path).components.means[0, 0]) in (0.0, 1.0, 2.0)
+
+
+@pytest.mark.parametrize("wrong", [["F64"], {"a": 1}, None, 3, True])
+def test_types_that_json_allows_and_we_do_not(wrong, tmp_path):
+    path = tmp_path / "m"
+    for field in ("dtype", "shape", "data_offsets"):
+        io.save(Case(jaxem.Full(), 2, 2, 0).mixture(), path)
+        edit(path, lambda header, field=field: header["log_weights"].update({field: wrong}))
+        with pytest.raises(io.ModelFormatError):
+            io.load(path)
+
+
+def test_float64_that_float32_cannot_hold_is_not_read_as_infinity(tmp_path):
+    for means, covariance in ((1e300, 1.0), (0.0, 1e-60)):
+        params = jaxem.GaussianParams(np.full((1, 1), means), np.full(1, covariance))
+        io.save(jaxem.Mixture(np.zeros(1), params, jaxem.Spherical()), tmp_path / "m")
+        with jax.enable_x64(True):
+            assert float(io.load(tmp_path / "m").components.means[0, 0]) == means
+        with jax.enable_x64(False), pytest.raises(ValueError, match="set jax_enable_x64"):
+            io.load(tmp_path / "m")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04\x95", b"\xff" * 100, b"PK\x03\x04" + b"\0" * 50])
@@ -217,10 +238,10 @@ BAD_TEXT = {
     "NA": ("a,b\r\n1,NA\r\n3,4\r\n", "line 2, column 'b' holds 'NA', a missing value"),
     "infinite": ("\ufeffa,b\n1,inf\n3,4\n", "line 2, column 'b' holds 'inf', inf"),
     "twice": ("a,a\n1,2\n", "two columns named 'a'"),
-    "NUL": ("a,b\n1,\0\n", "NUL"),
+    "NUL": ("a,b\n1,\0\n", "NUL byte in line 2, column 3"),
     "NUL, later": (
         "a,b\n" + "1,2\n" * 50_000 + "3,4\0\n",
-        r"column 'b' is not numeric but string \(line 50002 holds '4",
+        "NUL byte in line 50002, column 4",
     ),
 }
 

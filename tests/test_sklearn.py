@@ -3,6 +3,7 @@
 The estimator computes float64 in float64 whatever JAX's setting, so nothing here depends on the suite's.
 """
 
+import inspect
 import os
 import pickle
 import re
@@ -21,9 +22,11 @@ import pyarrow
 import pytest
 import scipy.sparse
 import scipy.stats
+import sklearn
 import sklearn.mixture
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture.tests import test_gaussian_mixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -88,7 +91,10 @@ def test_starts_turns_and_parameters_are_scikit_learns(form, init, n_init):
     theirs, ours = pair(3, covariance_type=form, init_params=init, n_init=n_init, random_state=5)
     np.testing.assert_allclose(fitted(ours, x).score(x), fitted(theirs, x).score(x), rtol=1e-9)
     if n_init > 1 and not np.allclose(ours.means_, theirs.means_):
-        return  # restarts that are as high but for rounding: which comes first is chance
+        # two restarts that are as high but for rounding are one optimum: the same but for the order of components
+        np.testing.assert_allclose(np.sort(ours.weights_), np.sort(theirs.weights_), rtol=1e-4)
+        np.testing.assert_allclose(np.sort(ours.means_, axis=0), np.sort(theirs.means_, axis=0), rtol=1e-4)
+        return
     assert_same_fit(theirs, ours)
     np.testing.assert_allclose(ours.score_samples(x), theirs.score_samples(x), rtol=1e-9)
     np.testing.assert_allclose(ours.predict_proba(x), theirs.predict_proba(x), rtol=1e-8, atol=1e-12)
@@ -175,8 +181,11 @@ def run_suite(seeds):
 
 def test_scikit_learns_tests_pass():
     told = run_suite("42")
-    assert len(LEFT_OUT) == 3
-    assert int(re.search(r"(\d+) passed", told).group(1)) >= 62
+    assert {*LEFT_OUT} <= {*re.findall(r"def (test_\w+)", inspect.getsource(test_gaussian_mixture))}
+    # all others, 62 of which build the class, but for those that ask for another array library or its settings
+    passed, skipped = (int(re.search(rf"(\d+) {word}", told).group(1)) for word in ("passed", "skipped"))
+    assert passed >= 72
+    assert skipped == 240 or sklearn.__version__ != "1.9.1"
 
 
 @pytest.mark.slow
@@ -332,7 +341,7 @@ def test_a_row_too_far_away_is_named():
 
 
 def test_reg_covar_that_blurs_the_data_is_warned_of():
-    with pytest.warns(UserWarning, match="reg_covar = 1e-06 is .* times the variance of feature 0"):
+    with pytest.warns(UserWarning, match="reg_covar = 1e-06 is no small part of the variance of feature 0"):
         GaussianMixture(2, random_state=0).fit(FAITHFUL * 1e-4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -390,6 +399,15 @@ def test_starts_of_ones_own():
     ):
         with pytest.raises(ValueError, match=message):
             GaussianMixture(2, init_params=bad).fit(FAITHFUL)
+    with pytest.raises(ValueError, match="makes its own starts"):
+        GaussianMixture(2, init_params="search", means_init=FAITHFUL[:2]).fit(FAITHFUL)
+    for name in ("means_init", "weights_init"):
+        masked = np.ma.masked_array(
+            FAITHFUL[:2] if name == "means_init" else [0.5, 0.5],
+            mask=[True, False] if name == "weights_init" else [[True, False]] * 2,
+        )
+        with pytest.raises(ValueError, match="mask"):
+            GaussianMixture(2, **{name: masked}).fit(FAITHFUL)
 
 
 def test_search_finds_the_best_optimum():
@@ -531,7 +549,8 @@ def test_bad_options_name_the_parameter(options):
         theirs = refusal(Original(**options))
     assert type(ours.value) is type(theirs)
     if "NaN" not in str(theirs) and "infinity" not in str(theirs):  # ours says in what
-        assert str(ours.value) == str(theirs)
+        # a set of choices is listed in any order
+        assert sorted(re.findall(r"[\w.-]+", str(ours.value))) == sorted(re.findall(r"[\w.-]+", str(theirs)))
 
 
 def refusal(model):
@@ -543,6 +562,49 @@ def refusal(model):
     return None
 
 
+def test_warm_starts_from_other_data():
+    """Another dtype goes on in it; what cannot be a start is named, not met inside."""
+    model = GaussianMixture(2, warm_start=True, random_state=0).fit(np.float32(FAITHFUL))
+    assert model.fit(FAITHFUL).means_.dtype == np.float64
+    assert model.fit(np.float32(FAITHFUL)).means_.dtype == np.float32
+    model.fit(np.round(FAITHFUL).astype(int))
+    for change in ({"covariance_type": "tied"}, {"covariance_type": "diag"}, {"n_components": 3}):
+        with pytest.raises(ValueError, match="warm_start goes on from"):
+            clone_with_parameters(model, **change).fit(FAITHFUL)
+
+
+def clone_with_parameters(model, **change):
+    copy = pickle.loads(pickle.dumps(model))
+    return copy.set_params(**change)
+
+
+def test_attributes_may_be_set_by_hand():
+    """They are arrays to write to, and as in scikit-learn precisions_cholesky_ is what predicts."""
+    ours, theirs = GaussianMixture(2, random_state=0).fit(FAITHFUL), Original(2, random_state=0).fit(FAITHFUL)
+    for model in (ours, theirs):
+        model.means_ += 0.5
+        model.precisions_cholesky_ = model.precisions_cholesky_ * 1.5
+    np.testing.assert_allclose(ours.score_samples(FAITHFUL), theirs.score_samples(FAITHFUL), rtol=1e-9)
+    for model in (ours, theirs):
+        model.covariances_[0] *= 7
+    np.testing.assert_allclose(ours.score_samples(FAITHFUL), theirs.score_samples(FAITHFUL), rtol=1e-9)
+
+
+def test_callables_get_a_copy():
+    x, resp = FAITHFUL.copy(), np.eye(2)[(FAITHFUL[:, 0] > 3).astype(int)]
+    GaussianMixture(2, init_params=lambda x, k, random_state: (x.fill(0), resp)[1]).fit(x)
+    np.testing.assert_array_equal(x, FAITHFUL)
+
+
+def test_equal_weights_are_no_weights():
+    for init in ("kmeans", "k-means++", "random", "random_from_data"):
+        plain, weighted = (
+            fitted(GaussianMixture(3, init_params=init, random_state=1), FAITHFUL, sample_weight=w)
+            for w in (None, np.full(272, 0.25))
+        )
+        np.testing.assert_allclose(weighted.means_, plain.means_, rtol=1e-9)
+
+
 def test_bad_weights_of_rows():
     model = GaussianMixture(2, random_state=0)
     for bad, message in (
@@ -550,8 +612,13 @@ def test_bad_weights_of_rows():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             model.fit(FAITHFUL, sample_weight=bad)
-    with pytest.raises(ValueError, match="float32 cannot hold"):
-        model.fit(np.float32(FAITHFUL), sample_weight=np.full(272, 1e300))
+    with pytest.raises(ValueError, match="fewer than n_components"):
+        model.fit(FAITHFUL, sample_weight=np.eye(1, 272)[0])
+    plain = model.fit(np.float32(FAITHFUL)).means_
+    for scale in (1e-300, 1e300):  # weights count by their ratios
+        np.testing.assert_allclose(
+            model.fit(np.float32(FAITHFUL), sample_weight=np.full(272, scale)).means_, plain, rtol=1e-6
+        )
     with pytest.raises(ValueError, match=r"means_init.*too large for float32"):
         GaussianMixture(2, means_init=np.full((2, 2), 1e300)).fit(np.float32(FAITHFUL))
 
@@ -649,6 +716,16 @@ def test_parameters_of_no_mixture():
             GaussianMixture.from_parameters(*parameters)
     with pytest.raises(ValueError, match="covariance_type"):
         GaussianMixture.from_parameters(*good, "round")
+    for bad in (["full"], None):
+        with pytest.raises(ValueError, match="covariance_type"):
+            GaussianMixture.from_parameters(*good, bad)
+    with pytest.raises(ValueError, match="symmetric"):
+        GaussianMixture.from_parameters([1.0], [[0.0, 0.0]], [[[1e-9, 5e-10], [-5e-10, 1e-9]]])
+    with pytest.raises(ValueError, match="ill-defined"):
+        GaussianMixture.from_parameters([1.0], [[0.0]], [1e-320], "spherical")
+    for other in (sklearn.mixture.BayesianGaussianMixture(), "model"):
+        with pytest.raises(TypeError, match=r"give a fitted sklearn\.mixture\.GaussianMixture"):
+            from_sklearn(other)
     model = GaussianMixture.from_parameters(*good)
     expected = [scipy.stats.multivariate_normal([m, m]).logpdf([0.2, 0.1]) for m in (0, 1)]
     np.testing.assert_allclose(model.score_samples([[0.2, 0.1]]), np.logaddexp(*expected) - np.log(2))
