@@ -72,6 +72,17 @@ def test_random_start_is_the_lectures(family):
     assert weights.std() > 0.1
 
 
+def test_a_constant_feature_counts_in_the_variance_of_all():
+    """The lecture's variance, sum |x - mean|^2 / (n d), by numpy, of data with columns that do not vary."""
+    x = np.column_stack([three_blobs()[0], np.full((150, 3), 7.0)])
+    for family, expected in (
+        (jaxem.Spherical(), np.var(x, axis=0).mean()),
+        (jaxem.Diagonal(), [*np.var(x[:, :2], axis=0), 1, 1, 1]),
+    ):
+        start = jaxem.starts(KEY, family, x, 2, 1, jaxem.RandomParameters())
+        np.testing.assert_allclose(start.components.covariances[0, 0], expected, rtol=20 * ROUNDING)
+
+
 def test_kmeans_is_a_fixed_point_and_as_good_as_a_peer():
     x, _ = three_blobs()
     w = np.random.default_rng(1).uniform(0.2, 2, len(x))

@@ -89,6 +89,8 @@ class _Gaussian(Family):
     location: ClassVar[bool] = True
     shared: ClassVar[bool] = False
     """Whether all components have one covariance."""
+    by_matrices: ClassVar[bool] = False
+    """Whether covariances are matrices."""
 
     # -- the form of the covariances ----------------------------------------------------------------------------------
 
@@ -140,6 +142,10 @@ class _Gaussian(Family):
     def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
         """Covariances as matrices `[k, d, d]`."""
 
+    def proper_variances(self, variances: Array) -> Array:
+        """Pooled variances `[d]` that have a density: constant features get variance 1."""
+        return jnp.where(variances > 0, variances, 1.0)
+
     def variances(self, covariances: Array, k: int, d: int) -> Array:
         """The variance of each component and feature, `[k, d]`."""
         return jnp.broadcast_to(covariances.reshape(k, -1), (k, d))
@@ -186,11 +192,13 @@ class _Gaussian(Family):
 
         def second(x: Array, w: Array) -> Array:
             diff = moved(x, w, shift[None, :])
-            return _dot("nd,ne->de", w[:, None] * diff, diff)
+            weighted = w[:, None] * diff
+            return _dot("nd,ne->de", weighted, diff) if self.by_matrices else jnp.sum(weighted * diff, axis=0)
 
-        covariance = sum_chunks(second, x, w) / jnp.sum(w)
+        spread = sum_chunks(second, x, w) / jnp.sum(w)  # [d, d], or [d] where no more is wanted
+        covariance = _proper(spread) if self.by_matrices else jnp.diag(self.proper_variances(spread))
         means = jnp.broadcast_to((anchor + shift)[None, :], (n_components, x.shape[1]))
-        return GaussianParams(means, self.from_pooled(_proper(covariance), n_components))
+        return GaussianParams(means, self.from_pooled(covariance, n_components))
 
     def log_prob(self, params: GaussianParams, x: Array) -> Array:
         precisions = self.precisions(params.covariances)
@@ -403,6 +411,9 @@ class Spherical(_Gaussian):
         d = scale.shape[0]
         return (degrees + 2.0) / d, jnp.eye(d, dtype=scale.dtype) * (jnp.trace(scale) / d**2)
 
+    def proper_variances(self, variances: Array) -> Array:
+        return jnp.where(jnp.any(variances > 0), variances, 1.0)  # constant features count in the mean over all
+
     def from_pooled(self, covariance: Array, k: int) -> Array:
         return jnp.full(k, jnp.trace(covariance) / covariance.shape[0])
 
@@ -497,6 +508,8 @@ class Diagonal(_Gaussian):
 
 class _ByMatrices(_Gaussian):
     """What Full and Tied share: covariances are matrices, measured with inv(L)."""
+
+    by_matrices: ClassVar[bool] = True
 
     def precisions(self, covariances: Array) -> Array:
         return _whitener(covariances)
