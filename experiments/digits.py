@@ -54,6 +54,7 @@ class DigitsConfig(Config):
     k: Positive
     more_k: list[Positive]
     restarts: Positive
+    more_k_restarts: Positive
     many_restarts: Positive
     max_iter: Positive
     principal: Positive
@@ -170,15 +171,33 @@ class Worth(NamedTuple):
 
 
 def climbed(
-    family: jaxem.Family, x: np.ndarray, k: int, restarts: int, config: DigitsConfig, prior: jaxem.Prior | None = None
+    family: jaxem.Family,
+    x: np.ndarray,
+    k: int,
+    restarts: int,
+    config: DigitsConfig,
+    prior: jaxem.Prior | None = None,
+    starts: jaxem.Mixture | None = None,
 ) -> tuple[jaxem.Result, float]:
-    """All restarts from random rows, accelerated, and the seconds they took, compiling among them."""
+    """All restarts from random rows or given starts, accelerated, and the seconds they took, compiling among them."""
     begun = time.perf_counter()
-    starts = jaxem.starts(jax.random.key(config.seed), family, x[:STARTING], k, restarts, jaxem.RandomPoints())
+    if starts is None:
+        starts = jaxem.starts(jax.random.key(config.seed), family, x[:STARTING], k, restarts, jaxem.RandomPoints())
     options = {"max_iter": config.max_iter, "accelerator": jaxem.hybrid(), "prior": prior}
     results = jaxem.fit_restarts(starts, x, **options)
     jax.block_until_ready(results.objective)
     return results, time.perf_counter() - begun
+
+
+def as_diagonal(spherical: jaxem.Mixture) -> jaxem.Mixture:
+    """The same densities in the larger family: where Diagonal's climbs start.
+
+    From random rows with the pooled variances all images would go to one component: a pixel that is hardly ever inked has
+    hardly any variance, and whoever has ink there is far from all others.
+    """
+    means, variances = spherical.components
+    params = jaxem.GaussianParams(means, jnp.broadcast_to(variances[..., None], means.shape))
+    return jaxem.Mixture(spherical.log_weights, params, jaxem.Diagonal())
 
 
 def named(clusters: np.ndarray, labels: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -219,10 +238,11 @@ def worth(
 def told(one: Worth) -> str:
     """A line of it."""
     prior = "" if one.prior == "none" else f", {one.prior}"
+    status = "" if one.status in ("CONVERGED", "PRECISION_LIMITED") else f"; {one.status}"
     return (
         f"{one.model}, d = {one.d}, K = {one.k}, {one.restarts} restarts{prior}: log-likelihood an image {one.training:.3f}, "
         f"held out {one.held_out:.3f}; accuracy {one.matched:.3f} matched, {one.majority:.3f} by majority; ARI {one.ari:.3f}; "
-        f"{one.seconds:.1f} s, {one.passes} passes"
+        f"{one.seconds:.1f} s, {one.passes} passes{status}"
     )
 
 
@@ -256,8 +276,9 @@ def digits(config: DigitsConfig, out: Path) -> Iterator[str]:
         restarts: int,
         prior: jaxem.Prior | None = None,
         name: str = "none",
+        starts: jaxem.Mixture | None = None,
     ) -> tuple[str, jaxem.Result]:
-        results, seconds = climbed(family, data.training, k, restarts, config, prior)
+        results, seconds = climbed(family, data.training, k, restarts, config, prior, starts)
         passes = int(np.sum(np.asarray(results.n_iter) + 1))
         return keep(worth(model, jaxem.best(results), data, restarts, seconds, passes, name)), results
 
@@ -271,20 +292,21 @@ def digits(config: DigitsConfig, out: Path) -> Iterator[str]:
     yield fitted("Spherical", jaxem.Spherical(), small, config.k, config.restarts)[0]
     del small
     yield beside_sklearn(grey, config, out)
+    wider = as_diagonal(results.mixture)
     for floor in config.floors:
         prior = jaxem.variance_floor(grey.training, floor)
-        yield fitted("Diagonal", jaxem.Diagonal(), grey, config.k, config.restarts, prior, f"variance_floor {floor:g}")[
-            0
-        ]
+        called = f"variance_floor {floor:g}"
+        yield fitted("Diagonal", jaxem.Diagonal(), grey, config.k, config.restarts, prior, called, wider)[0]
     for k in (config.k, *config.more_k):
+        restarts = config.restarts if k == config.k else config.more_k_restarts
         black = Digits(
             (grey.training > 0.5).astype(np.float32), grey.training_labels,
             (grey.held_out > 0.5).astype(np.float32), grey.held_out_labels,
         )  # fmt: skip
-        yield fitted("Bernoulli", jaxem.Bernoulli(), black, k, config.restarts, jaxem.Beta(2.0, 2.0), "Beta(2, 2)")[0]
+        yield fitted("Bernoulli", jaxem.Bernoulli(), black, k, restarts, jaxem.Beta(2.0, 2.0), "Beta(2, 2)")[0]
         del black
     for k in config.more_k:
-        yield fitted("Spherical", jaxem.Spherical(), grey, k, config.restarts)[0]
+        yield fitted("Spherical", jaxem.Spherical(), grey, k, config.more_k_restarts)[0]
     yield fitted("Full, PCA", jaxem.Full(), principal(grey, config.principal), config.k, config.restarts)[0]
     line, results = fitted("Spherical", jaxem.Spherical(), grey, config.k, config.many_restarts)
     yield line
