@@ -7,7 +7,7 @@ line answers `--help` without JAX.
 import importlib
 from typing import Any
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 _HOME = {
     "Family": "families.base",

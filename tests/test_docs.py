@@ -33,9 +33,10 @@ def test_readme():
     runner = doctest.DocTestRunner()
     for i, block in enumerate(blocks):
         if ">>>" in block:
-            runner.run(doctest.DocTestParser().get_doctest(block, namespace, f"README block {i}", None, None))
+            example = doctest.DocTestParser().get_doctest(block, namespace, f"README block {i}", None, None)
+            runner.run(example, clear_globs=False)
             assert runner.failures == 0
-            namespace = {}
+            namespace = example.globs  # a reader types on
         else:
             exec(compile(block, f"README block {i}", "exec"), namespace)
     jax.config.update("jax_enable_x64", True)  # as conftest set it, whatever the README did
