@@ -1,12 +1,16 @@
 """Every experiment has a config and a smoke config; the smoke version runs; bad configs are named in one line."""
 
+import gzip
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.common import ConfigError, load_config
+from experiments.digits import DigitsConfig, made, read_idx
 from experiments.restarts import RestartsConfig
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +35,47 @@ def test_smoke(name, tmp_path):
     suffixes = {path.suffix for path in tmp_path.iterdir()}
     assert suffixes == {".csv", ".png", *([".md"] if name == "benchmark" else [])}
     assert all(path.stat().st_size > 0 for path in tmp_path.iterdir())
+
+
+def test_digits_of_ones_own(tmp_path):
+    """Files in idx format, plain or gzipped, on the command line; what is wrong with them is one line, before any work."""
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, size=(60, 28, 28), dtype=np.uint8), np.arange(60, dtype=np.uint8) % 10
+    images, names = tmp_path / "images.gz", tmp_path / "labels"
+    images.write_bytes(gzip.compress(struct.pack(">HBBIII", 0, 8, 3, 60, 28, 28) + pixels.tobytes()))
+    names.write_bytes(struct.pack(">HBBI", 0, 8, 1, 60) + labels.tobytes())
+    np.testing.assert_array_equal(read_idx(images), pixels)
+    np.testing.assert_array_equal(read_idx(names), labels)
+    config = load_config(
+        DigitsConfig, ROOT / "configs" / "smoke" / "digits.toml", {"images": str(images), "labels": str(names)}
+    )
+    training, held_out, source = made(config)
+    assert source == "images.gz"
+    assert (len(training.labels), len(held_out.labels)) == (config.n, 12)
+    # no held-out image is among those that training images were made of
+    originals = {image.tobytes() for image in pixels.astype(np.float32) / 255}
+    first = {image.tobytes() for image in training.pixels[:48]}
+    assert first <= originals
+    assert not first & {image.tobytes() for image in held_out.pixels}
+    (tmp_path / "short").write_bytes(names.read_bytes()[:-1])
+    (tmp_path / "text").write_text("no idx")
+    for given, message in (
+        (["--images", tmp_path / "none", "--labels", names], "cannot be read"),
+        (["--images", images], "give both"),
+        (["--images", images, "--labels", tmp_path / "short"], "truncated"),
+        (["--images", tmp_path / "text", "--labels", names], "no idx file"),
+        (["--images", names, "--labels", names], "shape"),
+    ):
+        command = [sys.executable, "-m", "experiments.digits", "configs/smoke/digits.toml", *map(str, given)]
+        done = subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    text = (ROOT / "configs" / "smoke" / "digits.toml").read_text()
+    (tmp_path / "many.toml").write_text(text.replace("k = 3", "k = 5000"))
+    done = run("digits", tmp_path / "many.toml", tmp_path)
+    assert done.returncode == 2
+    assert "k: 5000 clusters" in done.stderr
 
 
 def test_bad_configs(tmp_path):
