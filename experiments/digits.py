@@ -56,7 +56,7 @@ class DigitsConfig(Config):
     k: Positive
     more_k: list[Positive]
     restarts: Positive
-    more_k_restarts: Positive
+    few_restarts: Positive
     many_restarts: Positive
     max_iter: Positive
     principal: Positive
@@ -239,10 +239,11 @@ def worth(
 
 def told(one: Worth) -> str:
     """A line of it."""
+    climbs = f"{one.restarts} {'restart' if one.restarts == 1 else 'restarts'}"
     prior = "" if one.prior == "none" else f", {one.prior}"
     status = "" if one.status in ("CONVERGED", "PRECISION_LIMITED") else f"; {one.status}"
     return (
-        f"{one.model}, d = {one.d}, K = {one.k}, {one.restarts} restarts{prior}: log-likelihood an image {one.training:.3f}, "
+        f"{one.model}, d = {one.d}, K = {one.k}, {climbs}{prior}: log-likelihood an image {one.training:.3f}, "
         f"held out {one.held_out:.3f}; accuracy {one.matched:.3f} matched, {one.majority:.3f} by majority; ARI {one.ari:.3f}; "
         f"{one.seconds:.1f} s, {one.passes} passes{status}"
     )
@@ -294,13 +295,14 @@ def digits(config: DigitsConfig, out: Path) -> Iterator[str]:
     yield fitted("Spherical", jaxem.Spherical(), small, config.k, config.restarts)[0]
     del small
     yield beside_sklearn(grey, config, out)
-    wider = as_diagonal(results.mixture)
+    few = config.few_restarts  # of what takes long
+    wider = jax.tree.map(lambda leaf: leaf[:few], as_diagonal(results.mixture))
     for floor in config.floors:
         prior = jaxem.variance_floor(grey.training, floor)
         called = f"variance_floor {floor:g}"
-        yield fitted("Diagonal", jaxem.Diagonal(), grey, config.k, config.restarts, prior, called, wider)[0]
+        yield fitted("Diagonal", jaxem.Diagonal(), grey, config.k, min(few, config.restarts), prior, called, wider)[0]
     for k in (config.k, *config.more_k):
-        restarts = config.restarts if k == config.k else config.more_k_restarts
+        restarts = config.restarts if k == config.k else few
         black = Digits(
             (grey.training > 0.5).astype(np.float32), grey.training_labels,
             (grey.held_out > 0.5).astype(np.float32), grey.held_out_labels,
@@ -308,8 +310,8 @@ def digits(config: DigitsConfig, out: Path) -> Iterator[str]:
         yield fitted("Bernoulli", jaxem.Bernoulli(), black, k, restarts, jaxem.Beta(2.0, 2.0), "Beta(2, 2)")[0]
         del black
     for k in config.more_k:
-        yield fitted("Spherical", jaxem.Spherical(), grey, k, config.more_k_restarts)[0]
-    yield fitted("Full, PCA", jaxem.Full(), principal(grey, config.principal), config.k, config.restarts)[0]
+        yield fitted("Spherical", jaxem.Spherical(), grey, k, few)[0]
+    yield fitted("Full, PCA", jaxem.Full(), principal(grey, config.principal), config.k, few)[0]
     line, results = fitted("Spherical", jaxem.Spherical(), grey, config.k, config.many_restarts)
     yield line
     yield against_restarts(results, grey, config, out)
