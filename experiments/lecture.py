@@ -19,6 +19,7 @@ import numpy as np
 import pydantic
 
 import jaxem
+import jaxem.plots
 from experiments.common import Config, Positive, Sizes, hardware, run, save_figure, seconds, write_csv
 
 
@@ -92,24 +93,17 @@ def local_optima(config: LectureConfig, out: Path) -> Iterator[str]:
 
 def draw_optima(x: np.ndarray, results: jaxem.Result, seen: jaxem.Landscape, path: Path) -> None:
     """The best optima side by side: rows in the soft colours of their responsibilities, ellipses of two deviations."""
-    colours = np.array([[0.0, 0.45, 0.70], [0.90, 0.62, 0.0], [0.0, 0.62, 0.45]])
     shown = seen.best_restart[:3]
     figure, panels = plt.subplots(1, len(shown), figsize=(3.9 * len(shown), 3.6), sharey=True, squeeze=False)
     for panel, i, count in zip(panels[0], shown.tolist(), seen.counts, strict=False):
-        mixture = jax.tree.map(lambda leaf, i=i: leaf[i], results.mixture)
-        order = np.argsort(np.asarray(mixture.components.means)[:, 0])
-        soft = np.asarray(mixture.responsibilities(x), float)[:, order] @ colours
-        panel.scatter(x[:, 0], x[:, 1], c=np.clip(soft, 0, 1), s=12, linewidths=0)
-        angle = np.linspace(0, 2 * np.pi, 100)
-        circle = np.stack([np.cos(angle), np.sin(angle)])
-        for j, colour in zip(order, colours, strict=True):
-            mean, covariance = (np.asarray(leaf[j], float) for leaf in mixture.components)
-            ellipse = mean[:, None] + 2 * np.linalg.cholesky(covariance) @ circle
-            panel.plot(*ellipse, color=colour, linewidth=1.8)
+        # components in the order of their means, so that a cluster has one colour throughout
+        order = np.argsort(np.asarray(results.mixture.components.means)[i, :, 0])
+        mixture = jax.tree.map(lambda leaf, i=i, order=order: leaf[i][order], results.mixture)
+        jaxem.plots.plot_responsibilities(mixture, x, ax=panel)
         panel.set_title(
             f"log-likelihood {float(results.log_likelihood[i]):.2f}\n{count} of {seen.counts.sum()} restarts"
         )
-        panel.set_xlabel("eruption, minutes")
+        panel.set(xlabel="eruption, minutes", ylabel="")
     panels[0, 0].set_ylabel("waiting time, minutes")
     figure.suptitle("Old Faithful, three components: where EM ends depends on where it starts", y=1.06)
     save_figure(figure, path)

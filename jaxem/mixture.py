@@ -126,9 +126,8 @@ class Mixture:
         d, mesh = data.shape[1], mesh_under(data)
         row_floats = self.family.row_floats(self.n_components, d)
         host = data if isinstance(data, np.ndarray) and not is_traced(self) else None
-        n = (
-            data.shape[0] if host is None else bucket(data.shape[0])
-        )  # padded to few sizes, and the block, which is static
+        # rows on the host are padded to few sizes; so is the block, which is static
+        n = data.shape[0] if host is None else bucket(data.shape[0])
         block = block_size((n, d), row_floats, data.dtype, chunk_size=chunk_size)
         with naming_memory():
             if host is not None:

@@ -137,6 +137,33 @@ def test_passes_over_the_reference_problems():
     assert worse <= 0.03 * lanes
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(X64, reason="float32: run with JAX_ENABLE_X64=0")
+def test_passes_over_the_reference_problems_in_float32():
+    """The same to a float32 tolerance, which EM too reaches in few passes; a fall is one beyond what rounding hides."""
+    ratios, long = [], []
+    for fit in reference_fits():
+        x, family = np.float32(reference_data(fit["data"])), REFERENCE_FAMILIES[fit["cov"]]
+        starts = jaxem.starts(jax.random.key(1), family, x, fit["K"], 16)
+        slow, fast = (
+            jaxem.fit_restarts(starts, x, stop=StepBelow(1e-4), max_iter=5000, accelerator=accelerator)
+            for accelerator in (None, jaxem.hybrid())
+        )
+        em, ours = np.asarray(slow.n_iter), np.asarray(fast.n_iter)
+        assert (ours <= em + np.maximum(0.1 * em, 4)).all(), (fit, em, ours)
+        trace = np.asarray(fast.trace)
+        falls = np.nan_to_num(trace[:, :-1] - trace[:, 1:], nan=0.0)
+        assert (falls <= 1e-5 * (np.abs(np.asarray(fast.objective)) + len(x))[:, None]).all()
+        ratios.extend(np.log(em / ours))
+        long.extend(np.log(em / ours)[em > 100])
+        jax.clear_caches()
+    print(
+        f"passes of EM over the hybrid's: {np.exp(np.mean(ratios)):.2f}, {np.exp(np.mean(long)):.2f} where EM needs over 100"
+    )
+    assert np.exp(np.mean(ratios)) > 1.8
+    assert np.exp(np.mean(long)) > 4.0
+
+
 @needs_x64
 @pytest.mark.parametrize("accelerator", [None, jaxem.hybrid()], ids=["em", "hybrid"])
 def test_what_is_left_to_gain(accelerator):

@@ -183,9 +183,7 @@ def test_scikit_learns_tests_pass():
     told = run_suite("42")
     assert {*LEFT_OUT} <= {*re.findall(r"def (test_\w+)", inspect.getsource(test_gaussian_mixture))}
     # all others, 62 of which build the class, but for those that ask for another array library or its settings
-    passed, skipped = (int(re.search(rf"(\d+) {word}", told).group(1)) for word in ("passed", "skipped"))
-    assert passed >= 72
-    assert skipped == 240 or sklearn.__version__ != "1.9.1"
+    assert int(re.search(r"(\d+) passed", told).group(1)) >= 72
 
 
 @pytest.mark.slow
