@@ -206,7 +206,8 @@ def _e_step(mixture: Mixture, rows: Rows) -> Stats:
 @jax.jit
 def _proxy(new: Mixture, old: Mixture, rows: Rows, prior: Prior | None) -> Array:
     def of_block(block: Array, w: Array, _: Array) -> Array:
-        return _bound(log_joint(new, block.T), normalise(log_joint(old, block.T), axis=1)[1], w)
+        bound = new.family.bound(new.components, old.components, block.T) + new.log_weights[None, :]
+        return _bound(bound, normalise(log_joint(old, block.T), axis=1)[1], w)
 
     total = sum_blocks(of_block, rows)
     return total if prior is None else total + prior.log_prob(new)

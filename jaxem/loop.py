@@ -84,59 +84,62 @@ class Result(NamedTuple):
     remaining_gain: Array
 
 
-class State(NamedTuple):
-    """A climb under way, centred as the rows are. `objective`, `log_likelihood`, `counts` and `plain` belong to `mixture`."""
+class Point(NamedTuple):
+    """What one pass tells of one mixture, and the EM step from it."""
 
-    mixture: Mixture  # the anchor: the best parameters so far, finite
-    plain: Mixture  # M(anchor), the EM step from it; before the first E-step the start itself
-    query: Any  # where the next pass is made; None without an accelerator: at `plain`
+    mixture: Mixture
+    plain: Mixture  # M(mixture)
     log_likelihood: Array
     counts: Array  # [k]
     objective: Array
-    gain: Array  # [], of the last accepted turn
-    share: Array  # [], what was left to gain then, as a multiple of it; NaN if unknown
-    remaining_gain: Array
-    units: Any  # [p], natural units of the chart at the start; None without an accelerator
-    free: Any  # [p], the anchor in the chart, in natural units; None without an accelerator
-    displacement: Any  # [p], f there
-    rate: Array  # [], of EM, as last estimated
-    step: Array  # [], size of f
-    hits: Array  # [], accepted turns in a row that met the rule
-    accepted: Array  # [], whether the last turn was
-    fell: Array  # [], whether a plain step ever fell
-    n_iter: Array  # [], -1 before the first E-step
-    status: Array
-    trace: Any  # [max_iter + 1]; None where it is kept elsewhere
+    step: Array  # size of the EM step
+
+
+class Route(NamedTuple):
+    """What an accelerator needs to go on; a climb by plain EM has none. Chart coordinates are in natural units."""
+
+    query: Mixture  # where the next pass is made
+    units: Array  # [p], natural units at the start
+    free: Array  # [p], the anchor
+    displacement: Array  # [p], f there
     memory: Any  # the accelerator's
 
 
+class State(NamedTuple):
+    """A climb under way, centred as the rows are."""
+
+    here: Point  # the anchor: the best parameters so far, finite; before the first pass the start
+    route: Route | None
+    gain: Array  # of the last accepted turn
+    share: Array  # what was left to gain then, as a multiple of it; NaN if unknown
+    rate: Array  # of EM, as last estimated
+    remaining_gain: Array
+    hits: Array  # accepted turns in a row that met the rule
+    accepted: Array  # whether the last turn was
+    fell: Array  # whether a plain step ever fell
+    n_iter: Array  # -1 before the first pass
+    status: Array
+    trace: Any  # [max_iter + 1]; None where it is kept elsewhere
+
+
 def begin(mixture: Mixture, rows: Rows, max_iter: int | None, accelerator: Any = None) -> State:
-    """The state before the first E-step; `mixture` centred as `rows`. No pass is made. Without `max_iter` no trace."""
+    """The state before the first pass, which is not made; `mixture` centred as `rows`. Without `max_iter` no trace."""
     dtype = mixture.log_weights.dtype
-    missing = jnp.full((), jnp.nan, dtype)
+    unknown, lowest = jnp.full((), jnp.nan, dtype), jnp.full((), -jnp.inf, dtype)
+    here = Point(mixture, mixture, lowest, jnp.zeros_like(mixture.log_weights), lowest, -lowest)
+    trace = None if max_iter is None else jnp.full(max_iter + 1, jnp.nan, dtype)
+    none, yes = jnp.int32(0), jnp.bool_(True)
     return State(
-        mixture=mixture,
-        plain=mixture,
-        query=None if accelerator is None else mixture,
-        log_likelihood=jnp.full((), -jnp.inf, dtype),
-        counts=jnp.zeros_like(mixture.log_weights),
-        objective=jnp.full((), -jnp.inf, dtype),
-        gain=missing,
-        share=missing,
-        remaining_gain=missing,
-        units=None if accelerator is None else mixture.units(),
-        free=None if accelerator is None else jnp.zeros_like(mixture.unconstrain()),
-        displacement=None if accelerator is None else jnp.zeros_like(mixture.unconstrain()),
-        rate=missing,
-        step=jnp.full((), jnp.inf, dtype),
-        hits=jnp.int32(0),
-        accepted=jnp.bool_(True),
-        fell=jnp.bool_(False),
-        n_iter=jnp.int32(-1),
-        status=jnp.int32(Status.RUNNING),
-        trace=None if max_iter is None else jnp.full(max_iter + 1, jnp.nan, dtype),
-        memory=None if accelerator is None else accelerator.init(mixture.unconstrain()),
+        here, depart(mixture, accelerator), unknown, unknown, unknown, unknown, none, yes, ~yes, none - 1, none, trace
     )
+
+
+def depart(mixture: Mixture, accelerator: Any) -> Route | None:
+    """The route of a climb from `mixture`; none without an accelerator."""
+    if accelerator is None:
+        return None
+    free = mixture.unconstrain()
+    return Route(mixture, mixture.units(), jnp.zeros_like(free), jnp.zeros_like(free), accelerator.init(free))
 
 
 @functools.partial(jax.jit, static_argnames="accelerator")
@@ -158,7 +161,7 @@ def advance(
 
     def turn_and_record(state: State) -> State:
         new = turn(state)
-        return new._replace(trace=state.trace.at[recorded(state, new, max_iter)].set(new.objective, mode="drop"))
+        return new._replace(trace=state.trace.at[recorded(state, new, max_iter)].set(new.here.objective, mode="drop"))
 
     one_turn = jax.vmap(turn_and_record) if state.status.ndim else turn_and_record
 
@@ -178,11 +181,11 @@ def finish(state: State, rows: Rows) -> Result:
 
 def as_result(state: State, status: Any, centre: Any) -> Result:
     """The Result of climbs that ended in `status`, by nothing but sums: of arrays of jax or of numpy."""
-    mixture = state.mixture
+    mixture = state.here.mixture
     return Result(
         mixture=mixture.shift(centre) if mixture.family.location else mixture,
-        log_likelihood=state.log_likelihood,
-        objective=state.objective,
+        log_likelihood=state.here.log_likelihood,
+        objective=state.here.objective,
         n_iter=state.n_iter + (state.n_iter < 0),
         status=status,
         trace=state.trace,
@@ -196,21 +199,21 @@ def ended(state: State, rows: Rows) -> Array:
     broken = state.status == Status.NONFINITE
     status = jnp.where(state.status == Status.RUNNING, Status.MAX_ITER, state.status)
     status = jnp.where(state.fell & ~broken, Status.OBJECTIVE_FELL, status)
-    finite = _all_finite(state.mixture.components)
+    finite = _all_finite(state.here.mixture.components)
     return jnp.where(collapsed(state, rows) & finite, Status.DEGENERATE, status).astype(jnp.int32)
 
 
 def collapsed(state: State, rows: Rows) -> Array:
     """Whether a component has collapsed, `[]` of bool."""
     # counts in rows: weights that sum to less than one a row are scaled up
-    counts = state.counts * jnp.maximum(1.0, jnp.sum(rows.weights > 0) / rows.total_weight)
+    counts = state.here.counts * jnp.maximum(1.0, jnp.sum(rows.weights > 0) / rows.total_weight)
 
     def degenerate(components: Any) -> Array:
-        return jnp.any(state.mixture.family.degenerate(components, counts, rows.variance))
+        return jnp.any(state.here.mixture.family.degenerate(components, counts, rows.variance))
 
     # a turn that ended in NaN is told from the step it tried
-    tried = (state.status == Status.NONFINITE) & (state.n_iter >= 0) & degenerate(state.plain.components)
-    return degenerate(state.mixture.components) | tried
+    tried = (state.status == Status.NONFINITE) & (state.n_iter >= 0) & degenerate(state.here.plain.components)
+    return degenerate(state.here.mixture.components) | tried
 
 
 def fit(
@@ -310,106 +313,91 @@ def recorded(state: State, new: State, max_iter: int) -> Array:
 def _turn(
     state: State, *, rows: Rows, stop: StoppingRule, prior: Prior | None, accelerator: Any, max_iter: int
 ) -> State:
-    """One turn of one lane: one pass, accept or refuse, stop or go on, propose. A stopped lane stays as it is."""
-    old, running, first = state.mixture, state.status == Status.RUNNING, state.n_iter < 0
-    query = state.plain if accelerator is None else state.query
-    is_plain = first | ~state.accepted if accelerator is not None else jnp.bool_(True)
+    """One turn of one lane: one pass, accept or refuse, propose, stop or go on. A stopped lane stays as it is."""
+    first, old = state.n_iter < 0, state.here
+    is_plain = jnp.bool_(True) if state.route is None else first | ~state.accepted
+    there = look(old.plain if state.route is None else state.route.query, rows, prior)
 
-    stats = pass_over(query, rows)
-    plain = m_step(query, stats, prior)
-    value = objective(query, stats, prior)
-    scale = jnp.abs(value) + rows.total_weight
-    fallen = value < state.objective - FALL[jnp.finfo(value.dtype).bits] * scale
-    finite = jnp.isfinite(value) & _all_finite(query.components) & ~jnp.any(jnp.isnan(query.log_weights))
+    scale = jnp.abs(there.objective) + rows.total_weight
+    noise = NOISE * epsilon(scale.dtype) * scale
+    fallen = there.objective < old.objective - FALL[jnp.finfo(scale.dtype).bits] * scale
+    finite = _is_finite(there)
     accepted = finite & (is_plain | ~fallen)
+    gain = jnp.where(first, jnp.inf, there.objective - old.objective)
+    here = _where(accepted, there, old)
 
-    gain = jnp.where(first, jnp.inf, value - state.objective)
-    noise = NOISE * epsilon(value.dtype) * scale
-    step = jnp.maximum(
-        jnp.max(jnp.abs(plain.weights - query.weights)), query.family.step_size(query.components, plain.components)
-    )
-    moved = running & accepted
-    anchor, plain, log_likelihood, counts, value = _where(
-        moved,
-        (query, plain, stats.log_likelihood, stats.counts, value),
-        (old, state.plain, state.log_likelihood, state.counts, state.objective),
-    )
-
-    memory, free, displacement = state.memory, state.free, state.displacement
-    if accelerator is None:
-        clear = (state.gain > 4 * noise) & (gain > 4 * noise) & jnp.isfinite(state.gain)
-        ratio = jnp.where(clear, gain / state.gain, jnp.nan)
-        known = (ratio > 0) & (ratio < 1)
-        ratio = jnp.where(known, ratio, 0.5)
-        share = jnp.where(known, ratio / (1.0 - ratio), state.share)
-        rate = jnp.where(known, jnp.sqrt(ratio), state.rate)
+    if state.route is None:
+        route, (share, rate) = None, _by_ratio(state, gain, noise)
     else:
-        import optax  # here: it takes as long to import as the rest of the package
-
-        units = state.units
-        free = anchor.unconstrain() / units
-        displacement = plain.unconstrain() / units - free
-        updates, memory = optax.with_extra_args_support(accelerator).update(
-            displacement, memory, free, value=value, accepted=accepted
-        )
-        query = _where(accepted, anchor.constrain(units * (free + updates)), plain)
-        share, rate = state.share, state.rate
-        ahead = getattr(memory, "ahead", None)
-        if ahead is not None:
-            metric = (units / anchor.units()) ** 2
-            climbed = jnp.sum(metric * (state.displacement + displacement) * (free - state.free))
-            left, length = jnp.sum(metric * displacement * ahead), jnp.sum(metric * ahead**2)
-            known = (climbed > 0) & (left > 0)
-            share = jnp.where(known, left / jnp.where(known, climbed, 1.0), jnp.nan)
-            rate = jnp.where(length > 0, jnp.clip(1.0 - left / jnp.where(length > 0, length, 1.0), 0.0, 1.0), jnp.nan)
-        query, memory = _where(running, (query, memory), (state.query, state.memory))
-
-    remaining_gain = jnp.where(jnp.isfinite(gain), jnp.maximum(gain, noise) * share, jnp.nan)
+        route, share, rate = _ahead(state, here, accepted, accelerator)
+    left = jnp.where(jnp.isfinite(gain), jnp.maximum(gain, noise) * share, jnp.nan)
     progress = Progress(
         gain=gain / rows.total_weight,
-        step=step,
+        step=there.step,
         noise=noise / rows.total_weight,
-        objective=value,
+        objective=here.objective,
         total_weight=rows.total_weight,
         previous_gain=state.gain / rows.total_weight,
-        remaining_gain=remaining_gain,
-        receding=step > jnp.maximum(state.step, RECEDING * epsilon(value.dtype)),
+        remaining_gain=left,
+        receding=there.step > jnp.maximum(old.step, RECEDING * epsilon(scale.dtype)),
     )
-    verdict = jnp.where(accepted, stop(progress), Status.RUNNING)
-    hits = jnp.where(verdict == Status.RUNNING, 0, state.hits + 1).astype(jnp.int32)
-    verdict = jnp.where(hits >= getattr(stop, "patience", 1), verdict, Status.RUNNING)
-    verdict = jnp.where(finite | ~is_plain, verdict, Status.NONFINITE)
-    n_iter = state.n_iter + 1
-    verdict = jnp.where((verdict == Status.RUNNING) & (n_iter >= max_iter), Status.MAX_ITER, verdict)
+    met = jnp.where(accepted, stop(progress), Status.RUNNING)
+    hits = jnp.where(met == Status.RUNNING, 0, state.hits + 1).astype(jnp.int32)
+    status = jnp.where(hits >= getattr(stop, "patience", 1), met, Status.RUNNING)
+    status = jnp.where(finite | ~is_plain, status, Status.NONFINITE)
+    n_iter = state.n_iter + (finite | ~is_plain)
+    status = jnp.where((status == Status.RUNNING) & (n_iter >= max_iter), Status.MAX_ITER, status).astype(jnp.int32)
+    found = _where(accepted, (gain, share, rate, left), (state.gain, state.share, state.rate, state.remaining_gain))
+    fell = state.fell | (accepted & is_plain & fallen)
+    new = State(here, route, *found, hits, accepted, fell, n_iter, status, None)
+    return _where(state.status == Status.RUNNING, new, state._replace(trace=None))._replace(trace=state.trace)
 
-    climb = (gain, share, remaining_gain, free, displacement, rate, step)
-    before = (
-        state.gain, state.share, state.remaining_gain, state.free, state.displacement, state.rate, state.step,
-    )  # fmt: skip
-    gain, share, remaining_gain, free, displacement, rate, step = _where(moved, climb, before)
-    return State(
-        mixture=anchor,
-        plain=plain,
-        query=None if accelerator is None else query,
-        log_likelihood=log_likelihood,
-        counts=counts,
-        objective=value,
-        gain=gain,
-        share=share,
-        remaining_gain=remaining_gain,
-        units=state.units,
-        free=free,
-        displacement=displacement,
-        rate=rate,
-        step=step,
-        hits=jnp.where(running, hits, state.hits),
-        accepted=jnp.where(running, accepted, state.accepted),
-        fell=state.fell | (moved & is_plain & fallen),
-        n_iter=jnp.where(running & (finite | ~is_plain), n_iter, state.n_iter),
-        status=jnp.where(running, verdict, state.status).astype(jnp.int32),
-        trace=state.trace,
-        memory=memory,
+
+def look(mixture: Mixture, rows: Rows, prior: Prior | None) -> Point:
+    """The pass: all that the data say of a mixture, and where EM would go from it."""
+    stats = pass_over(mixture, rows)
+    plain = m_step(mixture, stats, prior)
+    step = jnp.maximum(
+        jnp.max(jnp.abs(plain.weights - mixture.weights)), mixture.family.step_size(mixture.components, plain.components)
     )
+    return Point(mixture, plain, stats.log_likelihood, stats.counts, objective(mixture, stats, prior), step)
+
+
+def _by_ratio(state: State, gain: Array, noise: Array) -> tuple[Array, Array]:
+    """What is left to gain as a multiple of `gain`, and EM's rate, from two gains in a row (Aitken)."""
+    clear = (state.gain > 4 * noise) & (gain > 4 * noise) & jnp.isfinite(state.gain)
+    ratio = jnp.where(clear, gain / state.gain, jnp.nan)
+    known = (ratio > 0) & (ratio < 1)
+    ratio = jnp.where(known, ratio, 0.5)
+    return jnp.where(known, ratio / (1.0 - ratio), state.share), jnp.where(known, jnp.sqrt(ratio), state.rate)
+
+
+def _ahead(state: State, here: Point, accepted: Array, accelerator: Any) -> tuple[Route, Array, Array]:
+    """Where an accelerator goes on from `here`, and what it sees ahead: the share left to gain and EM's rate."""
+    import optax  # here: it takes as long to import as the rest of the package
+
+    old: Any = state.route
+    free = here.mixture.unconstrain() / old.units
+    displacement = here.plain.unconstrain() / old.units - free
+    updates, memory = optax.with_extra_args_support(accelerator).update(
+        displacement, old.memory, free, value=here.objective, accepted=accepted
+    )
+    query = _where(accepted, here.mixture.constrain(old.units * (free + updates)), here.plain)
+    route, ahead = Route(query, old.units, free, displacement, memory), getattr(memory, "ahead", None)
+    if ahead is None:
+        return route, state.share, state.rate
+    metric = (old.units / here.mixture.units()) ** 2
+    climbed = jnp.sum(metric * (old.displacement + displacement) * (free - old.free))
+    left, length = jnp.sum(metric * displacement * ahead), jnp.sum(metric * ahead**2)
+    known = (climbed > 0) & (left > 0)
+    rate = jnp.where(length > 0, jnp.clip(1.0 - left / jnp.where(length > 0, length, 1.0), 0.0, 1.0), jnp.nan)
+    return route, jnp.where(known, left / jnp.where(known, climbed, 1.0), jnp.nan), rate
+
+
+def _is_finite(point: Point) -> Array:
+    """Whether a point may be stood on, `[]`: weights may be zero, nothing else infinite or NaN."""
+    parts = point.mixture.components, point.objective, point.mixture.weights
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(parts)]))
 
 
 def _where(condition: Array, new: Any, old: Any) -> Any:

@@ -354,7 +354,7 @@ def _raced(
         states, scores = run(states, running, min(PIECE, max(1, left // running.size)) if left > 0 else PIECE)
     lanes = _ranked(scores, lanes)
     # by numpy, which has nothing to compile
-    ends = jax.tree.map(lambda leaf: np.asarray(leaf)[lanes], states._replace(query=None, memory=None))
+    ends = jax.tree.map(lambda leaf: np.asarray(leaf)[lanes], states._replace(route=None))
     shifted = jax.tree.map(np.asarray, rows.centre)
     results = jax.tree.map(jax.device_put, as_result(ends, scores.status[lanes], shifted))
     names = tuple(course.arms[arm_of[lane]] for lane in lanes)
@@ -471,7 +471,7 @@ def _run_lanes(
 
     states = _on_all_devices(jax.lax.fori_loop(0, n_groups, run_group, states), rows)
     status = jax.vmap(lambda state: ended(state, rows))(states)
-    return states, Scores(states.objective, status, states.status == Status.RUNNING, states.n_iter + 1)
+    return states, Scores(states.here.objective, status, states.status == Status.RUNNING, states.n_iter + 1)
 
 
 _SEEN: set[Any] = set()

@@ -32,6 +32,7 @@ from jaxem.loop import (
     begin,
     centred,
     centred_prior,
+    depart,
     computing,
     finish,
     recorded,
@@ -242,7 +243,7 @@ def _queue(mixtures: Mixture, real: Array, rows: Rows, plan: Plan) -> Queue:
     lanes = lanes._replace(status=jnp.full(plan.width, int(Status.MAX_ITER), status.dtype))
     lanes = _armed(lanes, plan)
     none = jnp.zeros(1, jnp.int32)
-    traces = jnp.full((r, plan.max_iter + 1), jnp.nan, states.objective.dtype)
+    traces = jnp.full((r, plan.max_iter + 1), jnp.nan, states.here.objective.dtype)
     return Queue(states, traces, lanes, jnp.full(plan.width, r, jnp.int32), none, none, none)
 
 
@@ -250,10 +251,7 @@ def _armed(lanes: State, plan: Plan) -> State:
     """Lanes before their first pass, with what the accelerator needs."""
     if plan.accelerator is None:
         return lanes
-    free = jax.vmap(Mixture.unconstrain)(lanes.mixture)
-    nowhere, memory = jnp.zeros_like(free), jax.vmap(plan.accelerator.init)(free)
-    units = jax.vmap(Mixture.units)(lanes.mixture)
-    return lanes._replace(query=lanes.mixture, units=units, free=nowhere, displacement=nowhere, memory=memory)
+    return lanes._replace(route=jax.vmap(lambda mixture: depart(mixture, plan.accelerator))(lanes.here.mixture))
 
 
 def _refilled(queue: Queue, plan: Plan) -> Queue:
@@ -273,7 +271,7 @@ def _refilled(queue: Queue, plan: Plan) -> Queue:
 
 def _put(states: State, lanes: State, index: Array) -> State:
     """`lanes` `[w, ...]` written to rows `index` `[w]` of `states` `[r, ...]`; those out of bounds are dropped."""
-    lanes = lanes._replace(query=None, units=None, free=None, displacement=None, memory=None)
+    lanes = lanes._replace(route=None)
     return jax.tree.map(lambda leaf, lane: leaf.at[index].set(lane, mode="drop"), states, lanes)
 
 
@@ -309,7 +307,7 @@ def _advance(
         def one_turn(inner: tuple[State, Array, Array, Array]) -> tuple[State, Array, Array, Array]:
             lanes, traces, useful, step = inner
             new = turn(lanes)
-            traces = traces.at[queue.restart, place(lanes, new)].set(new.objective, mode="drop")
+            traces = traces.at[queue.restart, place(lanes, new)].set(new.here.objective, mode="drop")
             return new, traces, useful + jnp.sum(lanes.status == Status.RUNNING, dtype=jnp.int32), step + 1
 
         lanes, traces, useful, after = jax.lax.while_loop(
@@ -455,7 +453,7 @@ def _seen(queue: Queue, r: int, useful: int, executed: int) -> Lanes:
     states, lanes = queue.states, queue.lanes
     in_lane = np.asarray(queue.restart) < states.status.shape[0] // queue.waiting.shape[0]  # the others are empty
     n_iter = [np.asarray(states.n_iter), np.asarray(lanes.n_iter)[in_lane]]  # -1 before the first pass
-    best = [np.asarray(states.objective), np.asarray(lanes.objective)[in_lane]]
+    best = [np.asarray(states.here.objective), np.asarray(lanes.here.objective)[in_lane]]
     running = int(np.sum(np.asarray(lanes.status) == Status.RUNNING))
     unfinished = states.status.shape[0] - int(np.sum(np.asarray(queue.waiting))) + running
     return Lanes(

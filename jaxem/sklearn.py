@@ -390,7 +390,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         total = float(np.sum(np.asarray(rows.weights, np.float64)))
         made = piece
         if previous > -math.inf:
-            bound = float(states.objective[0]) / total
+            bound = float(states.here.objective[0]) / total
             if abs(bound - previous) < self.tol:
                 states = states._replace(status=jnp.full_like(states.status, int(Status.CONVERGED)))
         while True:
@@ -410,8 +410,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         form, dtype = self.covariance_type, np.dtype(rows.blocks.dtype)
         status = np.array([int(end.status) for end in ends])
         made = np.array([int(end.n_iter) + 1 for end in ends])
-        bounds = np.array([float(end.objective) / total if m else np.nan for end, m in zip(ends, made, strict=True)])
-        collapsed = [_improper(end.plain.components.covariances, form) for end in ends]
+        bounds = np.array([float(end.here.objective) / total if m else np.nan for end, m in zip(ends, made, strict=True)])
+        collapsed = [_improper(end.here.plain.components.covariances, form) for end in ends]
         sound = (status != Status.NONFINITE) & np.array([one.size == 0 for one in collapsed]) & (made > 0)
         if not (made > 0).any():
             raise ValueError(_ill_defined(dtype))
@@ -420,9 +420,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         tie = 64 * np.finfo(dtype).eps * max(1.0, abs(top))  # the first of those that are as high but for rounding
         chosen = int(np.flatnonzero(among & (bounds >= top - tie))[0])
         end, warning = ends[chosen], ""
-        mixture = end.plain
+        mixture = end.here.plain
         if not sound[chosen]:
-            mixture = end.mixture
+            mixture = end.here.mixture
             lost = ", ".join(str(j) for j in collapsed[chosen])
             which = (
                 "the covariance of all components" if form == "tied" else f"component {lost}" if lost else "a component"
@@ -982,5 +982,5 @@ class _Teller:
         if self.verbose == 1:
             print(f"Initialization {message}.")
             return
-        lapse, bound = time.perf_counter() - self.began, float(states.objective[0]) / total
+        lapse, bound = time.perf_counter() - self.began, float(states.here.objective[0]) / total
         print(f"Initialization {message}. time lapse {lapse:.5f}s\t lower bound {bound:.5f}.")

@@ -84,6 +84,14 @@ class Family(abc.ABC):
 
     # -- what follows from it -----------------------------------------------------------------------------------------
 
+    def bound(self, new: Params, old: Params, x: Array) -> Array:
+        """What the M-step raises, `[n, k]`: at most log_prob(new, x), and equal to it at new = old; by default log_prob itself.
+
+        A family with a latent variable of its own (a scale, a missing value) takes its expectation under `old` here.
+        """
+        del old
+        return self.log_prob(new, x)
+
     def block_stats(self, params: Params, log_weights: Array, x: Array, w: Array) -> Stats:
         """E-step and statistics of one block in one go: `x` `[d, b]`, `w` `[b]` -> Stats."""
         rows = x.T  # [b, d]
