@@ -26,7 +26,7 @@ _HOME = {
     "fraley_raftery": "priors",
     "variance_floor": "priors",
     "Mixture": "mixture",
-    "shard": "rows",
+    "shard": "devices",
     "Stats": "stats",
     "e_step": "em",
     "m_step": "em",
@@ -52,40 +52,51 @@ _HOME = {
     "RandomPoints": "init",
     "KMeans": "init",
     "KMeansPlusPlus": "init",
-    "Settings": "init",
     "FromResponsibilities": "init",
     "FromMixture": "init",
-    "Lanes": "restarts",
-    "starts": "restarts",
-    "fit_restarts": "restarts",
-    "best": "restarts",
-    "landscape": "restarts",
-    "Landscape": "restarts",
+    "RestartsProgress": "queue",
+    "starts": "queue",
+    "fit_restarts": "queue",
+    "best": "queue",
+    "landscape": "queue",
+    "Landscape": "queue",
     "search": "racing",
     "Search": "racing",
-    "Raced": "racing",
+    "SearchProgress": "racing",
     "select": "racing",
     "Selection": "racing",
     "Candidate": "racing",
     "verify": "laws",
     "Report": "laws",
 }
+_RENAMED = {
+    "Lanes": "RestartsProgress",
+    "Raced": "SearchProgress",
+    "compiling": "program",
+    "restarts": "queue",
+}
+"""names of 0.5 and the new ones; the old name warns until 0.7"""
 _MODULES = (
     "accelerate",
-    "compiling",
+    "checks",
     "datasets",
+    "devices",
     "em",
     "families",
     "html",
     "init",
     "io",
     "laws",
+    "linalg",
     "loop",
     "mixture",
+    "moments",
     "plots",
+    "primitives",
     "priors",
+    "program",
+    "queue",
     "racing",
-    "restarts",
     "rows",
     "sklearn",
     "stats",
@@ -96,6 +107,12 @@ __all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED or name == "Settings":
+        import warnings
+
+        new = _RENAMED.get(name, "init.Recipe")
+        warnings.warn(f"jaxem.{name} is now jaxem.{new}; use that name", DeprecationWarning, stacklevel=2)
+        return __getattr__(new) if name in _RENAMED else importlib.import_module("jaxem.init").Recipe
     if name in _HOME:
         value = getattr(importlib.import_module(f"jaxem.{_HOME[name]}"), name)
     elif name in _MODULES:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from jaxem.loop import Result
     from jaxem.mixture import Mixture
     from jaxem.racing import Search, Selection
-    from jaxem.restarts import Landscape
+    from jaxem.queue import Landscape
     from jaxem.stopping import StoppingRule
 
 app = typer.Typer(
@@ -170,7 +170,7 @@ def fit(
 
         import jaxem
         from jaxem.io import save
-        from jaxem.rows import as_components
+        from jaxem.checks import as_components
         from jaxem.stopping import Status
 
         for path in (out, plot, report):
@@ -488,7 +488,7 @@ def _start_jax(work: int, *, keep: bool = True) -> None:
     """What must be settled before JAX starts: where compiled programs are kept, and a device for each core if it pays."""
     import jax
 
-    from jaxem.compiling import SMALL, cores
+    from jaxem.program import SMALL, cores
 
     named = os.environ.get(CACHE_VARIABLE)
     if not keep or named == "":
@@ -519,7 +519,7 @@ def _keep_programs(named: str | None) -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _compile_verification(table: Table, components: int, covariance: Covariance) -> threading.Thread:
+def _compile_verification(table: Table, components: int, covariance: Covariance) -> threading.Thread | None:
     """Compile the verification while the fit is under way."""
     import jax
     import numpy as np
@@ -566,9 +566,9 @@ def _restart(table: Table, components: int, covariance: Covariance, plan: Plan) 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     import jaxem
-    from jaxem.em import made_ready
-    from jaxem.restarts import fit_from_starts, lane_count
-    from jaxem.rows import mesh_of
+    from jaxem.devices import mesh_of
+    from jaxem.queue import lane_count
+    from jaxem.rows import as_rows
 
     console = Console(stderr=True)
     looks = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -578,20 +578,18 @@ def _restart(table: Table, components: int, covariance: Covariance, plan: Plan) 
     with Progress(*looks, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("fitting restarts", total=restarts)
 
-        def show(seen: jaxem.Lanes) -> None:
+        def show(seen: jaxem.RestartsProgress) -> None:
             described = f"fitting restarts, {seen.passes} passes, best {seen.best:.4f}"
             progress.update(task, completed=seen.finished, description=described)
 
-        k = components * lane_count(restarts)
         mesh = mesh_of(devices) if by_rows else None
-        rows = made_ready(family, table.values, None, k, chunk_size=plan.chunk_size, mesh=mesh)
-        results = fit_from_starts(
-            jax.random.key(plan.seed),
-            family,
+        lanes = lane_count(restarts)
+        rows = as_rows(family, table.values, None, components, lanes=lanes, chunk_size=plan.chunk_size, mesh=mesh)
+        key, initializer = jax.random.key(plan.seed), _initializer(plan.init)
+        starts = jaxem.starts(key, family, rows, components, restarts, initializer)
+        results = jaxem.fit_restarts(
+            starts,
             rows,
-            components,
-            restarts,
-            _initializer(plan.init),
             stop=_stop(plan),
             max_iter=plan.max_iter,
             accelerator=jaxem.hybrid(),
@@ -628,7 +626,7 @@ def _search(table: Table, components: int, covariance: Covariance, plan: Plan) -
     with Progress(*looks, console=console, transient=True, disable=small or not console.is_terminal) as progress:
         task = progress.add_task("searching", total=options["budget"])
 
-        def show(seen: jaxem.Raced) -> None:
+        def show(seen: jaxem.SearchProgress) -> None:
             described = f"searching, {seen.lanes} climbs, {seen.passes} passes, best {seen.best:.4f}"
             progress.update(task, completed=min(seen.passes, seen.budget), description=described)
 

@@ -8,7 +8,7 @@ and
     KMeansPlusPlus    rows far from each other (greedy k-means++: Arthur and Vassilvitskii 2007; Celebi et al. 2013), each
                       row then given to the nearest, and one M-step.
     RandomPoints      the same from k random rows.
-    Settings          rows of either kind, moved by k-means or not, as centres of wide or narrow components.
+    Recipe            rows of either kind, moved by k-means or not, as centres of wide or narrow components.
     FromResponsibilities, FromMixture     whatever is given.
 
 All are pure functions of (key, family, x, n_components, sample_weight), pytrees themselves, and run under jit and vmap.
@@ -26,12 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.em import log_shares
-from jaxem.families.base import Family, alive
+from jaxem.em import m_step, stats_of
+from jaxem.families.base import Family
 from jaxem.mixture import Mixture
-from jaxem.rows import Rows, block_size, blocked, ready, sum_blocks, sum_chunks
+from jaxem.moments import sum_chunks
+from jaxem.primitives import alive, dot, positive, select
+from jaxem.rows import Rows, block_size, blocked, ready, sum_blocks
+from jaxem.stats import Stats
 
-HIGHEST = jax.lax.Precision.HIGHEST
 SHARE = 0.1
 """what a row keeps for the components it is not nearest to, so that no component starts without spread"""
 
@@ -103,8 +105,8 @@ class RandomPoints:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """A start of any kind by numbers, not by code: what makes starts of several kinds one program.
+class Recipe:
+    """A start whose kind is data, so that all arms of `search` share one program.
 
     Attributes:
         apart: whether the centres are rows of greedy k-means++, far from each other, or random rows.
@@ -129,9 +131,8 @@ class Settings:
 
         def placed() -> Mixture:
             pooled = family.init(x, k, sample_weight)
-            pooled = jax.tree.map(lambda a, b: jnp.where(self.narrow, a, b), family.narrowed(pooled), pooled)
-            log_weights = jnp.full(k, -math.log(k), x.dtype)
-            return Mixture(log_weights, family.place(pooled, x, centres, sample_weight), family)
+            narrow, wide = (family.place(pooled, x, centres, sample_weight, narrow=yes) for yes in (True, False))
+            return Mixture(jnp.full(k, -math.log(k), x.dtype), select(jnp.asarray(self.narrow), narrow, wide), family)
 
         return jax.lax.cond(self.nearest, lambda: _nearest(family, x, sample_weight, centres), placed)
 
@@ -232,11 +233,10 @@ def lloyd(x: Array, sample_weight: Array, centres: Array, n_iter: Array | int) -
         def of_block(block: Array, w: Array, _: Array) -> tuple[Array, Array]:
             diff = block[None] - centres[:, :, None]  # [k, d, b]
             member = _one_hot(jnp.sum(diff**2, axis=1)) * w[None, :]  # [k, b]
-            return jnp.sum(member, axis=1), jnp.einsum("kb,kdb->kd", member, diff, precision=HIGHEST)
+            return jnp.sum(member, axis=1), dot("kb,kdb->kd", member, diff)
 
         counts, moved = sum_blocks(of_block, rows)
-        owned = alive(counts)
-        shift = jnp.where(owned[:, None], moved / jnp.where(owned, counts, 1.0)[:, None], 0.0)
+        shift = jnp.where(alive(counts)[:, None], moved / positive(counts)[:, None], 0.0)
         return centres + shift, counts, jnp.any(centres + shift != centres), i + 1
 
     def moving(carry: tuple[Array, Array, Array, Array]) -> Array:
@@ -278,23 +278,18 @@ def _m_step_from(
     anchor = x[jnp.argmax(sample_weight > 0)]
     pooled = family.init(x, k, sample_weight)
 
-    def once(_: Any, found: tuple[Array, Any]) -> tuple[Array, Any]:
-        params = found[1]
-
-        def of_chunk(x: Array, w: Array, *of_rows: Array) -> tuple[Array, Any]:
+    def once(_: Any, found: Mixture) -> Mixture:
+        def of_chunk(x: Array, w: Array, *of_rows: Array) -> Stats:
             x = jnp.where(w[:, None] > 0, x, anchor[None, :])  # 0 times a row of 1e200 is NaN
-            resp = resp_of(x, *of_rows) * w[:, None]  # [b, k]
-            return jnp.sum(resp, axis=0), family.suff_stats(params, x, resp)
+            return stats_of(found, x, resp_of(x, *of_rows) * w[:, None])
 
-        counts, stats = sum_chunks(of_chunk, x, sample_weight, *more, size=block)
-        return counts, family.m_step(params, counts, stats)
+        return m_step(found, sum_chunks(of_chunk, x, sample_weight, *more, size=block))
 
-    counts, params = jax.lax.fori_loop(0, 2, once, (jnp.ones(k, x.dtype), pooled))
+    found = jax.lax.fori_loop(0, 2, once, Mixture(jnp.zeros(k, x.dtype), pooled, family))
     rows = jnp.where(sample_weight[:k, None] > 0, x[:k], anchor[None, :])
-    proper = jnp.all(jnp.isfinite(family.log_prob(params, rows)))
+    proper = jnp.all(jnp.isfinite(family.log_prob(found.components, rows)))
     placed = family.place(pooled, x, rows, sample_weight)
-    params = jax.tree.map(lambda found, instead: jnp.where(proper, found, instead), params, placed)
-    return Mixture(log_shares(counts), params, family)
+    return Mixture(found.log_weights, select(proper, found.components, placed), family)
 
 
 def _draw(key: Array, mass: Array, fallback: Array, count: int) -> Array:

@@ -1,32 +1,32 @@
-"""The loop: E first, then (M, E) per turn, until a stopping rule is met. One bounded `while_loop` serves everything.
+"""The loop: E first, then (M, E) per turn, until a stopping rule is met. One body of a `while_loop` serves everything.
 
     turn t:   theta_t = M-step(stats_{t-1}),   stats_t = E-step(theta_t),   which yields l(theta_t) for free;
 
-so the likelihood reported is that of the parameters returned. `advance` makes up to n turns of one climb, or of many
-lanes at once under one scalar predicate; `fit` is one long advance. A lane that has stopped does not move again.
+so the likelihood reported is that of the parameters returned. A turn has two halves. `look` is one pass: a mixture and
+rows in, a Point out. `decide` takes a State and a Point and gives the next State: accept or refuse, propose, stop. Only
+`look` meets data, so whoever can add up Stats can drive a climb: `point_of` makes a Point of them. `advance` makes turns
+of one climb, or of many lanes at once under one scalar predicate; `fit` is one long advance. One select freezes a lane
+that has stopped.
 
 An accelerator is an optax transformation of the displacement f = M(theta) - theta in the chart: from the anchor theta,
 at which the last pass was made, it proposes where to look next. The safeguard stands here once: if the objective at the
-proposal is not finite or lower than at the anchor by more than rounding, the proposal is refused, the anchor kept (with
-M(anchor), so it costs no pass), and the next turn is a plain EM step, of which the transformation hears by
-`accepted=False`. Plain EM steps are never refused, and a refused one never ends the climb.
+proposal is not finite or lower than at the anchor by more than rounding, the proposal is refused and the anchor kept.
+M(anchor) is known, so that costs no pass, and the next turn is a plain EM step; `accepted=False` tells the transformation.
+Plain EM steps are never refused, and a refused one never ends the climb.
 
 What is left to gain. Near the optimum the objective is quadratic with curvature I_c (I - J): I_c is the information of
-the complete data, J the Jacobian of M (Dempster, Laird and Rubin 1977). So from theta with f = (I - J) e, e what is left
-to go, f'I_c e / 2 is left to gain. Plain EM shrinks that by q, the square of the rate, from gain to gain, and what is left
+the complete data, J the Jacobian of M (Dempster, Laird and Rubin 1977). From theta the way left is e, with f = (I - J) e,
+and f'I_c e / 2 is left to gain. Plain EM shrinks that by q, the square of the rate, from gain to gain, and what is left
 is gain q / (1 - q) (Aitken's series; Boehning et al. 1994). An accelerator's state has an estimate `ahead` of e. From one
 anchor to the next, s further on, the gain was (f + f_next)'I_c s / 2; so what is left is
 
     gain f_next'e / (f + f_next)'s,
 
-where the metric I_c, unknown, all but cancels if coordinates are in natural units.
+where the metric I_c, which is unknown, nearly cancels if coordinates are in natural units.
 """
 
-import contextlib
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,24 +36,29 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import ArrayLike
 
-from jaxem.compiling import Compiled
-from jaxem.em import as_ready, m_step, objective, pass_over
-from jaxem.families.base import epsilon
+from jaxem.checks import as_count, on_host
+from jaxem.em import m_step, objective, pass_over
+from jaxem.families.base import Family
 from jaxem.mixture import Mixture
+from jaxem.primitives import all_finite, epsilon, select
 from jaxem.priors import Prior
-from jaxem.rows import Rows, as_components, as_count, is_traced, naming_memory, on_host, settled
+from jaxem.program import Program
+from jaxem.rows import Frame, Rows, as_rows
+from jaxem.stats import Stats
 from jaxem.stopping import GainBelow, Progress, RemainingGainBelow, Status, StoppingRule
 
 MAX_ITER = 2000
 """turns a fit makes at most, by default"""
 MAX_TURNS = 10**7
 """the largest `max_iter`: a trace of it must fit in memory"""
+NO_LIMIT = 2**31 - 1
+"""a turn that no climb reaches"""
 NOISE = 8
-"""units of rounding of (|objective| + total weight) that a gain may be off by"""
+"""rounding error of a gain, in eps (|objective| + total weight)"""
 FALL = {64: 1e-12, 32: 1e-5}
 """a fall by this part of (|objective| + total weight) is more than rounding, by bits of the dtype"""
-RECEDING = 64
-"""units of rounding below which the size of a step says nothing of the way"""
+STEP_NOISE = 64
+"""a step shorter than this many eps is rounding: its growth means nothing"""
 DEFAULT_TOL = {64: 1e-10, 32: 1e-5}
 """gain per unit of weight below which plain EM stops by default, by bits of the dtype"""
 REMAINING = {64: (1e-8, 1e-12), 32: (1e-3, 1e-5)}
@@ -106,12 +111,12 @@ class Route(NamedTuple):
 
 
 class State(NamedTuple):
-    """A climb under way, centred as the rows are."""
+    """A climb under way, in the frame of the rows."""
 
     here: Point  # the anchor: the best parameters so far, finite; before the first pass the start
     route: Route | None
     gain: Array  # of the last accepted turn
-    share: Array  # what was left to gain then, as a multiple of it; NaN if unknown
+    remaining_ratio: Array  # remaining gain / gain, at that turn; NaN if unknown
     rate: Array  # of EM, as last estimated
     remaining_gain: Array
     hits: Array  # accepted turns in a row that met the rule
@@ -122,20 +127,30 @@ class State(NamedTuple):
     trace: Any  # [max_iter + 1]; None where it is kept elsewhere
 
 
-def begin(mixture: Mixture, rows: Rows, max_iter: int | None, accelerator: Any = None) -> State:
-    """The state before the first pass, which is not made; `mixture` centred as `rows`. Without `max_iter` no trace."""
+def begin(mixture: Mixture, max_iter: int | None = None, accelerator: Any = None) -> State:
+    """The state before the first pass; `mixture` in the frame of the rows. Without `max_iter` there is no trace."""
     dtype = mixture.log_weights.dtype
     unknown, lowest = jnp.full((), jnp.nan, dtype), jnp.full((), -jnp.inf, dtype)
     here = Point(mixture, mixture, lowest, jnp.zeros_like(mixture.log_weights), lowest, -lowest)
     trace = None if max_iter is None else jnp.full(max_iter + 1, jnp.nan, dtype)
-    none, yes = jnp.int32(0), jnp.bool_(True)
     return State(
-        here, depart(mixture, accelerator), unknown, unknown, unknown, unknown, none, yes, ~yes, none - 1, none, trace
+        here,
+        depart(mixture, accelerator),
+        gain=unknown,
+        remaining_ratio=unknown,
+        rate=unknown,
+        remaining_gain=unknown,
+        hits=jnp.int32(0),
+        accepted=jnp.bool_(True),
+        fell=jnp.bool_(False),
+        n_iter=jnp.int32(-1),
+        status=jnp.int32(Status.RUNNING),
+        trace=trace,
     )
 
 
 def depart(mixture: Mixture, accelerator: Any) -> Route | None:
-    """The route of a climb from `mixture`; none without an accelerator."""
+    """The route of a climb from `mixture`; None without an accelerator."""
     if accelerator is None:
         return None
     free = mixture.unconstrain()
@@ -156,62 +171,54 @@ def advance(
 
     Calling it again goes on where it stopped: any cutting into pieces gives the same climb.
     """
+    limit = state.n_iter + n_steps
     max_iter = state.trace.shape[-1] - 1
-    turn = turn_of(rows, stop, prior, accelerator, max_iter)
 
-    def turn_and_record(state: State) -> State:
-        new = turn(state)
-        return new._replace(trace=state.trace.at[recorded(state, new, max_iter)].set(new.here.objective, mode="drop"))
+    def one_turn(state: State, limit: Array) -> State:
+        new = turn(state, rows, limit, stop=stop, prior=prior, accelerator=accelerator, max_iter=max_iter)
+        return new._replace(
+            trace=state.trace.at[trace_index(state, new, max_iter)].set(new.here.objective, mode="drop")
+        )
 
-    one_turn = jax.vmap(turn_and_record) if state.status.ndim else turn_and_record
-
-    def unfinished(carry: tuple[State, Array]) -> Array:
-        return (carry[1] < n_steps) & jnp.any(carry[0].status == Status.RUNNING)
-
-    def step(carry: tuple[State, Array]) -> tuple[State, Array]:
-        return one_turn(carry[0]), carry[1] + 1
-
-    return jax.lax.while_loop(unfinished, step, (state, jnp.int32(0)))[0]
+    turn_all = jax.vmap(one_turn) if state.status.ndim else one_turn
+    return jax.lax.while_loop(
+        lambda state: jnp.any(is_going(state, limit)), lambda state: turn_all(state, limit), state
+    )
 
 
-def finish(state: State, rows: Rows) -> Result:
-    """The Result of a climb (one lane), back where the data lie."""
-    return jax.tree.map(_forward_only, as_result(state, ended(state, rows), rows.centre))
-
-
-def as_result(state: State, status: Any, centre: Any) -> Result:
-    """The Result of climbs that ended in `status`, by nothing but sums: of arrays of jax or of numpy."""
-    mixture = state.here.mixture
-    return Result(
-        mixture=mixture.shift(centre) if mixture.family.location else mixture,
+def finish(state: State, frame: Frame) -> Result:
+    """The Result of a climb, back where the data lie."""
+    result = Result(
+        mixture=state.here.mixture.from_frame(frame),
         log_likelihood=state.here.log_likelihood,
         objective=state.here.objective,
         n_iter=state.n_iter + (state.n_iter < 0),
-        status=status,
+        status=final_status(state, frame),
         trace=state.trace,
         rate=state.rate,
         remaining_gain=state.remaining_gain,
     )
+    return jax.tree.map(_forward_only, result)
 
 
-def ended(state: State, rows: Rows) -> Array:
-    """The `Status` that a climb has come to, `[]`."""
+def final_status(state: State, frame: Frame) -> Array:
+    """The `Status` of a climb that ends here, `[]`."""
     broken = state.status == Status.NONFINITE
     status = jnp.where(state.status == Status.RUNNING, Status.MAX_ITER, state.status)
     status = jnp.where(state.fell & ~broken, Status.OBJECTIVE_FELL, status)
-    finite = _all_finite(state.here.mixture.components)
-    return jnp.where(collapsed(state, rows) & finite, Status.DEGENERATE, status).astype(jnp.int32)
+    finite = all_finite(state.here.mixture.components)
+    return jnp.where(has_collapsed(state, frame) & finite, Status.DEGENERATE, status).astype(jnp.int32)
 
 
-def collapsed(state: State, rows: Rows) -> Array:
+def has_collapsed(state: State, frame: Frame) -> Array:
     """Whether a component has collapsed, `[]` of bool."""
     # counts in rows: weights that sum to less than one a row are scaled up
-    counts = state.here.counts * jnp.maximum(1.0, jnp.sum(rows.weights > 0) / rows.total_weight)
+    counts = state.here.counts * jnp.maximum(1.0, frame.n / frame.total_weight)
 
     def degenerate(components: Any) -> Array:
-        return jnp.any(state.here.mixture.family.degenerate(components, counts, rows.variance))
+        return jnp.any(state.here.mixture.family.degenerate(components, counts, frame.variance))
 
-    # a turn that ended in NaN is told from the step it tried
+    # the step that a turn tried tells why it ended in NaN
     tried = (state.status == Status.NONFINITE) & (state.n_iter >= 0) & degenerate(state.here.plain.components)
     return degenerate(state.here.mixture.components) | tried
 
@@ -265,24 +272,18 @@ def fit(
             f"mixture has log_weights of shape {mixture.log_weights.shape}; fit takes one mixture, fit_restarts many"
         )
     rows = rows_to_fit(mixture, x, sample_weight, chunk_size=chunk_size)
-    stop, prior = as_options(rows, stop, prior, accelerator)
+    stop, prior = as_options(mixture.family, rows, stop, prior, accelerator)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
-    with computing(mixture, rows):
-        work = turn_work(rows, mixture.n_components)
-        result = _fit(mixture, rows, prior, stop, max_iter, accelerator, work=work)
-        return settled(result, rows.weights.shape[-1] * mixture.n_components)
+    return _fit(mixture, rows, prior, stop, max_iter, accelerator)
 
 
 def _climb(
     mixture: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule, max_iter: int, accelerator: Any
 ) -> Result:
-    prior = centred_prior(prior, mixture, rows)
-    state = begin(centred(mixture, rows), rows, max_iter, accelerator)
+    state = begin(mixture.to_frame(rows.frame), max_iter, accelerator)
+    prior = to_frame(prior, rows.frame)
     state = advance(state, rows, max_iter + 1, stop=stop, prior=prior, accelerator=accelerator)
-    return finish(state, rows)
-
-
-_fit = Compiled(_climb, static_argnums=(4, 5))
+    return finish(state, rows.frame)
 
 
 def turn_work(rows: Rows, k: int, lanes: int = 1) -> int:
@@ -290,56 +291,89 @@ def turn_work(rows: Rows, k: int, lanes: int = 1) -> int:
     return rows.blocks.size * k * lanes
 
 
+_fit = Program(_climb, (4, 5), work=lambda mixture, rows, *_: turn_work(rows, mixture.n_components), nan_is_data=True)
+
+
 # -- one turn ------------------------------------------------------------------------------------------------------------
 
 
-def turn_of(
-    rows: Rows, stop: StoppingRule, prior: Prior | None, accelerator: Any, max_iter: int
-) -> Callable[[State], State]:
-    """One turn of a lane as a function of its state alone; the trace is the caller's."""
-    return functools.partial(
-        _turn, rows=_uncentred(rows), stop=stop, prior=prior, accelerator=accelerator, max_iter=max_iter
-    )
-
-
-def recorded(state: State, new: State, max_iter: int) -> Array:
-    """Where in the trace a turn from `state` to `new` belongs, `[]`; out of bounds, to be dropped, if none was made.
-
-    So a trace is written in place, never copied.
-    """
-    return jnp.where(new.n_iter > state.n_iter, new.n_iter, max_iter + 1)
-
-
-def _turn(
-    state: State, *, rows: Rows, stop: StoppingRule, prior: Prior | None, accelerator: Any, max_iter: int
+def turn(
+    state: State,
+    rows: Rows,
+    limit: ArrayLike = NO_LIMIT,
+    *,
+    stop: StoppingRule,
+    prior: Prior | None,
+    accelerator: Any,
+    max_iter: int,
 ) -> State:
-    """One turn of one lane: one pass, accept or refuse, propose, stop or go on. A stopped lane stays as it is."""
-    first, old = state.n_iter < 0, state.here
-    is_plain = jnp.bool_(True) if state.route is None else first | ~state.accepted
-    there = look(old.plain if state.route is None else state.route.query, rows, prior)
+    """One turn of one lane: `decide` on what `look` sees at the state's `query`. The trace is the caller's."""
+    there = look(query(state), rows, prior)
+    return decide(state, there, rows.frame, limit, stop=stop, accelerator=accelerator, max_iter=max_iter)
 
-    scale = jnp.abs(there.objective) + rows.total_weight
+
+def query(state: State) -> Mixture:
+    """Where the next pass is made: at M(anchor), or where the accelerator proposes."""
+    return state.here.plain if state.route is None else state.route.query
+
+
+def look(mixture: Mixture, rows: Rows, prior: Prior | None) -> Point:
+    """One pass: all that the data say of a mixture, and where EM would go from it."""
+    return point_of(mixture, pass_over(mixture, rows), prior)
+
+
+def point_of(mixture: Mixture, stats: Stats, prior: Prior | None) -> Point:
+    """The Point of a mixture from the Stats of all rows about it."""
+    plain = m_step(mixture, stats, prior)
+    of_components = mixture.family.step_size(mixture.components, plain.components)
+    step = jnp.maximum(jnp.max(jnp.abs(plain.weights - mixture.weights)), of_components)
+    return Point(mixture, plain, stats.log_likelihood, stats.counts, objective(mixture, stats, prior), step)
+
+
+def is_going(state: State, limit: ArrayLike = NO_LIMIT) -> Array:
+    """Whether a climb has not stopped and has turns left before turn `limit`, of bool."""
+    return (state.status == Status.RUNNING) & (state.n_iter < limit)
+
+
+def decide(
+    state: State,
+    there: Point,
+    frame: Frame,
+    limit: ArrayLike = NO_LIMIT,
+    *,
+    stop: StoppingRule,
+    max_iter: int,
+    accelerator: Any = None,
+) -> State:
+    """The next state, given what a pass at `query(state)` told: accept or refuse, propose, stop or go on.
+
+    A climb that has stopped, or has reached turn `limit`, stays as it is.
+    """
+    first, old, total_weight = state.n_iter < 0, state.here, frame.total_weight
+    is_plain = jnp.bool_(True) if state.route is None else first | ~state.accepted
+
+    scale = jnp.abs(there.objective) + total_weight
     noise = NOISE * epsilon(scale.dtype) * scale
     fallen = there.objective < old.objective - FALL[jnp.finfo(scale.dtype).bits] * scale
     finite = _is_finite(there)
     accepted = finite & (is_plain | ~fallen)
     gain = jnp.where(first, jnp.inf, there.objective - old.objective)
-    here = _where(accepted, there, old)
+    here = select(accepted, there, old)
 
     if state.route is None:
-        route, (share, rate) = None, _by_ratio(state, gain, noise)
+        route, (ratio, rate) = None, _by_gains(state, gain, noise)
     else:
-        route, share, rate = _ahead(state, here, accepted, accelerator)
-    left = jnp.where(jnp.isfinite(gain), jnp.maximum(gain, noise) * share, jnp.nan)
+        route, ratio, rate = _by_accelerator(state, here, accepted, accelerator)
+    remaining_gain = jnp.where(jnp.isfinite(gain), jnp.maximum(gain, noise) * ratio, jnp.nan)
     progress = Progress(
-        gain=gain / rows.total_weight,
+        gain=gain / total_weight,
         step=there.step,
-        noise=noise / rows.total_weight,
+        noise=noise / total_weight,
         objective=here.objective,
-        total_weight=rows.total_weight,
-        previous_gain=state.gain / rows.total_weight,
-        remaining_gain=left,
-        receding=there.step > jnp.maximum(old.step, RECEDING * epsilon(scale.dtype)),
+        total_weight=total_weight,
+        previous_gain=state.gain / total_weight,
+        remaining_gain=remaining_gain,
+        receding=there.step > jnp.maximum(old.step, STEP_NOISE * epsilon(scale.dtype)),
     )
     met = jnp.where(accepted, stop(progress), Status.RUNNING)
     hits = jnp.where(met == Status.RUNNING, 0, state.hits + 1).astype(jnp.int32)
@@ -347,33 +381,35 @@ def _turn(
     status = jnp.where(finite | ~is_plain, status, Status.NONFINITE)
     n_iter = state.n_iter + (finite | ~is_plain)
     status = jnp.where((status == Status.RUNNING) & (n_iter >= max_iter), Status.MAX_ITER, status).astype(jnp.int32)
-    found = _where(accepted, (gain, share, rate, left), (state.gain, state.share, state.rate, state.remaining_gain))
     fell = state.fell | (accepted & is_plain & fallen)
-    new = State(here, route, *found, hits, accepted, fell, n_iter, status, None)
-    return _where(state.status == Status.RUNNING, new, state._replace(trace=None))._replace(trace=state.trace)
-
-
-def look(mixture: Mixture, rows: Rows, prior: Prior | None) -> Point:
-    """The pass: all that the data say of a mixture, and where EM would go from it."""
-    stats = pass_over(mixture, rows)
-    plain = m_step(mixture, stats, prior)
-    step = jnp.maximum(
-        jnp.max(jnp.abs(plain.weights - mixture.weights)), mixture.family.step_size(mixture.components, plain.components)
+    gain, ratio, rate, remaining_gain = select(
+        accepted,
+        (gain, ratio, rate, remaining_gain),
+        (state.gain, state.remaining_ratio, state.rate, state.remaining_gain),
     )
-    return Point(mixture, plain, stats.log_likelihood, stats.counts, objective(mixture, stats, prior), step)
+    new = State(here, route, gain, ratio, rate, remaining_gain, hits, accepted, fell, n_iter, status, trace=None)
+    return select(is_going(state, limit), new, state._replace(trace=None))._replace(trace=state.trace)
 
 
-def _by_ratio(state: State, gain: Array, noise: Array) -> tuple[Array, Array]:
-    """What is left to gain as a multiple of `gain`, and EM's rate, from two gains in a row (Aitken)."""
+def trace_index(state: State, new: State, max_iter: int) -> Array:
+    """Where in the trace a turn from `state` to `new` belongs, `[]`; out of bounds, to be dropped, if none was made.
+
+    So a trace is written in place, never copied.
+    """
+    return jnp.where(new.n_iter > state.n_iter, new.n_iter, max_iter + 1)
+
+
+def _by_gains(state: State, gain: Array, noise: Array) -> tuple[Array, Array]:
+    """Remaining gain / gain, and EM's rate, from two gains in a row (Aitken)."""
     clear = (state.gain > 4 * noise) & (gain > 4 * noise) & jnp.isfinite(state.gain)
     ratio = jnp.where(clear, gain / state.gain, jnp.nan)
     known = (ratio > 0) & (ratio < 1)
     ratio = jnp.where(known, ratio, 0.5)
-    return jnp.where(known, ratio / (1.0 - ratio), state.share), jnp.where(known, jnp.sqrt(ratio), state.rate)
+    return jnp.where(known, ratio / (1.0 - ratio), state.remaining_ratio), jnp.where(known, jnp.sqrt(ratio), state.rate)
 
 
-def _ahead(state: State, here: Point, accepted: Array, accelerator: Any) -> tuple[Route, Array, Array]:
-    """Where an accelerator goes on from `here`, and what it sees ahead: the share left to gain and EM's rate."""
+def _by_accelerator(state: State, here: Point, accepted: Array, accelerator: Any) -> tuple[Route, Array, Array]:
+    """Where an accelerator goes on from `here`, and what it sees ahead: remaining gain / gain, and EM's rate."""
     import optax  # here: it takes as long to import as the rest of the package
 
     old: Any = state.route
@@ -382,10 +418,10 @@ def _ahead(state: State, here: Point, accepted: Array, accelerator: Any) -> tupl
     updates, memory = optax.with_extra_args_support(accelerator).update(
         displacement, old.memory, free, value=here.objective, accepted=accepted
     )
-    query = _where(accepted, here.mixture.constrain(old.units * (free + updates)), here.plain)
-    route, ahead = Route(query, old.units, free, displacement, memory), getattr(memory, "ahead", None)
+    proposal = select(accepted, here.mixture.constrain(old.units * (free + updates)), here.plain)
+    route, ahead = Route(proposal, old.units, free, displacement, memory), getattr(memory, "ahead", None)
     if ahead is None:
-        return route, state.share, state.rate
+        return route, state.remaining_ratio, state.rate
     metric = (old.units / here.mixture.units()) ** 2
     climbed = jnp.sum(metric * (old.displacement + displacement) * (free - old.free))
     left, length = jnp.sum(metric * displacement * ahead), jnp.sum(metric * ahead**2)
@@ -396,16 +432,7 @@ def _ahead(state: State, here: Point, accepted: Array, accelerator: Any) -> tupl
 
 def _is_finite(point: Point) -> Array:
     """Whether a point may be stood on, `[]`: weights may be zero, nothing else infinite or NaN."""
-    parts = point.mixture.components, point.objective, point.mixture.weights
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(parts)]))
-
-
-def _where(condition: Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
-
-
-def _all_finite(tree: Any) -> Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    return all_finite((point.mixture.components, point.objective, point.mixture.weights))
 
 
 # -- the edge ------------------------------------------------------------------------------------------------------------
@@ -419,53 +446,35 @@ def rows_to_fit(
     lanes: int = 1,
     chunk_size: int | None = None,
 ) -> Rows:
-    """`as_ready`, and a ValueError if there are more components than rows."""
-    rows = as_ready(mixture, x, sample_weight, lanes=lanes, chunk_size=chunk_size)
-    if not isinstance(x, Rows):
-        as_components(mixture.n_components, np.shape(x)[0])
+    """Ready rows for a climb from `mixture`, and a ValueError if it has more components than rows count."""
+    k = mixture.n_components
+    rows = as_rows(mixture.family, x, sample_weight, k, like=mixture, lanes=lanes, chunk_size=chunk_size)
+    rows.check_components(k)
     return rows
 
 
 def as_options(
-    rows: Rows, stop: StoppingRule | None, prior: Prior | None, accelerator: Any
+    family: Family, rows: Rows, stop: StoppingRule | None, prior: Prior | None, accelerator: Any
 ) -> tuple[StoppingRule, Prior | None]:
     """The stopping rule, the default one if None, and the prior, with numbers of one dtype: one program for all."""
+    if prior is not None and not isinstance(prior, Prior):
+        raise TypeError(f"prior is a {type(prior).__name__}; give a jaxem.Prior, such as jaxem.chen_tan(x), or None")
+    if prior is not None:
+        prior.check(family)
     dtype = rows.blocks.dtype
     bits = jnp.finfo(dtype).bits
     if stop is None and accelerator is None:
         stop = GainBelow(DEFAULT_TOL[bits])
     elif stop is None:
         absolute, relative = REMAINING[bits]
-        w = rows.weights
-        total = np.sum(np.asarray(w)) if on_host(w) else rows.total_weight  # numpy has nothing to compile
-        stop = RemainingGainBelow(absolute + relative * total)
+        total = rows.frame.total_weight
+        stop = RemainingGainBelow(absolute + relative * cast(Array, np.asarray(total) if on_host(total) else total))
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (stop, prior))
 
 
-def centred(mixture: Mixture, rows: Rows) -> Mixture:
-    """The mixture where the rows are, in their dtype."""
-    mixture = mixture.astype(rows.blocks.dtype)
-    return mixture.shift(-rows.centre) if mixture.family.location else mixture
-
-
-def centred_prior(prior: Prior | None, mixture: Mixture, rows: Rows) -> Prior | None:
-    """The prior where the rows are."""
-    return prior.shift(-rows.centre) if prior is not None and mixture.family.location else prior
-
-
-def _uncentred(rows: Rows) -> Rows:
-    """The same rows as data about the origin: inside the loop the mixture has moved to them."""
-    return dataclasses.replace(rows, centre=jnp.zeros_like(rows.centre))
-
-
-@contextlib.contextmanager
-def computing(*values: Any) -> Iterator[None]:
-    """Run a fit: the NaN that pads a trace is no fault for `jax_debug_nans`; no memory is one that names its remedy."""
-    if is_traced(*values):
-        yield
-        return
-    with jax.debug_nans(False), naming_memory():
-        yield
+def to_frame(prior: Prior | None, frame: Frame) -> Prior | None:
+    """The prior where the rows of a frame lie."""
+    return None if prior is None else prior.shift(-frame.centre)
 
 
 # An identity with a derivative but no transpose: reverse mode meets one clear line instead of the loop's own.

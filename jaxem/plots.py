@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:  # the extra is missing
 from jaxem.families.gaussian import as_moments
 from jaxem.loop import Result
 from jaxem.mixture import Mixture
-from jaxem.restarts import Landscape
+from jaxem.queue import Landscape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
