@@ -175,17 +175,19 @@ _MODULES = (
 __all__ = [*_HOME, "__version__"]
 
 
-if not TYPE_CHECKING:  # a misspelt name is a type error
+def _attribute(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"jaxem.{_HOME[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"jaxem.{name}")
+    else:
+        raise AttributeError(f"module 'jaxem' has no attribute {name!r}")
+    globals()[name] = value
+    return value
 
-    def __getattr__(name: str) -> Any:
-        if name in _HOME:
-            value = getattr(importlib.import_module(f"jaxem.{_HOME[name]}"), name)
-        elif name in _MODULES:
-            value = importlib.import_module(f"jaxem.{name}")
-        else:
-            raise AttributeError(f"module 'jaxem' has no attribute {name!r}")
-        globals()[name] = value
-        return value
+
+if not TYPE_CHECKING:  # so that type checkers call a misspelt name an error
+    __getattr__ = _attribute
 
 
 def __dir__() -> list[str]:
