@@ -5,7 +5,87 @@ line answers `--help` without JAX.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
+    from jaxem import accelerate as accelerate
+    from jaxem import compiling as compiling
+    from jaxem import datasets as datasets
+    from jaxem import em as em
+    from jaxem import families as families
+    from jaxem import html as html
+    from jaxem import init as init
+    from jaxem import io as io
+    from jaxem import laws as laws
+    from jaxem import loop as loop
+    from jaxem import mixture as mixture
+    from jaxem import plots as plots
+    from jaxem import priors as priors
+    from jaxem import racing as racing
+    from jaxem import restarts as restarts
+    from jaxem import rows as rows
+    from jaxem import sklearn as sklearn
+    from jaxem import stats as stats
+    from jaxem import stopping as stopping
+    from jaxem.accelerate import anderson as anderson
+    from jaxem.accelerate import hybrid as hybrid
+    from jaxem.accelerate import squarem as squarem
+    from jaxem.em import e_step as e_step
+    from jaxem.em import elbo as elbo
+    from jaxem.em import m_step as m_step
+    from jaxem.em import objective as objective
+    from jaxem.em import proxy as proxy
+    from jaxem.families.base import Family as Family
+    from jaxem.families.discrete import Bernoulli as Bernoulli
+    from jaxem.families.discrete import BernoulliParams as BernoulliParams
+    from jaxem.families.gaussian import Diagonal as Diagonal
+    from jaxem.families.gaussian import Full as Full
+    from jaxem.families.gaussian import GaussianParams as GaussianParams
+    from jaxem.families.gaussian import Spherical as Spherical
+    from jaxem.families.gaussian import Tied as Tied
+    from jaxem.init import FromMixture as FromMixture
+    from jaxem.init import FromResponsibilities as FromResponsibilities
+    from jaxem.init import KMeans as KMeans
+    from jaxem.init import KMeansPlusPlus as KMeansPlusPlus
+    from jaxem.init import RandomParameters as RandomParameters
+    from jaxem.init import RandomPoints as RandomPoints
+    from jaxem.init import Settings as Settings
+    from jaxem.laws import Report as Report
+    from jaxem.laws import verify as verify
+    from jaxem.loop import Result as Result
+    from jaxem.loop import State as State
+    from jaxem.loop import advance as advance
+    from jaxem.loop import fit as fit
+    from jaxem.mixture import Mixture as Mixture
+    from jaxem.priors import Beta as Beta
+    from jaxem.priors import Dirichlet as Dirichlet
+    from jaxem.priors import NormalInverseWishart as NormalInverseWishart
+    from jaxem.priors import Prior as Prior
+    from jaxem.priors import chen_tan as chen_tan
+    from jaxem.priors import fraley_raftery as fraley_raftery
+    from jaxem.priors import variance_floor as variance_floor
+    from jaxem.racing import Candidate as Candidate
+    from jaxem.racing import Raced as Raced
+    from jaxem.racing import Search as Search
+    from jaxem.racing import Selection as Selection
+    from jaxem.racing import search as search
+    from jaxem.racing import select as select
+    from jaxem.restarts import Landscape as Landscape
+    from jaxem.restarts import Lanes as Lanes
+    from jaxem.restarts import best as best
+    from jaxem.restarts import fit_restarts as fit_restarts
+    from jaxem.restarts import landscape as landscape
+    from jaxem.restarts import starts as starts
+    from jaxem.rows import shard as shard
+    from jaxem.stats import Stats as Stats
+    from jaxem.stopping import AitkenBelow as AitkenBelow
+    from jaxem.stopping import GainBelow as GainBelow
+    from jaxem.stopping import Progress as Progress
+    from jaxem.stopping import RelativeGainBelow as RelativeGainBelow
+    from jaxem.stopping import RemainingGainBelow as RemainingGainBelow
+    from jaxem.stopping import Status as Status
+    from jaxem.stopping import StepBelow as StepBelow
+    from jaxem.stopping import TotalGainBelow as TotalGainBelow
 
 __version__ = "0.5.0"
 
@@ -69,13 +149,6 @@ _HOME = {
     "verify": "laws",
     "Report": "laws",
 }
-_RENAMED = {
-    "Lanes": "RestartsProgress",
-    "Raced": "SearchProgress",
-    "compiling": "program",
-    "restarts": "queue",
-}
-"""names of 0.5 and the new ones; the old name warns until 0.7"""
 _MODULES = (
     "accelerate",
     "checks",
@@ -106,13 +179,7 @@ _MODULES = (
 __all__ = [*_HOME, "__version__"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _RENAMED or name == "Settings":
-        import warnings
-
-        new = _RENAMED.get(name, "init.Recipe")
-        warnings.warn(f"jaxem.{name} is now jaxem.{new}; use that name", DeprecationWarning, stacklevel=2)
-        return __getattr__(new) if name in _RENAMED else importlib.import_module("jaxem.init").Recipe
+def _attribute(name: str) -> Any:
     if name in _HOME:
         value = getattr(importlib.import_module(f"jaxem.{_HOME[name]}"), name)
     elif name in _MODULES:
@@ -121,6 +188,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'jaxem' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+if not TYPE_CHECKING:  # so that type checkers call a misspelt name an error
+    __getattr__ = _attribute
 
 
 def __dir__() -> list[str]:

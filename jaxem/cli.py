@@ -476,12 +476,13 @@ def _family(covariance: Covariance) -> Family:
 def _initializer(init: Init) -> Initializer:
     import jaxem
 
-    return {
+    initializers: dict[str, Initializer] = {
         "k-means++": jaxem.KMeansPlusPlus(),
         "kmeans": jaxem.KMeans(),
         "random": jaxem.RandomParameters(),
         "random-points": jaxem.RandomPoints(),
-    }[init.value]
+    }
+    return initializers[init.value]
 
 
 def _start_jax(work: int, *, keep: bool = True) -> None:
@@ -530,8 +531,8 @@ def _compile_verification(table: Table, components: int, covariance: Covariance)
     family, values = _family(covariance), table.values
     with jax.enable_x64(True):
         shapes = jax.eval_shape(lambda x: family.init(x, components), values)
-        params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes)
-        return compile_verify(jaxem.Mixture(np.zeros(components), params, family), values)
+        log_weights, params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), (np.zeros(components), shapes))
+        return compile_verify(jaxem.Mixture(log_weights, params, family), values)
 
 
 class Plan(NamedTuple):

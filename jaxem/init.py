@@ -19,7 +19,7 @@ and but for rounding of that sum the draw is the same whether it is there or not
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from jaxem.primitives import alive, dot, positive, select
 from jaxem.rows import Rows, block_size, blocked, ready, sum_blocks
 from jaxem.stats import Stats
 
+T = TypeVar("T")
 SHARE = 0.1
 """what a row keeps for the components it is not nearest to, so that no component starts without spread"""
 
@@ -45,12 +46,12 @@ class Initializer(Protocol):
         """A Mixture from a key, data `[n, d]` and weights `[n]`."""
 
 
-def _pytree(*static: str) -> Callable[[type], type]:
-    def register(cls: type) -> type:
-        cls = dataclasses.dataclass(frozen=True)(cls)
-        names = [field.name for field in dataclasses.fields(cls)]
-        data = [name for name in names if name not in static]
-        return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=list(static))
+@dataclass_transform(frozen_default=True)
+def _pytree(*static: str) -> Callable[[type[T]], type[T]]:
+    def register(cls: type[T]) -> type[T]:
+        made: Any = dataclasses.dataclass(frozen=True)(cls)
+        data = [field.name for field in dataclasses.fields(made) if field.name not in static]
+        return jax.tree_util.register_dataclass(made, data_fields=data, meta_fields=list(static))
 
     return register
 
@@ -159,8 +160,7 @@ class FromResponsibilities:
         resp = self.resp if isinstance(self.resp, jax.Array) else np.asarray(self.resp)
         if resp.shape != (n, k):
             raise ValueError(f"resp has shape {resp.shape}; give [n, k] = {(n, k)}")
-        made: Any = type(self)  # the decorator hides the signature from mypy
-        return made(blocked(resp, rows).reshape(-1, k))
+        return FromResponsibilities(blocked(resp, rows).reshape(-1, k))
 
 
 @_pytree()

@@ -18,7 +18,7 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-X64 = jax.config.jax_enable_x64
+X64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
 DTYPE = "float64" if X64 else "float32"
 
 EXACT = 0.0

@@ -109,7 +109,7 @@ def test_each_takes_an_ax_and_returns_it(faithful):
 def test_soft_colours_are_the_posteriors(faithful):
     x, _, best = faithful
     ax = plots.plot_responsibilities(best.mixture, x)
-    drawn = ax.collections[0].get_facecolors()[:, :3]
+    drawn = ax.collections[0].get_facecolors()[:, :3]  # type: ignore[attr-defined]
     resp = np.asarray(best.mixture.responsibilities(x), float)
     np.testing.assert_allclose(drawn, resp @ plots.colours(2), atol=1e-6)
 
@@ -121,7 +121,7 @@ def test_the_trace_and_the_landscape_are_what_was_found(faithful):
     np.testing.assert_array_equal(line, trace[np.isfinite(trace)])
     seen = jaxem.landscape(results)
     bars = plots.plot_landscape(seen).patches
-    assert [bar.get_width() for bar in bars] == seen.counts.tolist()
+    assert [bar.get_width() for bar in bars] == seen.counts.tolist()  # type: ignore[attr-defined]
 
 
 def test_colours_can_be_told_apart_in_grey():

@@ -213,11 +213,11 @@ def test_restarts_compile_once():
     x = blobs(64)
     starts = jaxem.starts(KEY, jaxem.Full(), x, 2, 8)
     jaxem.fit_restarts(starts, x, stop=GainBelow(1e-3))
-    before = restarts._fit_restarts.small._cache_size()
+    before = restarts._fit_restarts.small._cache_size()  # type: ignore[attr-defined]
     assert before > 0
     for seed, tol in enumerate((1e-4, 1e-6)):
         jaxem.fit_restarts(jaxem.starts(jax.random.key(seed), jaxem.Full(), x, 2, 8), x + 1, stop=GainBelow(tol))
-    assert restarts._fit_restarts.small._cache_size() == before
+    assert restarts._fit_restarts.small._cache_size() == before  # type: ignore[attr-defined]
 
 
 @pytest.mark.skipif(not X64, reason="1e-6 nats need float64")

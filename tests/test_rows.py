@@ -85,14 +85,14 @@ def test_ready_rows_serve_starts_and_fits():
 def test_many_numbers_of_rows_share_few_programs():
     x = blobs(400).astype(DTYPE)
     mixture = Case(jaxem.Spherical(), 2, 2, 0).mixture().astype(DTYPE)
-    loop._fit.small.clear_cache()
-    jaxem.mixture._map_rows.clear_cache()
+    loop._fit.small.clear_cache()  # type: ignore[attr-defined]
+    jaxem.mixture._map_rows.clear_cache()  # type: ignore[attr-defined]
     for n in range(200, 400, 5):
         jaxem.fit(mixture, x[:n], max_iter=5)
         assert mixture.predict(x[:n]).shape == (n,)
         assert mixture.log_joint(x[:n]).shape == (n, 2)
-    assert loop._fit.small._cache_size() == 2  # 256 and 512 rows
-    assert jaxem.mixture._map_rows._cache_size() == 4  # of each function
+    assert loop._fit.small._cache_size() == 2  # type: ignore[attr-defined]  # 256 and 512 rows
+    assert jaxem.mixture._map_rows._cache_size() == 4  # type: ignore[attr-defined]  # of each function
 
 
 @pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)

@@ -2,8 +2,10 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,41 @@ def test_optimisation_knows_nothing_of_mixtures():
     assert list(imports(trees["accelerate"])) == []
 
 
+def third_party(nodes):
+    """Distributions that are imported under `nodes`: neither of the standard library nor of this repository."""
+    here = {"jaxem", "experiments", "tests", *sys.stdlib_module_names}
+    names = set()
+    for node in nodes:
+        for found in ast.walk(node):
+            if isinstance(found, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in found.names}
+            elif isinstance(found, ast.ImportFrom) and found.module:
+                names.add(found.module.split(".")[0])
+    return {{"sklearn": "scikit-learn"}.get(name, name) for name in names - here}
+
+
+def declared(*extras):
+    """Distributions that pyproject.toml gives the core and `extras`, extras of extras included."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    found = set()
+    for requirement in [*project["dependencies"], *(r for e in extras for r in project["optional-dependencies"][e])]:
+        name, inner = re.match(r"([\w-]+)(?:\[(.*?)\])?", requirement).groups()
+        found |= declared(*inner.split(",")) if name == "jaxem" else {name}
+    return found
+
+
+def test_what_is_imported_is_declared():
+    """What a file of the core needs at once is a dependency; the rest is in an extra that says who needs it."""
+    for name, tree in modules():
+        at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        if name.split(".")[0] not in ("sklearn", "plots", "cli"):
+            assert third_party(at_once) <= declared(), name
+        assert third_party([tree]) <= declared("cli", "plot", "sklearn"), name
+    for folder, extras in {"experiments": ("experiments", "bench"), "tests": ("test",)}.items():
+        for path in (PACKAGE.parent / folder).glob("*.py"):
+            assert third_party([ast.parse(path.read_text())]) <= declared(*extras), path.name
+
+
 def test_public_names_are_documented():
     for name in jaxem.__all__:
         value = getattr(jaxem, name)
@@ -60,7 +97,7 @@ def test_public_names_are_documented():
             assert inspect.getdoc(value), name
     assert set(jaxem.__all__) <= set(dir(jaxem))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        jaxem.nonsense  # noqa: B018
+        jaxem.nonsense  # type: ignore[attr-defined]  # noqa: B018
 
 
 def run(code, **environment):
