@@ -5,6 +5,7 @@ line answers `--help` without JAX.
 """
 
 import importlib
+import warnings
 from typing import Any
 
 __version__ = "0.5.0"
@@ -52,10 +53,9 @@ _HOME = {
     "RandomPoints": "init",
     "KMeans": "init",
     "KMeansPlusPlus": "init",
-    "Settings": "init",
     "FromResponsibilities": "init",
     "FromMixture": "init",
-    "Lanes": "restarts",
+    "RestartsProgress": "restarts",
     "starts": "restarts",
     "fit_restarts": "restarts",
     "best": "restarts",
@@ -63,17 +63,24 @@ _HOME = {
     "Landscape": "restarts",
     "search": "racing",
     "Search": "racing",
-    "Raced": "racing",
+    "SearchProgress": "racing",
     "select": "racing",
     "Selection": "racing",
     "Candidate": "racing",
     "verify": "laws",
     "Report": "laws",
 }
+_RENAMED = {
+    "Lanes": ("restarts", "RestartsProgress", "use jaxem.RestartsProgress"),
+    "Raced": ("racing", "SearchProgress", "use jaxem.SearchProgress"),
+    "Settings": ("init", "Recipe", "use an initialiser such as jaxem.KMeansPlusPlus, or a value of jaxem.racing.ARMS"),
+}
+"""names of the version before: module, name and remedy; they work with a warning until the next version"""
 _MODULES = (
     "accelerate",
     "compiling",
     "datasets",
+    "display",
     "em",
     "families",
     "html",
@@ -98,6 +105,10 @@ __all__ = [*_HOME, "__version__"]
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(importlib.import_module(f"jaxem.{_HOME[name]}"), name)
+    elif name in _RENAMED:
+        module, new, remedy = _RENAMED[name]
+        warnings.warn(f"jaxem.{name} will go in the next version; {remedy}", DeprecationWarning, stacklevel=2)
+        return getattr(importlib.import_module(f"jaxem.{module}"), new)
     elif name in _MODULES:
         value = importlib.import_module(f"jaxem.{name}")
     else:

@@ -8,7 +8,7 @@ and
     KMeansPlusPlus    rows far from each other (greedy k-means++: Arthur and Vassilvitskii 2007; Celebi et al. 2013), each
                       row then given to the nearest, and one M-step.
     RandomPoints      the same from k random rows.
-    Settings          rows of either kind, moved by k-means or not, as centres of wide or narrow components.
+    Recipe            rows of either kind, moved by k-means or not, as centres of wide or narrow components.
     FromResponsibilities, FromMixture     whatever is given.
 
 All are pure functions of (key, family, x, n_components, sample_weight), pytrees themselves, and run under jit and vmap.
@@ -103,7 +103,7 @@ class RandomPoints:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Recipe:
     """A start of any kind by numbers, not by code: what makes starts of several kinds one program.
 
     Attributes:

@@ -28,9 +28,10 @@ from jax.typing import ArrayLike
 
 from jaxem.accelerate import hybrid
 from jaxem.compiling import HASTY, Compiled
+from jaxem.display import readable, search_card, selection_card
 from jaxem.em import as_rows, made_ready
 from jaxem.families.base import Family
-from jaxem.init import Settings
+from jaxem.init import Recipe
 from jaxem.loop import (
     MAX_ITER,
     MAX_TURNS,
@@ -49,16 +50,16 @@ from jaxem.loop import (
 from jaxem.priors import Prior, chen_tan, variance_floor
 from jaxem.restarts import Landscape, best, draw, landscape, lane_count
 from jaxem.rows import Rows, as_components, as_count, gathered, mesh_of
-from jaxem.stopping import Status, StoppingRule
+from jaxem.stopping import Status, StoppingRule, has_failed
 
 BUDGET = 1000
 """passes that `search` may make, by default"""
-ARMS: dict[str, Settings] = {
-    "k-means++": Settings(),
-    "lloyd": Settings(n_lloyd=5),
-    "narrow k-means++": Settings(nearest=False, narrow=True),
-    "random": Settings(apart=False, nearest=False),
-    "narrow random": Settings(apart=False, nearest=False, narrow=True),
+ARMS: dict[str, Recipe] = {
+    "k-means++": Recipe(),
+    "lloyd": Recipe(n_lloyd=5),
+    "narrow k-means++": Recipe(nearest=False, narrow=True),
+    "random": Recipe(apart=False, nearest=False),
+    "narrow random": Recipe(apart=False, nearest=False, narrow=True),
 }
 """kinds of start that are raced, by default"""
 OFTEN = ("k-means++", "lloyd", "narrow k-means++")
@@ -84,7 +85,7 @@ FLOOR = 1e-6
 """of the data's largest variance: where every climb collapsed, the floor of variances of the fit that is offered"""
 
 
-class Raced(NamedTuple):
+class SearchProgress(NamedTuple):
     """How far `search` is, as its callback sees it.
 
     Attributes:
@@ -100,6 +101,7 @@ class Raced(NamedTuple):
     lanes: int
 
 
+@readable(search_card)
 class Search(NamedTuple):
     """What `search` found.
 
@@ -134,7 +136,7 @@ def search(
     max_iter: int = MAX_ITER,
     accelerator: Any = hybrid(),
     chunk_size: int | None = None,
-    callback: Callable[[Raced], None] | None = None,
+    callback: Callable[[SearchProgress], None] | None = None,
 ) -> Search:
     """The best optimum that a budget of passes finds: diverse starts, raced, the last ones polished.
 
@@ -150,7 +152,7 @@ def search(
         prior: with one, log-likelihood + log prior is climbed and ranked.
         stop, max_iter, chunk_size: as for `fit`.
         accelerator: as for `fit`; by default `hybrid()`.
-        callback: called with `Raced` between pieces; an exception raised in it, or Ctrl-C, ends the search.
+        callback: called with `SearchProgress` between pieces; an exception raised in it, or Ctrl-C, ends the search.
 
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
@@ -164,12 +166,15 @@ def search(
     course = Course(family, k, names, budget, max_iter, accelerator)
     with computing(rows):
         found = _raced(key, rows, prior, stop, course, callback, 0)
-        failed = int(found.best.status) in (Status.DEGENERATE, Status.NONFINITE)
-        if failed and hasattr(family, "log_prior") and bool(jnp.all(jnp.isfinite(rows.variance))):
+        if (
+            has_failed(int(found.best.status))
+            and hasattr(family, "log_prior")
+            and bool(jnp.all(jnp.isfinite(rows.variance)))
+        ):
             penalty = _penalty(gathered(rows))
             penalty = penalty if prior is None else prior + penalty
             offered = _raced(key, rows, penalty, stop, course, callback, found.passes)
-            if int(offered.best.status) not in (Status.DEGENERATE, Status.NONFINITE):
+            if not has_failed(int(offered.best.status)):
                 degenerate = jnp.full_like(offered.best.status, int(Status.DEGENERATE))
                 found = offered._replace(
                     best=offered.best._replace(status=degenerate), penalised=offered.best, landscape=found.landscape
@@ -190,6 +195,7 @@ class Candidate(NamedTuple):
     status: Status
 
 
+@readable(selection_card)
 class Selection(NamedTuple):
     """What `select` found.
 
@@ -204,18 +210,6 @@ class Selection(NamedTuple):
     chosen: int
     candidates: tuple[Candidate, ...]
     passes: int
-
-    def __str__(self) -> str:
-        lines = [
-            f"{'k':>3}  {'family':<10}{'log-likelihood':>16}{'p':>5}{'BIC':>12}{'AIC':>12}{'ICL':>12}  less is better"
-        ]
-        for i, one in enumerate(self.candidates):
-            criteria = "".join(f"{value:12.3f}" for value in (one.bic, one.aic, one.icl))
-            mark = "chosen" if i == self.chosen else "" if one.status == Status.CONVERGED else one.status.name
-            name = type(one.family).__name__
-            row = f"{one.n_components:3d}  {name:<10}{one.log_likelihood:16.5f}{one.n_parameters:5d}{criteria}  {mark}"
-            lines.append(row.rstrip())
-        return "\n".join(lines)
 
 
 def select(
@@ -260,11 +254,25 @@ def select(
         candidates.append(_candidate(found[-1].best, data, weights))
         if callback is not None:
             callback(candidates[-1])
-    failed = (Status.DEGENERATE, Status.NONFINITE)
-    chosen = min(
-        range(len(candidates)), key=lambda i: (candidates[i].status in failed, getattr(candidates[i], criterion))
-    )
+    chosen = min(range(len(candidates)), key=lambda i: (candidates[i].status.failed, getattr(candidates[i], criterion)))
     return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found))
+
+
+class Criteria(NamedTuple):
+    """The information criteria of a fit; of each less is better."""
+
+    bic: float
+    aic: float
+    icl: float
+
+
+def criteria(log_likelihood: float, n_parameters: int, n: float, doubt: float = math.nan) -> Criteria:
+    """BIC, AIC and ICL of a fit to n rows (or weights that sum to n).
+
+    `doubt` is -sum_i log max_j p(j | x_i), which ICL alone needs; without it that is NaN.
+    """
+    bic = n_parameters * math.log(n) - 2.0 * log_likelihood
+    return Criteria(bic, 2.0 * n_parameters - 2.0 * log_likelihood, bic + 2.0 * doubt)
 
 
 def _candidate(result: Result, data: Array | np.ndarray, weights: Any) -> Candidate:
@@ -272,17 +280,9 @@ def _candidate(result: Result, data: Array | np.ndarray, weights: Any) -> Candid
     w = np.ones(data.shape[0]) if weights is None else np.asarray(weights, np.float64)
     p, n = mixture.n_parameters, float(w.sum())
     certainty = np.asarray(mixture.log_confidence(data), np.float64)
-    bic = p * math.log(n) - 2 * log_likelihood
-    return Candidate(
-        family=mixture.family,
-        n_components=mixture.n_components,
-        log_likelihood=log_likelihood,
-        n_parameters=p,
-        bic=bic,
-        aic=2 * p - 2 * log_likelihood,
-        icl=bic - 2 * float(np.sum(np.where(w > 0, w * certainty, 0.0))),
-        status=Status(int(result.status)),
-    )
+    doubt = -float(np.sum(np.where(w > 0, w * certainty, 0.0)))
+    of_fit = criteria(log_likelihood, p, n, doubt)
+    return Candidate(mixture.family, mixture.n_components, log_likelihood, p, *of_fit, Status(int(result.status)))
 
 
 class Course(NamedTuple):
@@ -302,7 +302,7 @@ def _raced(
     prior: Prior | None,
     stop: StoppingRule,
     course: Course,
-    callback: Callable[[Raced], None] | None,
+    callback: Callable[[SearchProgress], None] | None,
     passes: int,
 ) -> Search:
     """One race from new starts; `passes` were made before it."""
@@ -379,8 +379,7 @@ class Scores(NamedTuple):
     @property
     def sound(self) -> np.ndarray:
         """Which are finite and have not collapsed."""
-        failed = (self.status == Status.DEGENERATE) | (self.status == Status.NONFINITE)
-        return np.isfinite(self.objective) & ~failed
+        return np.isfinite(self.objective) & ~has_failed(self.status)
 
     @property
     def passes(self) -> int:
@@ -425,17 +424,15 @@ def _starts_of(budget: int) -> int:
     return HALVING ** max(0, math.floor(math.log(max(budget / PASSES_A_START, 1.0), HALVING)))
 
 
-def _progress(scores: Scores, passes: int, budget: int, lanes: int) -> Raced:
+def _progress(scores: Scores, passes: int, budget: int, lanes: int) -> SearchProgress:
     objective = np.where(scores.sound, scores.objective, -np.inf)
-    return Raced(passes + scores.passes, budget, float(np.max(objective)), lanes)
+    return SearchProgress(passes + scores.passes, budget, float(np.max(objective)), lanes)
 
 
 # -- programs ------------------------------------------------------------------------------------------------------------
 
 
-def _open_race(
-    key: Array, family: Family, rows: Rows, k: int, arms: Settings, max_iter: int, accelerator: Any
-) -> State:
+def _open_race(key: Array, family: Family, rows: Rows, k: int, arms: Recipe, max_iter: int, accelerator: Any) -> State:
     """The states of all lanes before their first pass, `[r, ...]`, each from `arms` of its own, leaves `[r]`."""
     mixtures = draw(key, family, rows, k, jnp.arange(jnp.shape(arms.apart)[0]), arms)
     return jax.vmap(lambda mixture: begin(centred(mixture, rows), rows, max_iter, accelerator))(mixtures)

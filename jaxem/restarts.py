@@ -19,9 +19,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxem.compiling import Compiled
+from jaxem.display import landscape_card, readable
 from jaxem.em import as_rows, made_ready
 from jaxem.families.base import Family
-from jaxem.init import FromResponsibilities, Initializer, KMeansPlusPlus, Settings
+from jaxem.init import FromResponsibilities, Initializer, KMeansPlusPlus, Recipe
 from jaxem.loop import (
     MAX_ITER,
     MAX_TURNS,
@@ -42,7 +43,7 @@ from jaxem.loop import (
 from jaxem.mixture import Mixture
 from jaxem.priors import Prior
 from jaxem.rows import Rows, as_components, as_count, gathered, is_traced, on_host, zeros_like_result
-from jaxem.stopping import Status, StoppingRule
+from jaxem.stopping import Status, StoppingRule, has_failed
 
 WIDTH, WIDTH_ELSEWHERE = 8, 64
 """restarts that climb at once on one device: few on a CPU, where width only adds idle lanes at the end, more elsewhere"""
@@ -58,7 +59,7 @@ MAX_STEPS = 2**31 - 1
 MAX_RESTARTS, MAX_TRACES = 2**24, 2**30
 
 
-class Lanes(NamedTuple):
+class RestartsProgress(NamedTuple):
     """How far `fit_restarts` is, as its callback sees it.
 
     Attributes:
@@ -83,6 +84,7 @@ class Lanes(NamedTuple):
         return self.useful / max(self.executed, 1)
 
 
+@readable(landscape_card)
 class Landscape(NamedTuple):
     """The distinct optima that restarts ended in, best first; arrays of numpy.
 
@@ -145,7 +147,7 @@ def fit_restarts(
     max_iter: int = MAX_ITER,
     accelerator: Any = None,
     chunk_size: int | None = None,
-    callback: Callable[[Lanes], None] | None = None,
+    callback: Callable[[RestartsProgress], None] | None = None,
 ) -> Result:
     """`fit` from every mixture of a batch, leaves `[r, ...]`, at once.
 
@@ -158,7 +160,7 @@ def fit_restarts(
     Args:
         mixtures: the starts, leaves `[r, ...]`.
         x: `[n, d]`, shared by all, or `Rows`.
-        callback: called with `Lanes` between pieces.
+        callback: called with `RestartsProgress` between pieces.
         sample_weight, prior, stop, max_iter, accelerator, chunk_size: as for `fit`.
 
     Returns:
@@ -192,7 +194,7 @@ def fit_from_starts(
     stop: StoppingRule | None = None,
     max_iter: int = MAX_ITER,
     accelerator: Any = None,
-    callback: Callable[[Lanes], None] | None = None,
+    callback: Callable[[RestartsProgress], None] | None = None,
 ) -> Result:
     """`fit_restarts` of `starts` on ready rows, in one program where the climbs are short; arguments as for those."""
     if rows.mesh is not None:
@@ -427,7 +429,7 @@ def _climb(
     plan: Plan,
     r: int,
     k: int,
-    callback: Callable[[Lanes], None] | None,
+    callback: Callable[[RestartsProgress], None] | None,
 ) -> Result:
     """Bounded pieces from the host: between two of them the callback hears of the progress, and Ctrl-C is heard."""
     if plan.mesh is not None:
@@ -450,7 +452,7 @@ def _climb(
         queue, results = _go_on(queue, rows, prior, stop, np.int32(n_steps), plan, work=work)
 
 
-def _seen(queue: Queue, r: int, useful: int, executed: int) -> Lanes:
+def _seen(queue: Queue, r: int, useful: int, executed: int) -> RestartsProgress:
     """What a callback is told, read from the restarts put away and those in lanes; a piece adds to the two counts."""
     states, lanes = queue.states, queue.lanes
     in_lane = np.asarray(queue.restart) < states.status.shape[0] // queue.waiting.shape[0]  # the others are empty
@@ -458,7 +460,7 @@ def _seen(queue: Queue, r: int, useful: int, executed: int) -> Lanes:
     best = [np.asarray(states.objective), np.asarray(lanes.objective)[in_lane]]
     running = int(np.sum(np.asarray(lanes.status) == Status.RUNNING))
     unfinished = states.status.shape[0] - int(np.sum(np.asarray(queue.waiting))) + running
-    return Lanes(
+    return RestartsProgress(
         finished=max(0, r - unfinished),
         total=r,
         passes=int(np.sum(np.maximum(np.concatenate(n_iter), 0))),
@@ -520,10 +522,10 @@ _starts = Compiled(_draw_all, static_argnums=(1, 3, 4))
 
 
 def draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer) -> Mixture:
-    """The starts of number `index` `[r]`, by one initialiser; `Settings` may have leaves `[r]`, one for each."""
+    """The starts of number `index` `[r]`, by one initialiser; `Recipe` may have leaves `[r]`, one for each."""
     data, weight = rows.as_matrix()
     data = data + rows.centre[None, :]
-    own = isinstance(initializer, Settings)
+    own = isinstance(initializer, Recipe)
 
     def start(at: tuple[Array, Any]) -> Mixture:
         return (at[1] if own else initializer)(jax.random.fold_in(key, at[0]), family, data, k, weight)
@@ -547,7 +549,7 @@ def best(results: Result) -> Result:
 
 def _best(results: Result, xp: Any) -> Result:
     finite = xp.isfinite(results.objective) & (results.status != Status.NONFINITE)
-    sound = finite & (results.status != Status.DEGENERATE)
+    sound = finite & ~has_failed(results.status)
     eligible = xp.where(xp.any(sound), sound, finite)
     i = xp.argmax(xp.where(eligible, results.objective, -xp.inf))
     return jax.tree.map(lambda leaf: leaf[i], results)

@@ -49,7 +49,7 @@ from jaxem.families.base import Family, alive
 from jaxem.families.gaussian import Diagonal, Full, GaussianParams, GaussianStats, Spherical, Tied
 from jaxem.loop import State, advance, begin, computing, turn_work
 from jaxem.mixture import Mixture
-from jaxem.racing import BUDGET, search
+from jaxem.racing import BUDGET, criteria, search
 from jaxem.restarts import lane_count
 from jaxem.rows import CHUNK, Rows
 from jaxem.stopping import Progress, Status
@@ -527,12 +527,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def bic(self, X: Any) -> float:  # noqa: N803
         """The Bayesian information criterion on X; the lower the better."""
         n = self._as_rows(X, reset=False).shape[0]
-        return float(-2 * self.score(X) * n + self._n_parameters() * np.log(n))
+        return criteria(self.score(X) * n, self._n_parameters(), n).bic
 
     def aic(self, X: Any) -> float:  # noqa: N803
         """The Akaike information criterion on X; the lower the better."""
         n = self._as_rows(X, reset=False).shape[0]
-        return float(-2 * self.score(X) * n + 2 * self._n_parameters())
+        return criteria(self.score(X) * n, self._n_parameters(), n).aic
 
     def _n_parameters(self) -> int:
         k, d = np.shape(self.means_)
