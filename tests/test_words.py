@@ -13,6 +13,7 @@ import pytest
 
 import jaxem
 from jaxem import Status, display
+from jaxem.laws import Law
 from jaxem.racing import criteria
 from jaxem.stopping import has_failed
 from tests.cases import CASES, Case, Poisson, blobs, named
@@ -212,15 +213,24 @@ def test_a_landscape_is_printed(results):
     assert "<table>" in seen._repr_html_()
 
 
-def test_a_search_a_selection_and_a_report_are_printed():
-    found = jaxem.search(KEY, jaxem.Full(), X, 2, budget=60)
-    assert f"{found.passes} passes made" in str(found)
-    assert f"{float(found.best.log_likelihood):.5f}" in str(found)
-    chosen = jaxem.select(KEY, jaxem.Spherical(), X, (1, 2), budget=40)
+def test_a_search_a_selection_and_a_report_are_printed(results):
+    best = jaxem.best(results)
+    found = jaxem.Search(best, jaxem.landscape(results), results, ("lloyd",) * 5, 123, None)
+    assert "5 finalists polished, 123 passes made" in str(found)
+    assert f"{float(best.log_likelihood):.5f}" in str(found)
+    assert "under a penalty" not in str(found)
+    assert "under a penalty" in str(found._replace(penalised=best))
+    of_fits = [criteria(-50.0 + k, 5 * k, 100, 1.0) for k in (1, 2)]
+    candidates = [
+        jaxem.Candidate(jaxem.Full(), k, -50.0 + k, 5 * k, *of_fit, Status(k))
+        for k, of_fit in zip((1, 2), of_fits, strict=True)
+    ]
+    chosen = jaxem.Selection(found, 0, tuple(candidates), 123)
     lines = str(chosen).splitlines()
-    assert [line.endswith("chosen") for line in lines[1:]] == [i == chosen.chosen for i in range(2)]
-    report = jaxem.verify(found.best.mixture, X)
-    assert str(report).endswith("verified: yes")
+    assert lines[1].endswith("chosen")
+    assert lines[2].endswith("MAX_ITER")
+    report = jaxem.Report((Law("tight", 1e-16, 1e-10), Law("<b>", 1.0, 1e-9)), ("tried on 5 rows",))
+    assert str(report).endswith("verified: NO")
     for one in (found, chosen, report):
         cells = re.findall(r"<td[^>]*>([^<]*)</td>", one._repr_html_())
         assert cells
