@@ -81,9 +81,9 @@ def covariance(config: CovarianceConfig, out: Path) -> Iterator[str]:
                 bics = {}
                 for name, family in FORMS.items():
                     found = jaxem.search(jax.random.key(repeat), family, x, 3, budget=config.budget).best
-                    failed = int(found.status) in (jaxem.Status.DEGENERATE, jaxem.Status.NONFINITE)
-                    bic = found.mixture.n_parameters * np.log(n) - 2 * float(found.log_likelihood)
-                    bics[name] = np.inf if failed else bic
+                    failed = jaxem.Status(int(found.status)).failed
+                    of_fit = jaxem.racing.criteria(float(found.log_likelihood), found.mixture.n_parameters, n)
+                    bics[name] = np.inf if failed else of_fit.bic
                     loss = ceiling - float(np.mean(np.asarray(found.mixture.log_prob(fresh))))
                     losses.setdefault((truth, name, n), []).append(loss)
                 chosen.setdefault((truth, n), []).append(min(bics, key=lambda name: bics[name]))

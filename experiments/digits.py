@@ -296,7 +296,7 @@ def digits(config: DigitsConfig, out: Path) -> Iterator[str]:
     del small
     yield beside_sklearn(grey, config, out)
     few = config.few_restarts  # of what takes long
-    wider = jax.tree.map(lambda leaf: leaf[:few], as_diagonal(results.mixture))
+    wider = as_diagonal(results.mixture)[:few]
     for floor in config.floors:
         prior = jaxem.variance_floor(grey.training, floor)
         called = f"variance_floor {floor:g}"
@@ -329,12 +329,9 @@ def principal(data: Digits, d: int) -> Digits:
 def beside_sklearn(data: Digits, config: DigitsConfig, out: Path) -> str:
     """The same iterations from the same start by scikit-learn: likelihood and time."""
     k, turns = config.k, config.compared_iterations
-    start = jax.tree.map(
-        lambda leaf: leaf[0],
-        jaxem.starts(
-            jax.random.key(config.seed), jaxem.Spherical(), data.training[:STARTING], k, 1, jaxem.RandomPoints()
-        ),
-    )
+    start = jaxem.starts(
+        jax.random.key(config.seed), jaxem.Spherical(), data.training[:STARTING], k, 1, jaxem.RandomPoints()
+    )[0]
     means, variances = (np.asarray(leaf, float) for leaf in start.components)
     weights = np.asarray(start.weights, float)
     x = data.training.astype(np.float64)  # scikit-learn's raw moments lose digits in float32
@@ -373,7 +370,7 @@ def against_restarts(results: jaxem.Result, data: Digits, config: DigitsConfig, 
     values = np.where(np.isin(np.asarray(results.status), (4, 5)), -np.inf, np.asarray(results.objective, float))
     accuracy = []
     for i in range(len(values)):
-        mixture = jax.tree.map(lambda leaf, i=i: leaf[i], results.mixture)
+        mixture = results.mixture[i]
         matched = named(
             np.asarray(mixture.predict(data.training[:STARTING])), data.training_labels[:STARTING], config.k
         )[0]

@@ -148,7 +148,7 @@ def em_vs_gradient(config: EmVsGradientConfig, out: Path) -> Iterator[str]:
         program = jax.jit(climb)
         made[name] = []
         for i in range(config.starts):
-            start = jax.tree.map(lambda leaf, i=i: leaf[i], starts)
+            start = starts[i]
             if i == 0:
                 jax.block_until_ready(program(start, x))  # compiled
             begun = time.perf_counter()

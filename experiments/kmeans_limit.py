@@ -93,10 +93,7 @@ def limit(config: KmeansLimitConfig, out: Path) -> Iterator[str]:
 
 def em_seconds(x: np.ndarray, k: int, config: KmeansLimitConfig) -> float:
     """Seconds per turn of a fit: what ten turns more take, a tenth of it."""
-    start = jax.tree.map(
-        lambda leaf: leaf[0],
-        jaxem.starts(jax.random.key(config.seed), jaxem.Spherical(), x, k, 1, jaxem.RandomParameters()),
-    )
+    start = jaxem.starts(jax.random.key(config.seed), jaxem.Spherical(), x, k, 1, jaxem.RandomParameters())[0]
     forever = jaxem.GainBelow(-jnp.inf)
 
     def fit(turns: int) -> jax.Array:

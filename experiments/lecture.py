@@ -98,7 +98,7 @@ def draw_optima(x: np.ndarray, results: jaxem.Result, seen: jaxem.Landscape, pat
     for panel, i, count in zip(panels[0], shown.tolist(), seen.counts, strict=False):
         # components in the order of their means, so that a cluster has one colour throughout
         order = np.argsort(np.asarray(results.mixture.components.means)[i, :, 0])
-        mixture = jax.tree.map(lambda leaf, i=i, order=order: leaf[i][order], results.mixture)
+        mixture = results.mixture[i][order]
         jaxem.plots.plot_responsibilities(mixture, x, ax=panel)
         panel.set_title(
             f"log-likelihood {float(results.log_likelihood[i]):.2f}\n{count} of {seen.counts.sum()} restarts"
@@ -111,9 +111,7 @@ def draw_optima(x: np.ndarray, results: jaxem.Result, seen: jaxem.Landscape, pat
 
 def one_em_pass(x: jax.Array, k: int, seed: int) -> Callable[[], Any]:
     """One E-step and M-step of the lecture's mixture, compiled, without arguments."""
-    start = jax.tree.map(
-        lambda leaf: leaf[0], jaxem.starts(jax.random.key(seed), jaxem.Spherical(), x, k, 1, jaxem.RandomParameters())
-    )
+    start = jaxem.starts(jax.random.key(seed), jaxem.Spherical(), x, k, 1, jaxem.RandomParameters())[0]
     step = jax.jit(lambda mixture, x: jaxem.m_step(mixture, jaxem.e_step(mixture, x)))
     return lambda: step(start, x)
 

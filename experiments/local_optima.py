@@ -60,8 +60,8 @@ INITIALIZERS: dict[str, Initializer] = {
     "random points": jaxem.RandomPoints(),
     "k-means": jaxem.KMeans(),
     "k-means++": jaxem.KMeansPlusPlus(),
-    "narrow k-means++": jaxem.Settings(nearest=False, narrow=True),
-    "narrow random": jaxem.Settings(apart=False, nearest=False, narrow=True),
+    "narrow k-means++": jaxem.racing.ARMS["narrow k-means++"],
+    "narrow random": jaxem.racing.ARMS["narrow random"],
 }
 SAME = 1e-2
 """nats within which two climbs are taken to have ended in one optimum"""
@@ -117,7 +117,7 @@ def basins(config: LocalOptimaConfig, out: Path) -> str:
     right.hist(x[:, 0], bins=60, density=True, color="0.85")
     grid = np.linspace(x.min(), x.max(), 300)
     for j, i in enumerate(seen.best_restart[: len(palette)]):
-        mixture = jax.tree.map(lambda leaf, i=i: leaf[i], results.mixture)
+        mixture = results.mixture[i]
         density = np.exp(np.asarray(mixture.log_prob(grid[:, None])))
         label = f"{seen.objective[j]:.1f} from {seen.counts[j] / r:.0%} of starts"
         right.plot(grid, density, color=palette[j], linestyle=jaxem.plots.LINES[j % 4], label=label)
@@ -146,12 +146,11 @@ def chances(name: str, x: np.ndarray, family: jaxem.Family, k: int, config: Loca
     """For each kind of start how often the best optimum was found; the best known by any, `search` among them."""
     key = jax.random.key(config.seed)
     best = float(jaxem.search(key, family, x, k).best.objective)
-    failed = (jaxem.Status.DEGENERATE, jaxem.Status.NONFINITE)
     values = {}
     for kind, initializer in INITIALIZERS.items():
         starts = jaxem.starts(key, family, x, k, config.restarts, initializer)
         results = jaxem.fit_restarts(starts, x, max_iter=config.max_iter, accelerator=jaxem.hybrid())
-        sound = ~np.isin(np.asarray(results.status), failed)
+        sound = ~jaxem.stopping.has_failed(np.asarray(results.status))
         values[kind] = np.where(sound, np.asarray(results.objective), -np.inf)
         best = max(best, float(values[kind].max()))
     found = []

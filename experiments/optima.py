@@ -27,8 +27,7 @@ from sklearn.mixture import GaussianMixture
 import jaxem
 from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
 from experiments.reference import FAMILIES, Covariance, Problem
-
-FAILED = (jaxem.Status.DEGENERATE, jaxem.Status.NONFINITE)
+from jaxem.stopping import has_failed
 
 
 class Clusters(Config):
@@ -72,7 +71,7 @@ def clusters(setting: Clusters) -> np.ndarray:
 def by_search(work: Work, budget: int, seed: int) -> tuple[float, int]:
     """Log-likelihood and passes of `jaxem.search`."""
     found = jaxem.search(jax.random.key(seed), FAMILIES[work.covariance], work.x, work.k, budget=budget)
-    return (-np.inf if int(found.best.status) in FAILED else float(found.best.log_likelihood)), found.passes
+    return (-np.inf if has_failed(int(found.best.status)) else float(found.best.log_likelihood)), found.passes
 
 
 def by_restarts(work: Work, budget: int, seed: int) -> tuple[float, int]:
@@ -82,7 +81,7 @@ def by_restarts(work: Work, budget: int, seed: int) -> tuple[float, int]:
     results = jaxem.fit_restarts(starts, work.x, accelerator=jaxem.hybrid())
     spent = np.cumsum(np.asarray(results.n_iter) + 1)
     ended = np.arange(len(spent)) < max(1, int(np.sum(spent <= budget)))
-    sound = ended & ~np.isin(np.asarray(results.status), FAILED)
+    sound = ended & ~has_failed(np.asarray(results.status))
     return float(np.max(np.where(sound, np.asarray(results.objective), -np.inf))), int(spent[ended][-1])
 
 

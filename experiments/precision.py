@@ -53,7 +53,7 @@ def clusters(config: PrecisionConfig, offset: float, apart: float) -> tuple[np.n
 def by_jaxem(x: np.ndarray, label: np.ndarray, form: str, steps: int) -> np.ndarray:
     """Variances after so many EM steps from the clusters themselves."""
     resp = jaxem.FromResponsibilities(jnp.asarray(np.eye(2)[label], x.dtype))
-    start = jax.tree.map(lambda leaf: leaf[0], jaxem.starts(jax.random.key(0), FORMS[form], x, 2, 1, resp))
+    start = jaxem.starts(jax.random.key(0), FORMS[form], x, 2, 1, resp)[0]
     stop = jaxem.GainBelow(-jnp.inf)
     return np.asarray(jaxem.fit(start, x, stop=stop, max_iter=steps).mixture.components.covariances, float)
 

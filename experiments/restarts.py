@@ -83,7 +83,7 @@ def restarts(config: RestartsConfig, out: Path) -> Iterator[str]:
 
     def loop() -> None:
         for i in range(config.looped):
-            start = jax.tree.map(lambda leaf, i=i: leaf[i], starts)
+            start = starts[i]
             jax.block_until_ready(jaxem.fit(start, x, max_iter=config.max_iter).objective)
 
     times = {}

@@ -5,24 +5,31 @@ line answers `--help` without JAX.
 """
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import accelerate as accelerate
-    from jaxem import compiling as compiling
+    from jaxem import checks as checks
     from jaxem import datasets as datasets
+    from jaxem import devices as devices
+    from jaxem import display as display
     from jaxem import em as em
     from jaxem import families as families
     from jaxem import html as html
     from jaxem import init as init
     from jaxem import io as io
     from jaxem import laws as laws
+    from jaxem import linalg as linalg
     from jaxem import loop as loop
     from jaxem import mixture as mixture
+    from jaxem import moments as moments
     from jaxem import plots as plots
+    from jaxem import primitives as primitives
     from jaxem import priors as priors
+    from jaxem import program as program
+    from jaxem import queue as queue
     from jaxem import racing as racing
-    from jaxem import restarts as restarts
     from jaxem import rows as rows
     from jaxem import sklearn as sklearn
     from jaxem import stats as stats
@@ -30,6 +37,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.accelerate import anderson as anderson
     from jaxem.accelerate import hybrid as hybrid
     from jaxem.accelerate import squarem as squarem
+    from jaxem.devices import shard as shard
     from jaxem.em import e_step as e_step
     from jaxem.em import elbo as elbo
     from jaxem.em import m_step as m_step
@@ -49,7 +57,6 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.init import KMeansPlusPlus as KMeansPlusPlus
     from jaxem.init import RandomParameters as RandomParameters
     from jaxem.init import RandomPoints as RandomPoints
-    from jaxem.init import Settings as Settings
     from jaxem.laws import Report as Report
     from jaxem.laws import verify as verify
     from jaxem.loop import Result as Result
@@ -64,19 +71,18 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.priors import chen_tan as chen_tan
     from jaxem.priors import fraley_raftery as fraley_raftery
     from jaxem.priors import variance_floor as variance_floor
+    from jaxem.queue import Landscape as Landscape
+    from jaxem.queue import RestartsProgress as RestartsProgress
+    from jaxem.queue import best as best
+    from jaxem.queue import fit_restarts as fit_restarts
+    from jaxem.queue import landscape as landscape
+    from jaxem.queue import starts as starts
     from jaxem.racing import Candidate as Candidate
-    from jaxem.racing import Raced as Raced
     from jaxem.racing import Search as Search
+    from jaxem.racing import SearchProgress as SearchProgress
     from jaxem.racing import Selection as Selection
     from jaxem.racing import search as search
     from jaxem.racing import select as select
-    from jaxem.restarts import Landscape as Landscape
-    from jaxem.restarts import Lanes as Lanes
-    from jaxem.restarts import best as best
-    from jaxem.restarts import fit_restarts as fit_restarts
-    from jaxem.restarts import landscape as landscape
-    from jaxem.restarts import starts as starts
-    from jaxem.rows import shard as shard
     from jaxem.stats import Stats as Stats
     from jaxem.stopping import AitkenBelow as AitkenBelow
     from jaxem.stopping import GainBelow as GainBelow
@@ -149,11 +155,20 @@ _HOME = {
     "verify": "laws",
     "Report": "laws",
 }
+_RENAMED = {
+    "Lanes": ("queue", "RestartsProgress", "use jaxem.RestartsProgress"),
+    "Raced": ("racing", "SearchProgress", "use jaxem.SearchProgress"),
+    "restarts": ("queue", None, "use jaxem.queue"),
+    "compiling": ("program", None, "use jaxem.program"),
+    "Settings": ("init", "Recipe", "use an initialiser such as jaxem.KMeansPlusPlus, or a value of jaxem.racing.ARMS"),
+}
+"""names of the version before: module, name and remedy; they work with a warning until the next version"""
 _MODULES = (
     "accelerate",
     "checks",
     "datasets",
     "devices",
+    "display",
     "em",
     "families",
     "html",
@@ -182,6 +197,11 @@ __all__ = [*_HOME, "__version__"]
 def _attribute(name: str) -> Any:
     if name in _HOME:
         value = getattr(importlib.import_module(f"jaxem.{_HOME[name]}"), name)
+    elif name in _RENAMED:
+        module, new, remedy = _RENAMED[name]
+        warnings.warn(f"jaxem.{name} will go in the next version; {remedy}", DeprecationWarning, stacklevel=2)
+        home = importlib.import_module(f"jaxem.{module}")
+        return home if new is None else getattr(home, new)
     elif name in _MODULES:
         value = importlib.import_module(f"jaxem.{name}")
     else:

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from jaxem.laws import Report
     from jaxem.loop import Result
     from jaxem.mixture import Mixture
-    from jaxem.racing import Search, Selection
     from jaxem.queue import Landscape
+    from jaxem.racing import Search, Selection
     from jaxem.stopping import StoppingRule
 
 app = typer.Typer(
@@ -169,8 +169,8 @@ def fit(
         import math
 
         import jaxem
-        from jaxem.io import save
         from jaxem.checks import as_components
+        from jaxem.io import save
         from jaxem.stopping import Status
 
         for path in (out, plot, report):

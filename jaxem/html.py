@@ -33,7 +33,8 @@ from jaxem.laws import Report, verify
 from jaxem.loop import Result
 from jaxem.mixture import Mixture
 from jaxem.queue import Landscape, fit_restarts, starts
-from jaxem.stopping import Status
+from jaxem.racing import criteria
+from jaxem.stopping import Status, has_failed
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9A8C00", "#444444")
 MOST_CLIMBED, MOST_DRAWN = 2_000, 500
@@ -128,7 +129,7 @@ def _played(result: Result, values: np.ndarray, shown: list[int], names: list[st
     begun = starts(jax.random.key(seed), mixture.family, sampled, k, TRIED, RandomParameters())
     ends = fit_restarts(begun, sampled, max_iter=MOST_TURNS)
     objective, turns = np.asarray(ends.objective, float), np.asarray(ends.n_iter)
-    sound = np.isfinite(objective) & ~np.isin(np.asarray(ends.status), (Status.DEGENERATE, Status.NONFINITE))
+    sound = np.isfinite(objective) & ~has_failed(np.asarray(ends.status))
     if not sound.any():
         return None
     reached = float(result.objective) if len(sampled) == len(values) else -math.inf
@@ -136,7 +137,7 @@ def _played(result: Result, values: np.ndarray, shown: list[int], names: list[st
     near = sound & (objective > top - 0.1)
     among = near if near.any() else sound & (objective == objective[sound].max())
     chosen = int(np.argmin(np.where(among, np.abs(np.log((turns + 1) / LIVELY)), np.inf)))
-    start = jax.tree.map(lambda leaf: leaf[chosen], begun)
+    start = begun[chosen]
     made = min(int(turns[chosen]) + 1, MOST_TURNS)
     frames = (
         np.arange(made)
@@ -144,13 +145,13 @@ def _played(result: Result, values: np.ndarray, shown: list[int], names: list[st
         else np.unique(np.round(np.geomspace(1, made, MOST_FRAMES))).astype(int) - 1
     )
     climbed, log_likelihood = _climb(start, jnp.asarray(sampled), made)
-    kept = jax.tree.map(lambda leaf: leaf[frames], climbed)
+    kept = climbed[frames]
     drawn = np.sort(rng.choice(len(sampled), min(MOST_DRAWN, len(sampled)), False))
     resp = np.asarray(jax.vmap(lambda one: one.responsibilities(jnp.asarray(sampled[drawn])))(kept), float)
     below, above = (np.asarray(one, float) for one in _against_proxy(kept, jnp.asarray(sampled), jnp.asarray(ALONG)))
     means, factors = _ellipses(kept, shown)
     weights = np.exp(np.asarray(kept.log_weights, float))
-    order = _numbered_as(mixture, jax.tree.map(lambda leaf: leaf[-1], kept))
+    order = _numbered_as(mixture, kept[-1])
     soft = resp[..., order] @ _colours(k)
     numbers = {
         "names": names,
@@ -258,16 +259,17 @@ def _described(mixture: Mixture) -> str:
 
 
 def _cards(result: Result, n: int) -> str:
-    total, p = float(result.log_likelihood), result.mixture.n_parameters
-    status = Status(int(result.status)).name
+    total, status = float(result.log_likelihood), Status(int(result.status))
+    of_fit = criteria(total, result.mixture.n_parameters, n)
+    bad = status.failed or status == Status.OBJECTIVE_FELL
     cards = [
         ("log-likelihood", f"{total:,.4f}", f"{total / n:.5f} a row"),
-        ("BIC", f"{p * math.log(n) - 2 * total:,.3f}", "less is better"),
-        ("AIC", f"{2 * p - 2 * total:,.3f}", "less is better"),
-        ("status", status.replace("_", " ").lower(), f"after {int(result.n_iter)} passes"),
+        ("BIC", f"{of_fit.bic:,.3f}", "less is better"),
+        ("AIC", f"{of_fit.aic:,.3f}", "less is better"),
+        ("status", status.name.replace("_", " ").lower(), f"after {int(result.n_iter)} passes"),
     ]
     return "".join(
-        f'<div class="card{" bad" if name == "status" and status in ("DEGENERATE", "NONFINITE", "OBJECTIVE_FELL") else ""}">'
+        f'<div class="card{" bad" if name == "status" and bad else ""}">'
         f"<span>{name}</span><b>{_text(value)}</b><small>{_text(note)}</small></div>"
         for name, value, note in cards
     )

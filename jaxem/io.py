@@ -7,6 +7,7 @@ holds the old model or the new one, never half of one.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -24,25 +25,23 @@ import safetensors
 import safetensors.numpy
 
 from jaxem.families.base import Family
-from jaxem.families.discrete import Bernoulli, BernoulliParams
-from jaxem.families.gaussian import Diagonal, Full, GaussianParams, Spherical, Tied
+from jaxem.families.discrete import Bernoulli
+from jaxem.families.gaussian import Diagonal, Full, Spherical, Tied
 from jaxem.mixture import Mixture
 
 FORMAT, VERSION = "jaxem-mixture", "1"
-FAMILIES: dict[str, tuple[Family, type]] = {
-    "Spherical": (Spherical(), GaussianParams),
-    "Diagonal": (Diagonal(), GaussianParams),
-    "Tied": (Tied(), GaussianParams),
-    "Full": (Full(), GaussianParams),
-    "Bernoulli": (Bernoulli(), BernoulliParams),
+FAMILIES: dict[str, Family] = {
+    type(family).__name__: family for family in (Spherical(), Diagonal(), Tied(), Full(), Bernoulli())
 }
-"""what a file may hold; a new family is one more row"""
+"""what a file may hold; a new family is one more entry"""
 ENTRY = {"dtype", "shape", "data_offsets"}
 METADATA = {"format", "version", "family", "n_components", "n_features", "sha256"}
 MAX_HEADER = 2**16
 """bytes of a header; ours have a few hundred"""
 SUM = {4: 1e-4, 8: 1e-8}
 """how far weights may be from summing to one, by bytes of a number"""
+PROBES = ((2, 3), (4, 5))
+"""two numbers of components, and two of features, for which the shapes of parameters are tried"""
 DTYPES: dict[str, np.dtype] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 
@@ -63,13 +62,12 @@ def save(mixture: Mixture, path: str | Path, *, overwrite: bool = True) -> None:
         FileExistsError: if the path exists and `overwrite` is false.
     """
     name = type(mixture.family).__name__
-    if FAMILIES.get(name, (None, None))[0] != mixture.family:
+    if FAMILIES.get(name) != mixture.family:
         raise TypeError(f"mixture has family {mixture.family!r}, which a file cannot hold; give one of {[*FAMILIES]}")
     if mixture.log_weights.ndim != 1:
         raise ValueError(f"mixture has log_weights of shape {mixture.log_weights.shape}; save one mixture, not a batch")
-    arrays = {"log_weights": np.asarray(mixture.log_weights)}
-    for field, leaf in zip(mixture.components._fields, mixture.components, strict=True):
-        arrays[f"components.{field}"] = np.asarray(leaf)
+    params = jax.tree.map(np.asarray, mixture.components)
+    arrays = {"log_weights": np.asarray(mixture.log_weights), **_named(params)}
     for field, array in arrays.items():
         if np.isnan(array).any() or (field != "log_weights" and np.isinf(array).any()):
             raise ValueError(f"{field} holds values that are not finite; a failed fit is not saved")
@@ -80,7 +78,7 @@ def save(mixture: Mixture, path: str | Path, *, overwrite: bool = True) -> None:
         raise ValueError(
             f"parameters have dtypes {[str(a.dtype) for a in arrays.values()]}; give one, float32 or float64"
         )
-    _check_values("mixture", arrays, name)
+    _check_values("mixture", arrays["log_weights"], params, mixture.family)
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -108,8 +106,9 @@ def load(path: str | Path) -> Mixture:
         header, start, size = _header(path, file)
         metadata = header.pop("__metadata__", None)
         k, d = _check_metadata(path, metadata)
-        family, params = FAMILIES[metadata["family"]]
-        expected = {"log_weights": (k,), **_shapes(metadata["family"], k, d)}
+        family = FAMILIES[metadata["family"]]
+        shapes, tree = _shapes(family, k, d)
+        expected = {"log_weights": (k,), **shapes}
         _check_arrays(path, header, expected, size)
         content = start + file.read(size)
     try:
@@ -118,24 +117,46 @@ def load(path: str | Path) -> Mixture:
         raise ModelFormatError(f"{path}: {error}") from error
     if _digest(arrays) != metadata["sha256"]:
         raise ModelFormatError(f"{path}: sha256 does not match; the file was changed or damaged")
-    _check_values(path, arrays, metadata["family"])
-    narrow = jax.dtypes.canonicalize_dtype(arrays["log_weights"].dtype)
-    if narrow != arrays["log_weights"].dtype:  # float64 in a JAX of 32 bits
+    log_weights, params = arrays["log_weights"], jax.tree.unflatten(tree, [arrays[field] for field in shapes])
+    _check_values(path, log_weights, params, family)
+    narrow = jax.dtypes.canonicalize_dtype(log_weights.dtype)
+    if narrow != log_weights.dtype:  # float64 in a JAX of 32 bits
         with np.errstate(over="ignore", under="ignore"):
-            arrays = {name: array.astype(narrow) for name, array in arrays.items()}
+            log_weights, params = jax.tree.map(lambda leaf: leaf.astype(narrow), (log_weights, params))
         try:
-            _check_values(path, arrays, metadata["family"])
+            _check_values(path, log_weights, params, family)
         except ModelFormatError as error:
             raise ValueError(f"{error} in {narrow}; set jax_enable_x64 to load this model in float64") from error
-    leaves = (jnp.asarray(arrays[f"components.{field}"]) for field in params._fields)  # type: ignore[attr-defined]
-    return Mixture(jnp.asarray(arrays["log_weights"]), params(*leaves), family)
+    return Mixture(jnp.asarray(log_weights), jax.tree.map(jnp.asarray, params), family)
 
 
-def _shapes(family: str, k: int, d: int) -> dict[str, tuple[int, ...]]:
-    if family == "Bernoulli":
-        return {"components.probs": (k, d)}
-    covariances = {"Spherical": (k,), "Diagonal": (k, d), "Tied": (d, d), "Full": (k, d, d)}[family]
-    return {"components.means": (k, d), "components.covariances": covariances}
+def _named(params: Any) -> dict[str, Any]:
+    """The leaves of parameters by the names that a file gives them, such as `components.means`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {f"components.{jax.tree_util.keystr(path, simple=True, separator='.')}": leaf for path, leaf in leaves}
+
+
+def _shapes(family: Family, k: int, d: int) -> tuple[dict[str, tuple[int, ...]], Any]:
+    """The shapes of the family's parameters by their names, in order, and the structure they make."""
+    patterns, tree = _patterns(family)
+    sizes = {PROBES[0]: k, PROBES[1]: d}
+    shapes = {name: tuple(sizes.get(pair, pair[0]) for pair in pattern) for name, pattern in patterns.items()}
+    return shapes, tree
+
+
+@functools.lru_cache
+def _patterns(family: Family) -> tuple[dict[str, tuple[tuple[int, int], ...]], Any]:
+    """Each axis of the parameters as its two lengths for the two k and d of `PROBES`; nothing is computed.
+
+    Never for the k and d of a file, which may be any number.
+    """
+    small, large = (
+        jax.eval_shape(functools.partial(family.init, n_components=k), jax.ShapeDtypeStruct((1, d), np.float32))
+        for k, d in zip(*PROBES, strict=True)
+    )
+    pairs = zip(_named(small).items(), _named(large).values(), strict=True)
+    patterns = {name: tuple(zip(one.shape, other.shape, strict=True)) for (name, one), other in pairs}
+    return patterns, jax.tree.structure(small)
 
 
 def _header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], bytes, int]:
@@ -202,33 +223,17 @@ def _check_arrays(path: Path, header: dict[str, Any], expected: dict[str, tuple[
         )
 
 
-def _check_values(path: Path | str, arrays: Mapping[str, np.ndarray], family: str) -> None:
-    log_weights = arrays["log_weights"].astype(np.float64)
-    off = SUM[arrays["log_weights"].dtype.itemsize]
+def _check_values(path: Path | str, log_weights: np.ndarray, params: Any, family: Family) -> None:
+    off = SUM[log_weights.dtype.itemsize]
+    log_weights = log_weights.astype(np.float64)
     if np.isnan(log_weights).any() or abs(np.exp(np.minimum(log_weights, 1.0)).sum() - 1) > off:
         raise ModelFormatError(f"{path}: log_weights do not belong to weights that sum to one")
-    for name, array in arrays.items():
-        if name != "log_weights" and not np.isfinite(array).all():
+    for name, array in _named(params).items():
+        if not np.isfinite(array).all():
             raise ModelFormatError(f"{path}: {name} holds values that are not finite")
-    if family == "Bernoulli":
-        probs = arrays["components.probs"]
-        if (probs < 0).any() or (probs > 1).any():
-            raise ModelFormatError(f"{path}: components.probs holds values outside 0 and 1")
-        return
-    covariances = arrays["components.covariances"].astype(np.float64)
-    if family in ("Spherical", "Diagonal"):
-        proper = bool((covariances > 0).all())
-    else:
-        deviations = np.sqrt(np.maximum(np.diagonal(covariances, axis1=-2, axis2=-1), 0))
-        unit = deviations[..., :, None] * deviations[..., None, :]
-        symmetric = bool((np.abs(covariances - np.swapaxes(covariances, -1, -2)) <= 1e-4 * unit).all())
-        try:
-            np.linalg.cholesky(covariances)
-            proper = symmetric
-        except np.linalg.LinAlgError:
-            proper = False
-    if not proper:
-        raise ModelFormatError(f"{path}: components.covariances is not positive definite")
+    wrong = family.check(jax.tree.map(lambda leaf: leaf.astype(np.float64), params))
+    if wrong is not None:
+        raise ModelFormatError(f"{path}: components.{wrong}")
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:

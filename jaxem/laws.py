@@ -39,6 +39,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.checks import as_components, as_supported
+from jaxem.display import readable, report_card
 from jaxem.em import chart_map, e_step, elbo, m_step, objective, proxy, stats_of
 from jaxem.families.base import Family
 from jaxem.families.gaussian import Diagonal, Full, Spherical, Tied
@@ -72,6 +73,7 @@ class Law(NamedTuple):
         return bool(self.residual <= self.tolerance)
 
 
+@readable(report_card)
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What `verify` found. Printable; `ok` is whether every law holds.
@@ -88,13 +90,6 @@ class Report:
     def ok(self) -> bool:
         """Whether every law that was tried holds."""
         return all(law.ok for law in self.laws)
-
-    def __str__(self) -> str:
-        lines = [
-            f"{law.name:<12} {'holds' if law.ok else 'FAILS'}   {law.residual:9.1e}  (at most {law.tolerance:.0e})"
-            for law in self.laws
-        ]
-        return "\n".join([*lines, *self.notes, f"verified: {'yes' if self.ok else 'NO'}"])
 
 
 def verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None, seed: int = 0) -> Report:
@@ -262,7 +257,7 @@ def _displaced_twice(mixture: Mixture, x: Array, chance: Chance, prior: Prior | 
         return displaced(mixture, x, chance.weight, *drawn, prior)
 
     pair = jax.lax.map(once, (chance.jolts, chance.noise[:2]))
-    return jax.tree.map(lambda leaf: leaf[0], pair), jax.tree.map(lambda leaf: leaf[1], pair)
+    return pair[0], pair[1]
 
 
 # -- the laws, by what they need -----------------------------------------------------------------------------------------

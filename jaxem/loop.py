@@ -37,9 +37,10 @@ from jax.interpreters import ad, batching, mlir
 from jax.typing import ArrayLike
 
 from jaxem.checks import as_count, on_host
+from jaxem.display import readable, result_card
 from jaxem.em import m_step, objective, pass_over
 from jaxem.families.base import Family
-from jaxem.mixture import Mixture
+from jaxem.mixture import Mixture, take
 from jaxem.primitives import all_finite, epsilon, select
 from jaxem.priors import Prior
 from jaxem.program import Program
@@ -65,8 +66,9 @@ REMAINING = {64: (1e-8, 1e-12), 32: (1e-3, 1e-5)}
 """what may be left to gain, in nats and per unit of weight, where an accelerated fit stops by default"""
 
 
+@readable(result_card)
 class Result(NamedTuple):
-    """A finished climb, or a batch of them with one more leading axis.
+    """A finished climb, or a batch of them with one more leading axis, of which `result[i]` is climb i.
 
     Attributes:
         mixture: the parameters at the end; always finite unless they were given otherwise.
@@ -87,6 +89,14 @@ class Result(NamedTuple):
     trace: Array
     rate: Array
     remaining_gain: Array
+
+    def __getitem__(self, index: Any) -> "Result":  # type: ignore[override]  # a tuple's is by field
+        """Climb `index` of a batch; a slice or an array of numbers gives a smaller batch."""
+        if not self.status.ndim:
+            raise TypeError(
+                "this Result is of one climb, not of a batch; its fields have names, such as result.mixture"
+            )
+        return take(self, index)
 
 
 class Point(NamedTuple):
@@ -262,7 +272,7 @@ def fit(
     Example:
         >>> import jax, jaxem
         >>> x = jaxem.datasets.faithful()
-        >>> start = jax.tree.map(lambda leaf: leaf[0], jaxem.starts(jax.random.key(0), jaxem.Full(), x, 2, 1))
+        >>> start = jaxem.starts(jax.random.key(0), jaxem.Full(), x, 2, 1)[0]
         >>> result = jaxem.fit(start, x)
         >>> print(f"{result.log_likelihood:.2f}", jaxem.Status(int(result.status)).name)
         -1130.26 CONVERGED

@@ -4,8 +4,10 @@ Pure functions of a mixture go through jit, vmap and grad like those of any arra
 Mixture whose leaves lead with one more axis, to be used under `jax.vmap`.
 """
 
+import contextlib
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,7 @@ from jax.typing import ArrayLike
 
 from jaxem.checks import as_count, as_supported
 from jaxem.devices import mesh_under
+from jaxem.display import mixture_card, readable
 from jaxem.families.base import Family
 from jaxem.primitives import is_traced, normalise, tiny
 from jaxem.program import THOROUGH, Program
@@ -27,10 +30,11 @@ LEAST_SHARE = 1e-3
 """weight that natural units take a component to have at least"""
 
 
+@readable(mixture_card)
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """A finite mixture of one family.
+    """A finite mixture of one family; `mixture[i]` is component i, or mixture i of a batch.
 
     Attributes:
         log_weights: `[k]`, logs of the mixing proportions; -inf for a component that has died out.
@@ -41,6 +45,27 @@ class Mixture:
     log_weights: Array
     components: Any
     family: Family = dataclasses.field(metadata={"static": True})
+
+    def __getitem__(self, index: Any) -> "Mixture":
+        """Of a batch, leaves `[r, ...]`, the mixture of number `index`; of one mixture its component of that number.
+
+        The component comes as a mixture of one component, of weight one. A slice or an array of numbers gives a smaller
+        batch, or a mixture of these components whose weights sum to one.
+        """
+        if self.log_weights.ndim > 1:
+            return take(self, index)
+        if is_number(index):
+            _check_number(index, self.n_components)
+            index = jnp.asarray(index)[None]
+        family, components = self.family.subset(self.components, index)
+        log_weights = self.log_weights[index]
+        # of components that have all died out each is as likely as the others
+        alive = jnp.any(log_weights > -jnp.inf)
+        return Mixture(jax.nn.log_softmax(jnp.where(alive, log_weights, 0.0)), components, family)
+
+    def __len__(self) -> int:
+        """Mixtures in a batch; of one mixture the number of components."""
+        return self.log_weights.shape[0]
 
     @property
     def weights(self) -> Array:
@@ -138,6 +163,27 @@ class Mixture:
         if host is not None:
             return map_host_rows(lambda chunk: _map_rows(per_row, block, None, self, chunk), host)
         return _map_rows(per_row, block, mesh, self, data)
+
+
+def take(batch: Any, index: Any) -> Any:
+    """`leaf[index]` of all leaves `[r, ...]` of a batch; an IndexError for a number that is not there."""
+    if is_number(index):
+        _check_number(index, jax.tree.leaves(batch)[0].shape[0])
+    # the NaN that pads a trace is no fault
+    with contextlib.nullcontext() if is_traced(batch, index) else jax.debug_nans(False):
+        return jax.tree.map(lambda leaf: leaf[index], batch)
+
+
+def is_number(index: Any) -> bool:
+    """Whether an index picks one entry, not several."""
+    return not isinstance(index, (slice, list)) and np.ndim(index) == 0
+
+
+def _check_number(index: Any, n: int) -> None:
+    if isinstance(index, jax.core.Tracer):  # jax takes the nearest one there is
+        return
+    if not -n <= operator.index(index) < n:
+        raise IndexError(f"index {index} is out of range; there are {n}")
 
 
 def log_joint(mixture: Mixture, x: Array) -> Array:

@@ -22,6 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxem.checks import as_count, on_host
+from jaxem.display import landscape_card, readable
 from jaxem.families.base import Family
 from jaxem.init import FromResponsibilities, Initializer, KMeansPlusPlus, Recipe
 from jaxem.loop import (
@@ -48,7 +49,7 @@ from jaxem.primitives import is_traced
 from jaxem.priors import Prior
 from jaxem.program import BRISK, THOROUGH, Program
 from jaxem.rows import Rows, as_rows, gathered
-from jaxem.stopping import Status, StoppingRule
+from jaxem.stopping import Status, StoppingRule, has_failed
 
 WIDTH, WIDTH_ELSEWHERE = 8, 64
 """restarts that climb at once on one device: few on a CPU, where width only adds idle lanes at the end, more elsewhere"""
@@ -88,6 +89,7 @@ class RestartsProgress(NamedTuple):
         return self.useful / max(self.executed, 1)
 
 
+@readable(landscape_card)
 class Landscape(NamedTuple):
     """The distinct optima that restarts ended in, best first; arrays of numpy.
 
@@ -492,7 +494,7 @@ def best(results: Result) -> Result:
 
 def _best(results: Result, xp: Any) -> Result:
     finite = xp.isfinite(results.objective) & (results.status != Status.NONFINITE)
-    sound = finite & (results.status != Status.DEGENERATE)
+    sound = finite & ~has_failed(results.status)
     eligible = xp.where(xp.any(sound), sound, finite)
     i = xp.argmax(xp.where(eligible, results.objective, -xp.inf))
     return jax.tree.map(lambda leaf: leaf[i], results)

@@ -27,6 +27,7 @@ from jax.typing import ArrayLike
 from jaxem.accelerate import hybrid
 from jaxem.checks import as_components, as_count, as_data, as_weights
 from jaxem.devices import mesh_of
+from jaxem.display import readable, search_card, selection_card
 from jaxem.families.base import Family
 from jaxem.init import Recipe
 from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, NOISE, Result, as_options, turn_work
@@ -34,7 +35,7 @@ from jaxem.priors import NormalInverseWishart, Prior, chen_tan, variance_floor
 from jaxem.program import HASTY, Program
 from jaxem.queue import Landscape, Queue, Settings, best, draw, landscape, lane_count, queue_of, run
 from jaxem.rows import Rows, as_rows, gathered
-from jaxem.stopping import Status, StoppingRule
+from jaxem.stopping import Status, StoppingRule, has_failed
 
 BUDGET = 1000
 """passes that `search` may make, by default"""
@@ -85,6 +86,7 @@ class SearchProgress(NamedTuple):
     lanes: int
 
 
+@readable(search_card)
 class Search(NamedTuple):
     """What `search` found.
 
@@ -149,12 +151,12 @@ def search(
     stop, prior = as_options(family, rows, stop, prior, accelerator)
     race = Race(family, k, names, budget, max_iter, accelerator)
     found = _raced(key, rows, prior, stop, race, callback, 0)
-    has_failed = int(found.best.status) in (Status.DEGENERATE, Status.NONFINITE)
-    if has_failed and NormalInverseWishart in family.conjugate and np.isfinite(np.asarray(rows.frame.variance)).all():
+    bounded = NormalInverseWishart in family.conjugate and np.isfinite(np.asarray(rows.frame.variance)).all()
+    if has_failed(int(found.best.status)) and bounded:
         penalty = _penalty(gathered(rows))
         penalty = penalty if prior is None else prior + penalty
         offered = _raced(key, rows, penalty, stop, race, callback, found.passes)
-        if int(offered.best.status) not in (Status.DEGENERATE, Status.NONFINITE):
+        if not has_failed(int(offered.best.status)):
             degenerate = jnp.full_like(offered.best.status, int(Status.DEGENERATE))
             found = offered._replace(
                 best=offered.best._replace(status=degenerate), penalised=offered.best, landscape=found.landscape
@@ -175,6 +177,7 @@ class Candidate(NamedTuple):
     status: Status
 
 
+@readable(selection_card)
 class Selection(NamedTuple):
     """What `select` found.
 
@@ -189,18 +192,6 @@ class Selection(NamedTuple):
     chosen: int
     candidates: tuple[Candidate, ...]
     passes: int
-
-    def __str__(self) -> str:
-        lines = [
-            f"{'k':>3}  {'family':<10}{'log-likelihood':>16}{'p':>5}{'BIC':>12}{'AIC':>12}{'ICL':>12}  less is better"
-        ]
-        for i, one in enumerate(self.candidates):
-            criteria = "".join(f"{value:12.3f}" for value in (one.bic, one.aic, one.icl))
-            mark = "chosen" if i == self.chosen else "" if one.status == Status.CONVERGED else one.status.name
-            name = type(one.family).__name__
-            row = f"{one.n_components:3d}  {name:<10}{one.log_likelihood:16.5f}{one.n_parameters:5d}{criteria}  {mark}"
-            lines.append(row.rstrip())
-        return "\n".join(lines)
 
 
 def select(
@@ -246,11 +237,25 @@ def select(
         candidates.append(_candidate(found[-1].best, data, weights))
         if callback is not None:
             callback(candidates[-1])
-    failed = (Status.DEGENERATE, Status.NONFINITE)
-    chosen = min(
-        range(len(candidates)), key=lambda i: (candidates[i].status in failed, getattr(candidates[i], criterion))
-    )
+    chosen = min(range(len(candidates)), key=lambda i: (candidates[i].status.failed, getattr(candidates[i], criterion)))
     return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found))
+
+
+class Criteria(NamedTuple):
+    """The information criteria of a fit; of each less is better."""
+
+    bic: float
+    aic: float
+    icl: float
+
+
+def criteria(log_likelihood: float, n_parameters: int, n: float, doubt: float = math.nan) -> Criteria:
+    """BIC, AIC and ICL of a fit to n rows (or weights that sum to n).
+
+    `doubt` is -sum_i log max_j p(j | x_i), which ICL alone needs; without it that is NaN.
+    """
+    bic = n_parameters * math.log(n) - 2.0 * log_likelihood
+    return Criteria(bic, 2.0 * n_parameters - 2.0 * log_likelihood, bic + 2.0 * doubt)
 
 
 def _candidate(result: Result, data: Array | np.ndarray, weights: Any) -> Candidate:
@@ -258,17 +263,9 @@ def _candidate(result: Result, data: Array | np.ndarray, weights: Any) -> Candid
     w = np.ones(data.shape[0]) if weights is None else np.asarray(weights, np.float64)
     p, n = mixture.n_parameters, float(w.sum())
     certainty = np.asarray(mixture.log_confidence(data), np.float64)
-    bic = p * math.log(n) - 2 * log_likelihood
-    return Candidate(
-        family=mixture.family,
-        n_components=mixture.n_components,
-        log_likelihood=log_likelihood,
-        n_parameters=p,
-        bic=bic,
-        aic=2 * p - 2 * log_likelihood,
-        icl=bic - 2 * float(np.sum(np.where(w > 0, w * certainty, 0.0))),
-        status=Status(int(result.status)),
-    )
+    doubt = -float(np.sum(np.where(w > 0, w * certainty, 0.0)))
+    of_fit = criteria(log_likelihood, p, n, doubt)
+    return Candidate(mixture.family, mixture.n_components, log_likelihood, p, *of_fit, Status(int(result.status)))
 
 
 class Race(NamedTuple):
@@ -370,8 +367,7 @@ class Scores(NamedTuple):
     @property
     def sound(self) -> np.ndarray:
         """Which are finite and have not collapsed."""
-        failed = (self.status == Status.DEGENERATE) | (self.status == Status.NONFINITE)
-        return np.isfinite(self.objective) & ~failed
+        return np.isfinite(self.objective) & ~has_failed(self.status)
 
     @property
     def passes(self) -> int:

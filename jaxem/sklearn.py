@@ -51,7 +51,7 @@ from jaxem.moments import CHUNK
 from jaxem.primitives import alive
 from jaxem.priors import Prior
 from jaxem.queue import Queue, Settings, lane_count, open_and_run, run
-from jaxem.racing import BUDGET, search
+from jaxem.racing import BUDGET, criteria, search
 from jaxem.rows import Rows, as_rows
 from jaxem.stats import Stats
 from jaxem.stopping import Progress, Status
@@ -527,12 +527,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def bic(self, X: Any) -> float:  # noqa: N803
         """The Bayesian information criterion on X; the lower the better."""
         n = self._as_rows(X, reset=False).shape[0]
-        return float(-2 * self.score(X) * n + self._n_parameters() * np.log(n))
+        return criteria(self.score(X) * n, self._n_parameters(), n).bic
 
     def aic(self, X: Any) -> float:  # noqa: N803
         """The Akaike information criterion on X; the lower the better."""
         n = self._as_rows(X, reset=False).shape[0]
-        return float(-2 * self.score(X) * n + 2 * self._n_parameters())
+        return criteria(self.score(X) * n, self._n_parameters(), n).aic
 
     def _n_parameters(self) -> int:
         return self.mixture_.n_parameters

@@ -33,6 +33,32 @@ class Status(enum.IntEnum):
     """A plain EM step lowered the objective by more than rounding: the family's formulas disagree, or the data are
     at the edge of what the dtype can hold."""
 
+    @property
+    def failed(self) -> bool:
+        """Whether the climb ended at no usable mixture: DEGENERATE or NONFINITE."""
+        return bool(has_failed(self))
+
+    @property
+    def meaning(self) -> str:
+        """What the status says, in words that follow a colon."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    Status.RUNNING: "the climb has not ended",
+    Status.CONVERGED: "the stopping rule was met",
+    Status.MAX_ITER: "not converged, raise max_iter",
+    Status.PRECISION_LIMITED: "converged as far as rounding allows; the tolerance is finer than that",
+    Status.DEGENERATE: "a component collapsed on too few rows or columns; the likelihood has no maximum near there",
+    Status.NONFINITE: "the objective became NaN or infinite; the parameters are the last finite ones",
+    Status.OBJECTIVE_FELL: "the objective fell by more than rounding; rescale the data or use float64",
+}
+
+
+def has_failed(status: Any) -> Any:
+    """`Status.failed` of a status, or of each entry of an integer array of numpy or jax."""
+    return (status == Status.DEGENERATE) | (status == Status.NONFINITE)
+
 
 class Progress(NamedTuple):
     """What a rule may look at after one turn. All `[]`."""

@@ -27,7 +27,7 @@ for family, d in ((jaxem.Spherical(), 2), (jaxem.Tied(), 10), (jaxem.Full(), 3))
     x[5] = 1e200
     w[5] = 0.0
     starts = jaxem.starts(jax.random.key(0), family, x, 3, 7, sample_weight=w)
-    one = jax.tree.map(lambda leaf: leaf[0], starts)
+    one = starts[0]
     spread, weight = jaxem.shard(x, w)
     assert len(spread.sharding.device_set) == devices
     options = {"stop": GainBelow(-np.inf), "max_iter": 15}

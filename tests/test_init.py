@@ -18,7 +18,7 @@ INITIALIZERS = (
     jaxem.KMeans(),
     jaxem.RandomParameters(),
     jaxem.RandomPoints(),
-    jaxem.Settings(n_lloyd=3),
+    jaxem.init.Recipe(n_lloyd=3),
 )
 
 
@@ -41,7 +41,7 @@ def covariance_of(family, x):
 def test_kmeans_start_is_the_lectures(family):
     """Centres of k-means, the variance of all the data for every cluster, proportions as weights."""
     x, _ = three_blobs()
-    start = jax.tree.map(lambda leaf: leaf[0], jaxem.starts(KEY, family, x, 3, 1, jaxem.KMeans()))
+    start = jaxem.starts(KEY, family, x, 3, 1, jaxem.KMeans())[0]
     means, covariances = (np.asarray(leaf, float) for leaf in start.components)
     labels = cdist(x, means).argmin(axis=1)
     for j in range(3):
@@ -179,9 +179,9 @@ def test_settings_are_the_starts_they_describe():
 
     apart, random = starts(jaxem.KMeansPlusPlus()), starts(jaxem.RandomPoints())
     for i, each in enumerate((apart, random)):
-        of_one_kind = starts(jaxem.Settings(apart=i == 0))
+        of_one_kind = starts(jaxem.init.Recipe(apart=i == 0))
         of_two = starts(
-            jaxem.Settings(*(jnp.asarray(leaf) for leaf in ([True, False], [0, 0], [True, True], [False] * 2)))
+            jaxem.init.Recipe(*(jnp.asarray(leaf) for leaf in ([True, False], [0, 0], [True, True], [False] * 2)))
         )
         for named, numbers, mixed in zip(*(jax.tree.leaves(one) for one in (each, of_one_kind, of_two)), strict=True):
             np.testing.assert_allclose(numbers, named, rtol=ROUNDING, atol=ROUNDING)

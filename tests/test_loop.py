@@ -21,7 +21,7 @@ FALL = 1e-12 if X64 else 1e-5
 
 
 def start_of(family, x, k, seed=0):
-    return jax.tree.map(lambda leaf: leaf[0], jaxem.starts(jax.random.key(seed), family, x, k, 1))
+    return jaxem.starts(jax.random.key(seed), family, x, k, 1)[0]
 
 
 @pytest.mark.parametrize("case", **named(CASES))
@@ -62,7 +62,7 @@ def test_ascent_over_random_problems(family, n, d, k):
     def climb(key):
         data_key, start_key = jax.random.split(key)
         x = jax.random.normal(data_key, (n, d)) * 10 ** jax.random.uniform(start_key, (1, d), minval=-2, maxval=2)
-        start = jax.tree.map(lambda leaf: leaf[0], jaxem.starts(start_key, family, x, k, 1, jaxem.RandomPoints()))
+        start = jaxem.starts(start_key, family, x, k, 1, jaxem.RandomPoints())[0]
         result = jaxem.fit(start, x, stop=FOREVER, max_iter=40)
         return result.trace, result.status, result.objective
 
@@ -218,7 +218,7 @@ def test_fit_under_vmap_and_jit():
     mapped = jax.jit(jax.vmap(lambda start: jaxem.fit(start, x, **options)))(starts)
     np.testing.assert_allclose(mapped.objective, lanes.objective, rtol=10 * ROUNDING)
     np.testing.assert_allclose(mapped.trace, lanes.trace, rtol=10 * ROUNDING)
-    boots = jax.vmap(lambda w: jaxem.fit(jax.tree.map(lambda leaf: leaf[0], starts), x, w, **options))
+    boots = jax.vmap(lambda w: jaxem.fit(starts[0], x, w, **options))
     assert boots(jnp.ones((3, 60))).objective.shape == (3,)
 
 
@@ -290,7 +290,7 @@ def test_runs_under_debug_nans():
     try:
         starts = jaxem.starts(jax.random.key(0), jaxem.Full(), x, 2, 3)
         assert int(jaxem.best(jaxem.fit_restarts(starts, x)).status) == Status.CONVERGED
-        assert int(jaxem.fit(jax.tree.map(lambda leaf: leaf[0], starts), x).status) == Status.CONVERGED
+        assert int(jaxem.fit(starts[0], x).status) == Status.CONVERGED
     finally:
         jax.config.update("jax_debug_nans", False)
 

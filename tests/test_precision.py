@@ -66,7 +66,7 @@ def test_a_start_far_from_the_data_recovers(family):
     x = blobs(200).astype(np.float32)
     resp, _ = truth(family, x.astype(float))
     start = jaxem.starts(jax.random.key(0), family, x, 2, 1, jaxem.FromResponsibilities(jnp.asarray(resp)))
-    start = jax.tree.map(lambda leaf: leaf[0], start)
+    start = start[0]
     moved = jaxem.Mixture(
         start.log_weights, start.components._replace(means=start.components.means + jnp.float32(1e4)), family
     )

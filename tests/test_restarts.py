@@ -22,21 +22,17 @@ from tests.conftest import ROUNDING, X64
 KEY = jax.random.key(0)
 
 
-def lane(tree, i):
-    return jax.tree.map(lambda leaf: leaf[i], tree)
-
-
 @pytest.mark.parametrize("family", [*GAUSSIANS[::3], jaxem.Bernoulli()], ids=lambda family: type(family).__name__)
 def test_a_restart_alone_gives_what_it_gives_in_a_batch(family):
     x = Case(family, 3, 2, 0).data(150)
     starts = jaxem.starts(KEY, family, x, 3, 20)
     together = jaxem.fit_restarts(starts, x, stop=GainBelow(1e-7 if X64 else 1e-4), max_iter=300)
     for i in (0, 7, 19):
-        alone = jaxem.fit(lane(starts, i), x, stop=GainBelow(1e-7 if X64 else 1e-4), max_iter=300)
+        alone = jaxem.fit(starts[i], x, stop=GainBelow(1e-7 if X64 else 1e-4), max_iter=300)
         if X64:
             assert int(alone.n_iter) == int(together.n_iter[i])
             assert int(alone.status) == int(together.status[i])
-        for a, b in zip(jax.tree.leaves(alone.mixture), jax.tree.leaves(lane(together.mixture, i)), strict=True):
+        for a, b in zip(jax.tree.leaves(alone.mixture), jax.tree.leaves(together.mixture[i]), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-9 if X64 else 2e-2, rtol=1e-9 if X64 else 2e-2)
 
 
@@ -66,9 +62,7 @@ def test_a_bad_lane_spoils_no_other():
     results = jaxem.fit_restarts(broken, x)
     assert [int(results.status[i]) for i in (1, 3, 4)] == [Status.NONFINITE, Status.DEGENERATE, Status.NONFINITE]
     for i in (0, 2, 5):
-        chex.assert_trees_all_close(
-            lane(results.mixture, i), lane(clean.mixture, i), rtol=100 * ROUNDING, atol=ROUNDING
-        )
+        chex.assert_trees_all_close(results.mixture[i], clean.mixture[i], rtol=100 * ROUNDING, atol=ROUNDING)
         assert results.status[i] == clean.status[i]
     assert int(jaxem.best(results).status) in (Status.CONVERGED, Status.PRECISION_LIMITED)
     seen = jaxem.landscape(results, tol=1e-2)
@@ -103,7 +97,7 @@ def test_thousands_of_restarts():
     results = jaxem.fit_restarts(starts, x, stop=GainBelow(1e-4), max_iter=50)
     assert results.objective.shape == (3000,)
     assert results.trace.shape == (3000, 51)
-    alone = jaxem.fit(lane(starts, 2999), x, stop=GainBelow(1e-4), max_iter=50)
+    alone = jaxem.fit(starts[2999], x, stop=GainBelow(1e-4), max_iter=50)
     np.testing.assert_allclose(alone.objective, results.objective[2999], rtol=10 * ROUNDING)
     assert bool(jnp.all(results.status != Status.RUNNING))
 

@@ -166,6 +166,29 @@ class Family(abc.ABC):
         del params
         return None
 
+    def subset(self, params: Params, index: Any) -> tuple["Family", Params]:
+        """The family and the parameters of the components that `index`, a slice or an array of numbers, picks.
+
+        By default every leaf leads with the component axis; override it where components share a parameter.
+        """
+        return self, jax.tree.map(lambda leaf: leaf[index], params)
+
+    def table(self, params: Params) -> dict[str, Any]:
+        """What a reader is shown of the components: names and arrays `[k]` or `[k, d]`; others are left out.
+
+        By default the parameters themselves.
+        """
+        leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+        return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+    def check(self, params: Params) -> str | None:
+        """What is wrong with finite parameters from a file, arrays of numpy in float64; None if nothing is.
+
+        The words begin with the name of the field, such as "covariances is not positive definite".
+        """
+        del params
+        return None
+
     def row_floats(self, n_components: int, n_features: int) -> int:
         """How many numbers the largest array of a pass keeps for each row; blocks are cut by it. By default k d."""
         return n_components * n_features

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.families.base import Family
@@ -82,6 +83,10 @@ class Bernoulli(Family):
 
     def n_features(self, params: BernoulliParams) -> int:
         return params.probs.shape[-1]
+
+    def check(self, params: BernoulliParams) -> str | None:
+        possible = np.all((params.probs >= 0) & (params.probs <= 1))
+        return None if possible else "probs holds values outside 0 and 1"
 
 
 def _stats(counts: Array, ones: Array) -> BernoulliStats:

@@ -35,6 +35,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.families.base import Family
@@ -62,6 +63,9 @@ CANCELLATION = 8
 """units of rounding of delta^2 that a variance is raised by, so that cancelled digits cannot make it negative"""
 EXPANSION = {64: 1e-12, 32: 1e-5}
 """relative error of a variance that distances by products may bring, by bits of the dtype"""
+ASYMMETRY = 1e-4
+"""difference of two entries that should be equal, relative to the deviations, that a file may have"""
+NOT_PROPER = "covariances is not positive definite"
 FEW_FEATURES = 8
 """features up to which differences are as fast; beyond, distances may be products, and a CPU that takes differences works
 on one component at a time"""
@@ -364,6 +368,12 @@ class Gaussian(Family):
     def n_features(self, params: GaussianParams) -> int:
         return params.means.shape[-1]
 
+    def table(self, params: GaussianParams) -> dict[str, Any]:
+        return {"mean": params.means, "sd": jnp.sqrt(self.variances(params.covariances, *params.means.shape))}
+
+    def check(self, params: GaussianParams) -> str | None:
+        return None if np.all(params.covariances > 0) else NOT_PROPER
+
     def row_floats(self, n_components: int, n_features: int) -> int:
         if _at_once(n_features) and not self._expands(n_features):
             return n_components * n_features
@@ -554,6 +564,17 @@ class _ByMatrices(Gaussian):
     def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
         return smallest_eigenvalue(covariances, inverse_scale, least)
 
+    def check(self, params: GaussianParams) -> str | None:
+        matrices = np.asarray(params.covariances)
+        deviations = np.sqrt(np.maximum(np.diagonal(matrices, axis1=-2, axis2=-1), 0))
+        unit = deviations[..., :, None] * deviations[..., None, :]
+        symmetric = np.all(np.abs(matrices - np.swapaxes(matrices, -1, -2)) <= ASYMMETRY * unit)
+        try:
+            np.linalg.cholesky(matrices)
+        except np.linalg.LinAlgError:
+            return NOT_PROPER
+        return None if symmetric else NOT_PROPER
+
 
 @dataclasses.dataclass(frozen=True)
 class Full(_ByMatrices):
@@ -612,6 +633,9 @@ class Tied(_ByMatrices):
 
     def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
         return (d, d)
+
+    def subset(self, params: GaussianParams, index: Any) -> tuple[Family, GaussianParams]:
+        return self, params._replace(means=params.means[index])
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
         return _whitened_squares(means, jnp.broadcast_to(precisions[None], (means.shape[0], *precisions.shape)), x)

@@ -1,0 +1,283 @@
+"""What a person reads of a mixture, a fit, a search or a report: one card, as text for `print` and as HTML for a notebook.
+
+`readable` gives a class `__str__` and `_repr_html_` from a function that makes a `Card` of an object. The functions look at
+attributes only, so that this file needs no other but `stopping`. `repr` stays what Python makes of the fields. An object
+without values (traced, deleted, a tree of shapes) has no card: its `str` is its `repr`, and a notebook shows that too.
+"""
+
+import html
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from jaxem.stopping import Status
+
+if TYPE_CHECKING:
+    from jaxem.laws import Report
+    from jaxem.loop import Result
+    from jaxem.mixture import Mixture
+    from jaxem.queue import Landscape
+    from jaxem.racing import Search, Selection
+
+MOST_ROWS = 8
+"""components, climbs or optima that a card shows"""
+MOST_NUMBERS = 8
+"""numbers of a component that a card shows"""
+
+T = TypeVar("T")
+
+
+class Card(NamedTuple):
+    """A title, named facts, a table, notes below it, and more cards."""
+
+    title: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    header: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+    parts: tuple["Card", ...] = ()
+
+    def text(self) -> str:
+        """The card in lines for a terminal."""
+        width = max((len(name) for name, _ in self.facts), default=0)
+        lines = [self.title] if self.title else []
+        lines += [f"{name:<{width}}  {value}" for name, value in self.facts]
+        lines += table_lines(self.header, self.rows) if self.header else []
+        own = "\n".join([*lines, *self.notes])
+        return "\n\n".join(piece for piece in (own, *(part.text() for part in self.parts)) if piece)
+
+    def html(self) -> str:
+        """The same as HTML; whatever comes from outside is escaped."""
+        pieces = [f"<p><b>{html.escape(self.title)}</b></p>"] if self.title else []
+        pieces += [html_table((), self.facts)] if self.facts else []
+        pieces += [html_table(self.header, self.rows)] if self.header else []
+        pieces += [f"<p>{html.escape(note)}</p>" for note in self.notes]
+        return f"<div>{''.join(pieces)}{''.join(part.html() for part in self.parts)}</div>"
+
+
+def readable(card_of: Callable[[Any], Card | None]) -> Callable[[type[T]], type[T]]:
+    """Give a class `__str__` and `_repr_html_` from the card of its objects; None where there is nothing to show."""
+
+    def to_text(self: Any) -> str:
+        card = card_of(self)
+        return repr(self) if card is None else card.text()
+
+    def to_html(self: Any) -> str | None:
+        card = card_of(self)
+        return None if card is None else card.html()
+
+    def add(cls: type[T]) -> type[T]:
+        cls.__str__ = to_text  # type: ignore[method-assign]
+        cls._repr_html_ = to_html  # type: ignore[attr-defined]
+        return cls
+
+    return add
+
+
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, columns of numbers to the right and columns of words to the left."""
+    columns = [[head, *(row[i] for row in rows)] for i, head in enumerate(header)]
+    widths = [max(map(len, column)) for column in columns]
+    right = [_is_numeric(column[1:]) for column in columns]
+    return [
+        "  ".join(
+            cell.rjust(width) if numeric else cell.ljust(width)
+            for cell, width, numeric in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in (header, *rows)
+    ]
+
+
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in HTML, its cells escaped, columns of numbers to the right."""
+    right = [_is_numeric([row[i] for row in rows]) for i in range(len(rows[0] if rows else header))]
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        sides = ("right" if numeric else "left" for numeric in right)
+        made = (
+            f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>'
+            for cell, side in zip(cells, sides, strict=True)
+        )
+        return f"<tr>{''.join(made)}</tr>"
+
+    head = f"<thead>{line(header, 'th')}</thead>" if header else ""
+    return f"<table>{head}<tbody>{''.join(line(row, 'td') for row in rows)}</tbody></table>"
+
+
+def count_of(n: int, noun: str, plural: str = "") -> str:
+    """`1 row`, `2 rows`, `2 optima`."""
+    return f"{n} {noun if n == 1 else plural or f'{noun}s'}"
+
+
+# -- the card of each class ----------------------------------------------------------------------------------------------
+
+
+def mixture_card(mixture: "Mixture") -> Card | None:
+    """Weights and parameters of the first components; of a batch the weights of the first mixtures."""
+    if not _has_values(mixture) or mixture.log_weights.ndim == 0:
+        return None
+    family, k = type(mixture.family).__name__, mixture.n_components
+    weights = np.exp(np.asarray(mixture.log_weights, float))
+    if weights.ndim > 1:
+        shape, flat = weights.shape[:-1], weights.reshape(-1, k)
+        batch = [
+            (str(i), ", ".join(_short(value) for value in row)) for i, row in enumerate(flat[:MOST_ROWS, :MOST_ROWS])
+        ]
+        return Card(
+            f"{' x '.join(map(str, shape))} mixtures of {count_of(k, f'{family} component')}",
+            header=("mixture", "weights") if len(shape) == 1 else (),
+            rows=tuple(batch),
+            notes=_hidden(len(flat), "mixture") + _hidden(k, "component") if len(shape) == 1 else (),
+        )
+    with jax.debug_nans(False):
+        found = {name: np.asarray(leaf) for name, leaf in mixture.family.table(mixture.components).items()}
+    found = {name: leaf for name, leaf in found.items() if leaf.ndim in (1, 2) and leaf.shape[0] == k}
+    most = max(1, MOST_NUMBERS // max(1, len(found)))
+    header, columns = ["component", "weight"], [list(range(k)), weights]
+    for name, leaf in found.items():
+        alone = leaf.ndim == 1
+        for j in range(1 if alone else min(leaf.shape[1], most)):
+            header.append(name if alone else f"{name} x{j + 1}")
+            columns.append(leaf if alone else leaf[:, j])
+    rows = [tuple(_short(column[j]) for column in columns) for j in range(min(k, MOST_ROWS))]
+    d = max((leaf.shape[1] for leaf in found.values() if leaf.ndim == 2), default=0)
+    columns_hidden = (f"({d - most} more columns of x are not shown)",) if d > most else ()
+    title = f"Mixture of {count_of(k, f'{family} component')}, {count_of(mixture.n_parameters, 'parameter')}"
+    return Card(title, (), tuple(header), tuple(rows), _hidden(k, "component") + columns_hidden)
+
+
+def result_card(result: "Result") -> Card | None:
+    """How the climb ended and where; of a batch a line for each of the first climbs."""
+    if not _has_values(result):
+        return None
+    status = np.asarray(result.status)
+    if status.ndim:
+        return _batch_card(result, status)
+    log_likelihood, objective = float(result.log_likelihood), float(result.objective)
+    ended = Status(int(status))
+    facts = [("log-likelihood", f"{log_likelihood:.5f}")]
+    if objective != log_likelihood and np.isfinite(objective):
+        facts.append(("with log prior", f"{objective:.5f}"))
+    facts.append(("status", f"{ended.name} after {count_of(int(result.n_iter), 'turn')}: {ended.meaning}"))
+    left = float(result.remaining_gain)
+    if np.isfinite(left):
+        facts.append(("left to gain", f"about {left:.0e} nats"))
+    inner = mixture_card(result.mixture)
+    return Card("Result of a climb", tuple(facts), parts=() if inner is None else (inner,))
+
+
+def _batch_card(result: "Result", status: np.ndarray) -> Card:
+    counts = Counter(Status(int(one)).name for one in status.ravel().tolist())
+    title = f"Results of {count_of(status.size, 'climb')}: {', '.join(f'{n} {name}' for name, n in counts.items())}"
+    if status.ndim > 1:
+        return Card(title)
+    columns = (np.asarray(leaf) for leaf in (result.log_likelihood, status, result.n_iter))
+    rows = [
+        (str(i), f"{value:.5f}", Status(int(one)).name, str(n_iter))
+        for i, (value, one, n_iter) in enumerate(zip(*(column[:MOST_ROWS] for column in columns), strict=True))
+    ]
+    return Card(title, (), ("climb", "log-likelihood", "status", "turns"), tuple(rows), _hidden(status.size, "climb"))
+
+
+def landscape_card(landscape: "Landscape") -> Card:
+    """The optima, how far each lies below the best, and how many climbs ended there."""
+    values, totals = np.asarray(landscape.objective, float), np.asarray(landscape.log_likelihood, float)
+    counts, prior = np.asarray(landscape.counts), not np.array_equal(values, totals)
+    shown = range(min(len(values), MOST_ROWS))
+    header = ("optimum", "log-likelihood", *(["with log prior"] if prior else []), "below the best", "climbs")
+    rows = [
+        (
+            str(i),
+            f"{totals[i]:.5f}",
+            *([f"{values[i]:.5f}"] if prior else []),
+            f"{values[0] - values[i]:.5f}",
+            str(counts[i]),
+        )
+        for i in shown
+    ]
+    made = int(counts.sum()) + landscape.degenerate + landscape.failed
+    title = f"{count_of(len(values), 'optimum', 'optima')} that {count_of(made, 'climb')} ended in"
+    notes = _hidden(len(values), "optimum", "optima")
+    if landscape.degenerate:
+        notes += (f"{count_of(landscape.degenerate, 'climb')} collapsed; they are not counted among the optima",)
+    if landscape.failed:
+        notes += (f"{count_of(landscape.failed, 'climb')} had no finite objective",)
+    return Card(title, (), header if rows else (), tuple(rows), notes)
+
+
+def search_card(search: "Search") -> Card | None:
+    """The best optimum, and the optima that the finalists ended in."""
+    best = result_card(search.best)
+    if best is None:
+        return None
+    notes: tuple[str, ...] = ()
+    if search.penalised is not None:
+        notes = ("every climb of the likelihood collapsed: the parameters are those of a fit under a penalty",)
+    title = (
+        f"Search: {count_of(len(search.arms), 'finalist')} polished, {count_of(search.passes, 'pass', 'passes')} made"
+    )
+    return Card(title, notes=notes, parts=(best._replace(title="Best"), landscape_card(search.landscape)))
+
+
+def selection_card(selection: "Selection") -> Card:
+    """A line for each candidate with its criteria; the one chosen is marked."""
+    header = ("k", "family", "log-likelihood", "p", "BIC", "AIC", "ICL", "less is better")
+    rows = [
+        (
+            str(one.n_components),
+            type(one.family).__name__,
+            f"{one.log_likelihood:.5f}",
+            str(one.n_parameters),
+            *(f"{value:.3f}" for value in (one.bic, one.aic, one.icl)),
+            "chosen" if i == selection.chosen else "" if one.status == Status.CONVERGED else one.status.name,
+        )
+        for i, one in enumerate(selection.candidates)
+    ]
+    return Card(header=header, rows=tuple(rows))
+
+
+def report_card(report: "Report") -> Card:
+    """Each law with its residual and verdict."""
+    rows = [
+        (law.name, "holds" if law.ok else "FAILS", f"{law.residual:.1e}", f"{law.tolerance:.0e}") for law in report.laws
+    ]
+    notes = (*report.notes, f"verified: {'yes' if report.ok else 'NO'}")
+    return Card(header=("law", "verdict", "residual", "at most"), rows=tuple(rows), notes=notes)
+
+
+def _hidden(n: int, noun: str, plural: str = "") -> tuple[str, ...]:
+    """A note of what a table of `MOST_ROWS` rows leaves out of n."""
+    more = count_of(n - MOST_ROWS, f"more {noun}", f"more {plural or noun + 's'}")
+    return (f"({more} not shown)",) if n > MOST_ROWS else ()
+
+
+def _has_values(tree: Any) -> bool:
+    """Whether all leaves are arrays whose numbers can be read."""
+
+    def can_be_read(leaf: Any) -> bool:
+        if isinstance(leaf, jax.core.Tracer):
+            return False
+        if isinstance(leaf, jax.Array):
+            return not leaf.is_deleted() and leaf.is_fully_addressable
+        return isinstance(leaf, (np.ndarray, np.generic))
+
+    return all(can_be_read(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _is_numeric(cells: Sequence[str]) -> bool:
+    return all(_is_number(cell) for cell in cells if cell)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _short(value: Any) -> str:
+    return str(value) if isinstance(value, int) else f"{float(value):.4g}"
