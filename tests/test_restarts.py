@@ -28,7 +28,7 @@ def lane(tree, i):
 
 @pytest.mark.parametrize("family", [*GAUSSIANS[::3], jaxem.Bernoulli()], ids=lambda family: type(family).__name__)
 def test_a_restart_alone_gives_what_it_gives_in_a_batch(family):
-    x = Case(family, 3, 2, 0).data(150)
+    x = Case(family, 3, 2).data(150)
     starts = jaxem.starts(KEY, family, x, 3, 20)
     together = jaxem.fit_restarts(starts, x, stop=GainBelow(1e-7 if X64 else 1e-4), max_iter=300)
     for i in (0, 7, 19):

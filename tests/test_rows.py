@@ -84,7 +84,7 @@ def test_ready_rows_serve_starts_and_fits():
 
 def test_many_numbers_of_rows_share_few_programs():
     x = blobs(400).astype(DTYPE)
-    mixture = Case(jaxem.Spherical(), 2, 2, 0).mixture().astype(DTYPE)
+    mixture = Case(jaxem.Spherical(), 2, 2).mixture().astype(DTYPE)
     loop._fit.small.clear_cache()
     jaxem.mixture._map_rows.clear_cache()
     for n in range(200, 400, 5):
@@ -99,7 +99,7 @@ def test_many_numbers_of_rows_share_few_programs():
 def test_padding_changes_nothing(family):
     """33 rows in a bucket of 64: what numpy or JAX makes ready, eagerly or traced, gives the same fit."""
     x = blobs(33).astype(DTYPE)
-    mixture = Case(family, 2, 2, 0).mixture().astype(DTYPE)
+    mixture = Case(family, 2, 2).mixture().astype(DTYPE)
     options = {"stop": jaxem.GainBelow(-jnp.inf), "max_iter": 8}
     padded = jaxem.fit(mixture, x, **options)
     exact = jax.jit(lambda x: jaxem.fit(mixture, x, **options))(x)
@@ -109,7 +109,7 @@ def test_padding_changes_nothing(family):
 
 def test_predict_is_the_likeliest_component():
     x = blobs(3000).astype(DTYPE)
-    mixture = Case(jaxem.Full(), 3, 2, 0).mixture().astype(DTYPE)
+    mixture = Case(jaxem.Full(), 3, 2).mixture().astype(DTYPE)
     expected = np.asarray(mixture.responsibilities(x)).argmax(axis=1)
     np.testing.assert_array_equal(mixture.predict(x), expected)
     np.testing.assert_array_equal(mixture.predict(x, chunk_size=100), expected)
@@ -119,6 +119,6 @@ def test_predict_is_the_likeliest_component():
 def test_per_row_functions_over_several_chunks(monkeypatch):
     monkeypatch.setattr("jaxem.rows.CHUNK", 64)
     x = blobs(333).astype(DTYPE)
-    mixture = Case(jaxem.Tied(), 3, 2, 0).mixture().astype(DTYPE)
+    mixture = Case(jaxem.Tied(), 3, 2).mixture().astype(DTYPE)
     traced = jax.jit(lambda x: mixture.log_prob(x))(x)
     np.testing.assert_allclose(mixture.log_prob(x), traced, rtol=100 * ROUNDING)
