@@ -93,6 +93,7 @@ class Sum(Prior):
 
     def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
         """The statistics that all terms add."""
+        self.check(family)
         return functools.reduce(operator.add, [term.imagined(family, params, stats) for term in self.terms])
 
     def shift(self, offset: Array) -> Prior:
@@ -104,9 +105,14 @@ class Sum(Prior):
         return self.terms
 
     def check(self, family: Any) -> None:
-        """Raise a TypeError if a term speaks of parameters that the family does not have."""
+        """Raise a TypeError if a term speaks of parameters that the family does not have, and a ValueError if several
+        speak of the means.
+        """
         for term in self.terms:
             term.check(family)
+        of_means = [term for term in self.terms if getattr(term, "mean", None) is not None]
+        if len(of_means) > 1:
+            raise ValueError(f"prior speaks of the means {len(of_means)} times; add priors of which at most one does")
 
 
 @jax.tree_util.register_dataclass

@@ -18,7 +18,7 @@ import numpy as np
 from jaxem.primitives import all_lanes, is_traced
 
 THOROUGH: Mapping[str, Any] = {}
-BRISK: Mapping[str, Any] = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+BRISK: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 HASTY: Mapping[str, Any] = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
 SMALL = 2**22
 """numbers that a turn touches (rows x features x components x lanes) up to which compiling costs more than computing"""
