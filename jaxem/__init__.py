@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import datasets as datasets
     from jaxem import devices as devices
     from jaxem import display as display
+    from jaxem import distances as distances
     from jaxem import em as em
     from jaxem import families as families
     from jaxem import html as html
@@ -169,6 +170,7 @@ _MODULES = (
     "datasets",
     "devices",
     "display",
+    "distances",
     "em",
     "families",
     "html",

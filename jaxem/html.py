@@ -26,8 +26,9 @@ from jax.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
 from jaxem.checks import as_supported
+from jaxem.display import as_moments
 from jaxem.em import e_step, m_step, proxy
-from jaxem.families.gaussian import GaussianParams, as_moments
+from jaxem.families.gaussian import GaussianParams
 from jaxem.init import RandomParameters
 from jaxem.laws import Report, verify
 from jaxem.loop import Result

@@ -8,6 +8,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.primitives import dot, epsilon, tiny
@@ -15,6 +16,8 @@ from jaxem.primitives import dot, epsilon, tiny
 SINGULAR = 64
 """a conditional variance (given the features before) below this many units of rounding of the variance is noise: the
 matrix is singular"""
+ASYMMETRY = 1e-4
+"""difference of two entries that should be equal, relative to the deviations, that a file may have"""
 LEAF = 16
 """number of features up to which a matrix is factored column by column"""
 SQUARINGS = 22
@@ -145,3 +148,27 @@ def from_log_cholesky(free: Array, d: int) -> Array:
     entries = jnp.where(rows == columns, jnp.exp(jnp.where(rows == columns, free, 0.0)), free)
     factor = jnp.zeros((d, d), free.dtype).at[rows, columns].set(entries)
     return dot("ij,kj->ik", factor, factor)
+
+
+def make_proper(covariance: Array) -> Array:
+    """A pooled covariance `[d, d]` that has a density: constant features get variance 1, collinear ones a little noise.
+
+    Only a start is made proper like this; what the data cannot determine ends as a DEGENERATE status, not as a guess.
+    """
+    variances = jnp.diagonal(covariance)
+    constant = jnp.diag(jnp.where(variances > 0, 0.0, 1.0)).astype(covariance.dtype)
+    noise = jnp.diag(max(1e-6, 16 * SINGULAR * epsilon(covariance.dtype)) * variances)
+    covariance = covariance + constant
+    proper = jnp.isfinite(log_det(covariance, whitener(covariance)))
+    return covariance + jnp.where(proper, 0.0, noise)
+
+
+def is_positive_definite(matrices: np.ndarray) -> bool:
+    """Whether matrices `[..., d, d]` of numpy are symmetric, to `ASYMMETRY`, and positive definite."""
+    deviations = np.sqrt(np.maximum(np.diagonal(matrices, axis1=-2, axis2=-1), 0))
+    unit = deviations[..., :, None] * deviations[..., None, :]
+    try:
+        np.linalg.cholesky(matrices)
+    except np.linalg.LinAlgError:
+        return False
+    return bool(np.all(np.abs(matrices - np.swapaxes(matrices, -1, -2)) <= ASYMMETRY * unit))

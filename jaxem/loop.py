@@ -32,16 +32,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 from jax.typing import ArrayLike
 
 from jaxem.checks import as_count, on_host
 from jaxem.display import readable, result_card
 from jaxem.em import m_step, objective, pass_over
 from jaxem.families.base import Family
-from jaxem.mixture import Mixture, take
-from jaxem.primitives import all_finite, epsilon, select
+from jaxem.mixture import Mixture
+from jaxem.primitives import all_finite, epsilon, forward_only, select, take
 from jaxem.priors import Prior
 from jaxem.program import Program
 from jaxem.rows import Frame, Rows, as_rows
@@ -143,20 +141,8 @@ def begin(mixture: Mixture, max_iter: int | None = None, accelerator: Any = None
     unknown, lowest = jnp.full((), jnp.nan, dtype), jnp.full((), -jnp.inf, dtype)
     here = Point(mixture, mixture, lowest, jnp.zeros_like(mixture.log_weights), lowest, -lowest)
     trace = None if max_iter is None else jnp.full(max_iter + 1, jnp.nan, dtype)
-    return State(
-        here,
-        depart(mixture, accelerator),
-        gain=unknown,
-        remaining_ratio=unknown,
-        rate=unknown,
-        remaining_gain=unknown,
-        hits=jnp.int32(0),
-        accepted=jnp.bool_(True),
-        fell=jnp.bool_(False),
-        n_iter=jnp.int32(-1),
-        status=jnp.int32(Status.RUNNING),
-        trace=trace,
-    )
+    route, unknowns, none = depart(mixture, accelerator), (unknown,) * 4, jnp.int32(0)
+    return State(here, route, *unknowns, none, jnp.bool_(True), jnp.bool_(False), none - 1, none, trace)
 
 
 def depart(mixture: Mixture, accelerator: Any) -> Route | None:
@@ -208,7 +194,7 @@ def finish(state: State, frame: Frame) -> Result:
         rate=state.rate,
         remaining_gain=state.remaining_gain,
     )
-    return jax.tree.map(_forward_only, result)
+    return jax.tree.map(forward_only, result)
 
 
 def final_status(state: State, frame: Frame) -> Array:
@@ -485,24 +471,3 @@ def as_options(
 def to_frame(prior: Prior | None, frame: Frame) -> Prior | None:
     """The prior where the rows of a frame lie."""
     return None if prior is None else prior.shift(-frame.centre)
-
-
-# An identity with a derivative but no transpose: reverse mode meets one clear line instead of the loop's own.
-_forward_only_p = Primitive("forward_only")
-_forward_only_p.def_impl(lambda x: x)
-_forward_only_p.def_abstract_eval(lambda x: x)
-mlir.register_lowering(_forward_only_p, lambda _, x: [x])
-batching.primitive_batchers[_forward_only_p] = lambda args, dims: (_forward_only_p.bind(args[0]), dims[0])
-
-
-def _no_reverse(cotangent: Any, x: Any) -> Any:
-    raise NotImplementedError(
-        "fit has no reverse-mode derivative (jax.grad, jax.vjp); use forward mode, jax.jvp or jax.jacfwd"
-    )
-
-
-ad.deflinear2(_forward_only_p, _no_reverse)
-
-
-def _forward_only(leaf: Array) -> Array:
-    return _forward_only_p.bind(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

@@ -4,10 +4,8 @@ Pure functions of a mixture go through jit, vmap and grad like those of any arra
 Mixture whose leaves lead with one more axis, to be used under `jax.vmap`.
 """
 
-import contextlib
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +20,7 @@ from jaxem.checks import as_count, as_supported
 from jaxem.devices import mesh_under
 from jaxem.display import mixture_card, readable
 from jaxem.families.base import Family
-from jaxem.primitives import is_traced, normalise, tiny
+from jaxem.primitives import check_number, is_number, is_traced, normalise, take, tiny
 from jaxem.program import THOROUGH, Program
 from jaxem.rows import Frame, block_size, bucket, map_host_rows, map_rows, map_spread_rows
 
@@ -55,7 +53,7 @@ class Mixture:
         if self.log_weights.ndim > 1:
             return take(self, index)
         if is_number(index):
-            _check_number(index, self.n_components)
+            check_number(index, self.n_components)
             index = jnp.asarray(index)[None]
         family, components = self.family.subset(self.components, index)
         log_weights = self.log_weights[index]
@@ -163,27 +161,6 @@ class Mixture:
         if host is not None:
             return map_host_rows(lambda chunk: _map_rows(per_row, block, None, self, chunk), host)
         return _map_rows(per_row, block, mesh, self, data)
-
-
-def take(batch: Any, index: Any) -> Any:
-    """`leaf[index]` of all leaves `[r, ...]` of a batch; an IndexError for a number that is not there."""
-    if is_number(index):
-        _check_number(index, jax.tree.leaves(batch)[0].shape[0])
-    # the NaN that pads a trace is no fault
-    with contextlib.nullcontext() if is_traced(batch, index) else jax.debug_nans(False):
-        return jax.tree.map(lambda leaf: leaf[index], batch)
-
-
-def is_number(index: Any) -> bool:
-    """Whether an index picks one entry, not several."""
-    return not isinstance(index, (slice, list)) and np.ndim(index) == 0
-
-
-def _check_number(index: Any, n: int) -> None:
-    if isinstance(index, jax.core.Tracer):  # jax takes the nearest one there is
-        return
-    if not -n <= operator.index(index) < n:
-        raise IndexError(f"index {index} is out of range; there are {n}")
 
 
 def log_joint(mixture: Mixture, x: Array) -> Array:

@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:  # the extra is missing
         f"{error.name} is not installed; jaxem.plots needs: pip install 'jaxem[plot]'", name=error.name
     ) from error
 
-from jaxem.families.gaussian import as_moments
+from jaxem.display import as_moments
 from jaxem.loop import Result
 from jaxem.mixture import Mixture
 from jaxem.queue import Landscape

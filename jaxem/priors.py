@@ -88,26 +88,19 @@ class Sum(Prior):
     terms: tuple[Prior, ...]
 
     def log_prob(self, mixture: Any) -> Array:
-        """Log prior `[]` of a mixture."""
         return functools.reduce(jnp.add, [term.log_prob(mixture) for term in self.terms])
 
     def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
-        """The statistics that all terms add."""
         self.check(family)
         return functools.reduce(operator.add, [term.imagined(family, params, stats) for term in self.terms])
 
     def shift(self, offset: Array) -> Prior:
-        """The same knowledge about data moved by `offset` `[d]`."""
         return Sum(tuple(term.shift(offset) for term in self.terms))
 
     def parts(self) -> tuple[Prior, ...]:
-        """The priors that this one is the sum of."""
         return self.terms
 
     def check(self, family: Any) -> None:
-        """Raise a TypeError if a term speaks of parameters that the family does not have, and a ValueError if several
-        speak of the means.
-        """
         for term in self.terms:
             term.check(family)
         of_means = [term for term in self.terms if getattr(term, "mean", None) is not None]
@@ -136,7 +129,6 @@ class Beta(Prior):
             _check_at_least_one(name, value)
 
     def log_prob(self, mixture: Any) -> Array:
-        """Log prior `[]` of a Bernoulli mixture."""
         self.check(mixture.family)
         probs = mixture.components.probs  # [k, d]
         ones, zeros = self._tosses(probs)
@@ -144,7 +136,6 @@ class Beta(Prior):
         return jnp.sum(ones * jnp.log(jnp.maximum(probs, least)) + zeros * jnp.log(jnp.maximum(1.0 - probs, least)))
 
     def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
-        """`alpha - 1` ones and `beta - 1` zeros in every component and feature."""
         self.check(family)
         ones, zeros = self._tosses(params.probs)
         tosses = stats.components._replace(counts=ones + zeros, ones=ones)
@@ -173,13 +164,11 @@ class Dirichlet(Prior):
         _check_at_least_one("alpha", self.alpha)
 
     def log_prob(self, mixture: Any) -> Array:
-        """Log prior `[]` of a mixture."""
         dtype = mixture.log_weights.dtype
         least = math.log(float(jnp.finfo(dtype).tiny))
         return (jnp.asarray(self.alpha, dtype) - 1.0) * jnp.sum(jnp.maximum(mixture.log_weights, least))
 
     def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
-        """`alpha - 1` rows in every component, which count for the weights alone."""
         nothing = super().imagined(family, params, stats)
         return dataclasses.replace(
             nothing, counts=nothing.counts + (jnp.asarray(self.alpha, nothing.counts.dtype) - 1.0)
@@ -207,17 +196,14 @@ class NormalInverseWishart(Prior):
     mean: Array | None = None
 
     def log_prob(self, mixture: Any) -> Array:
-        """Log prior `[]` of a Gaussian mixture."""
         self.check(mixture.family)
         return mixture.family.log_prior(mixture.components, self)
 
     def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
-        """A scatter of `degrees`, and a row at `mean` if that is given."""
         self.check(family)
         return _of_components(stats, family.imagined(params, self))
 
     def shift(self, offset: Array) -> Prior:
-        """The same knowledge about data moved by `offset` `[d]`."""
         return self if self.mean is None else dataclasses.replace(self, mean=self.mean + offset)
 
 

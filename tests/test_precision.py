@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxem
-from jaxem.families.gaussian import EXPANSION
+from jaxem.distances import PRODUCT_ERROR
 from jaxem.rows import as_rows
 from tests import oracle
 from tests.cases import GAUSSIANS, KINDS, Case, blobs
@@ -118,7 +118,7 @@ def test_distances_by_products_up_to_the_border(family, dtype):
     only where it may be, and far outside, where it would be wrong, it is not."""
     eps = float(np.finfo(dtype).eps)
     # by feature and in variances, eps (distance / 2)^2 / d is the bound
-    border = 2 * np.sqrt(EXPANSION[np.finfo(dtype).bits] / eps * 12)
+    border = 2 * np.sqrt(PRODUCT_ERROR[np.finfo(dtype).bits] / eps * 12)
     for distance, products in (
         (0.5 * border, True),
         (0.9 * border, True),

@@ -15,7 +15,7 @@ import jaxem
 PACKAGE = Path(jaxem.__file__).parent
 FLOORS = {
     "primitives": 0, "stats": 0, "accelerate": 0, "stopping": 0,
-    "checks": 1, "moments": 1, "linalg": 1, "program": 1, "display": 1, "families.base": 1,
+    "checks": 1, "moments": 1, "linalg": 1, "distances": 1, "program": 1, "display": 1, "families.base": 1,
     "devices": 2, "priors": 2,
     "rows": 3, "families.gaussian": 3, "families.discrete": 3,
     "mixture": 4,
@@ -27,14 +27,16 @@ FLOORS = {
     "cli": 10,
 }  # fmt: skip
 READ_CORE = {
-    "stats": 45, "families.base": 205, "families.gaussian": 780, "families.discrete": 180, "priors": 315,
-    "mixture": 260, "em": 180, "stopping": 230, "accelerate": 230, "loop": 530,
+    "stats": 45, "families.base": 205, "families.gaussian": 730, "families.discrete": 120, "priors": 295, "mixture": 215,
+    "em": 180, "stopping": 225, "accelerate": 230, "loop": 490,
 }  # fmt: skip
-"""what a person reads to understand the library, with the most lines of each file"""
+"""what a person reads to understand the library, and the most lines that each file may have"""
 ENGINE_ROOM = {
-    "primitives": 95, "linalg": 165, "checks": 180, "moments": 65, "rows": 420, "devices": 85, "program": 155, "init": 320,
-    "queue": 560, "racing": 480,
+    "primitives": 175, "linalg": 185, "distances": 85, "checks": 160, "moments": 65, "rows": 410, "devices": 70,
+    "program": 150, "init": 320, "queue": 550, "racing": 480, "display": 300, "laws": 570,
 }  # fmt: skip
+LONGEST = 60
+"""lines of a function of either"""
 
 
 def modules():
@@ -64,6 +66,29 @@ def test_imports_go_down(name, tree):
     opening = ast.get_docstring(tree)
     assert opening
     assert len(opening.splitlines()) <= 40
+
+
+def lines(name):
+    return len((PACKAGE / f"{name.replace('.', '/')}.py").read_text().splitlines())
+
+
+def test_the_read_core_can_be_read():
+    """Every file keeps its budget, and the read core stays below 2,600 lines."""
+    budgets = READ_CORE | ENGINE_ROOM
+    assert {name: lines(name) for name in budgets if lines(name) > budgets[name]} == {}
+    assert sum(lines(name) for name in READ_CORE) < 2600
+    assert {name for name, floor in FLOORS.items() if floor <= FLOORS["queue"]} <= set(budgets)
+
+
+def test_no_function_of_the_core_is_long():
+    trees = dict(modules())
+    long = {
+        f"{name}.{node.name}": node.end_lineno - node.lineno + 1
+        for name in READ_CORE | ENGINE_ROOM
+        for node in ast.walk(trees[name])
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > LONGEST
+    }
+    assert long == {}
 
 
 def test_optimisation_knows_nothing_of_mixtures():

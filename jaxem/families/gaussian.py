@@ -20,11 +20,6 @@ Tied takes no k second moments: with posteriors p_ij of a row of weight w_i and 
     sum_ij w_i p_ij (x_i - m_j)(x_i - m_j)' = sum_i w_i (x_i - e_i)(x_i - e_i)' + sum_jl G_jl (m_j - m_l)(m_j - m_l)' / 2,
 
 G_jl = sum_i w_i p_ij p_il: nothing is subtracted but numbers of one cluster, and the work is that of three products.
-
-Squared distances have a slow form that is always right, from differences x - m, and a fast one, a matrix product:
-|x - m|^2 = |x|^2 - 2 m'x + |m|^2 in units of the variance. The product's rounding error, in units of the variance and by
-feature, is eps max_j m_j' inv(Sigma_j) m_j / d about the data's mean. It is taken where that is below `EXPANSION`, in all
-lanes of a vmap, and there are more than `FEW_FEATURES` features.
 """
 
 import abc
@@ -38,13 +33,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.distances import (
+    FEW_FEATURES,
+    PRODUCT_ERROR,
+    at_once,
+    difference,
+    distances,
+    distances_by_products,
+    first_moments_by_differences,
+    first_moments_by_products,
+    over_components,
+    whitened_squares,
+)
 from jaxem.families.base import Family
 from jaxem.linalg import (
-    SINGULAR,
     from_log_cholesky,
+    is_positive_definite,
     log_cholesky,
     log_cholesky_units,
     log_det,
+    make_proper,
     smallest_eigenvalue,
     whitener,
 )
@@ -61,14 +69,7 @@ FLAT = 8
 """units of rounding below which that eigenvalue is a collapse however many rows there are"""
 CANCELLATION = 8
 """units of rounding of delta^2 that a variance is raised by, so that cancelled digits cannot make it negative"""
-EXPANSION = {64: 1e-12, 32: 1e-5}
-"""relative error of a variance that distances by products may bring, by bits of the dtype"""
-ASYMMETRY = 1e-4
-"""difference of two entries that should be equal, relative to the deviations, that a file may have"""
 NOT_PROPER = "covariances is not positive definite"
-FEW_FEATURES = 8
-"""features up to which differences are as fast; beyond, distances may be products, and a CPU that takes differences works
-on one component at a time"""
 
 
 class GaussianParams(NamedTuple):
@@ -123,9 +124,9 @@ class Gaussian(Family):
     def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
         """Shape of the covariances of k components of d features."""
 
-    @abc.abstractmethod
     def precisions(self, covariances: Array) -> Array:
         """What distances are measured with: inverse variances, or inv(L) of matrices Sigma = L L'."""
+        return 1.0 / covariances
 
     @abc.abstractmethod
     def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
@@ -135,7 +136,7 @@ class Gaussian(Family):
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
         """Squared distances (x - m)' inv(Sigma) (x - m), `[k, b]`, of columns `x` `[d, b]`, from differences."""
 
-    def expanded_squares(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
+    def squares_by_products(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
         """The same by products of matrices, given |x|^2 `[b]`; by default there is no faster form."""
         del norms
         return self.squares(means, precisions, x)
@@ -189,9 +190,9 @@ class Gaussian(Family):
         means."""
         return covariances
 
-    @abc.abstractmethod
     def min_counts(self, d: int) -> int:
         """Rows below which a component is called collapsed."""
+        return min(d + 1, 10)
 
     @abc.abstractmethod
     def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
@@ -215,8 +216,8 @@ class Gaussian(Family):
     def init(self, x: Array, n_components: int, sample_weight: Array | None = None) -> GaussianParams:
         w = jnp.ones(x.shape[0], x.dtype) if sample_weight is None else sample_weight.astype(x.dtype)
         _, mean, spread = weighted_moments(x, w, matrix=self.by_matrices)
-        covariance = _proper(spread) if self.by_matrices else jnp.diag(self.proper_variances(spread))
-        means = jnp.broadcast_to(mean[None, :], (n_components, x.shape[1]))
+        covariance = make_proper(spread) if self.by_matrices else jnp.diag(self.proper_variances(spread))
+        means = jnp.broadcast_to(mean[None, :], (n_components, mean.shape[0]))
         return GaussianParams(means, self.from_pooled(covariance, n_components))
 
     def log_prob(self, params: GaussianParams, x: Array) -> Array:
@@ -228,17 +229,14 @@ class Gaussian(Family):
         precisions, columns, of_columns = self.precisions(params.covariances), x.T, resp.T
         squares = self.squares(params.means, precisions, columns)
         counts = jnp.sum(resp, axis=0)
-        return GaussianStats(
-            counts, counts, *self.moments(params.means, precisions, columns, of_columns, squares, _first_moments)
-        )
+        moments = self.moments(params.means, precisions, columns, of_columns, squares, first_moments_by_differences)
+        return GaussianStats(counts, counts, *moments)
 
     def prepare(self, params: GaussianParams, log_weights: Array | None = None) -> Prepared:
         precisions = self.precisions(params.covariances)
-        constants = self._log_constants(params, precisions)
-        constants = constants if log_weights is None else log_weights + constants
-        suffice = None
-        if self._expands(params.means.shape[1]):
-            suffice = all_lanes(self.products_suffice(params.means, precisions))
+        constants = self._log_constants(params, precisions) + (0.0 if log_weights is None else log_weights)
+        has_products = self._has_products(params.means.shape[1])
+        suffice = all_lanes(self.products_suffice(params.means, precisions)) if has_products else None
         return Prepared(params.means, precisions, constants, suffice)
 
     def block_stats(self, prepared: Prepared, x: Array, w: Array, norms: Array) -> Stats:
@@ -252,10 +250,10 @@ class Gaussian(Family):
             return Stats(weighted_sum(w, log_prob), counts, GaussianStats(counts, counts, *moments))
 
         def by_differences() -> Stats:
-            return stats(self.squares(means, precisions, x), _first_moments)
+            return stats(self.squares(means, precisions, x), first_moments_by_differences)
 
         def by_products() -> Stats:
-            return stats(self.expanded_squares(means, precisions, x, norms), _expanded_first_moments)
+            return stats(self.squares_by_products(means, precisions, x, norms), first_moments_by_products)
 
         if products_suffice is None:
             return by_differences()
@@ -265,7 +263,7 @@ class Gaussian(Family):
         """Whether distances by products are precise enough, `[]` of bool; not where anything is NaN."""
         d = means.shape[1]
         farthest = jnp.max(self.squares(means, precisions, jnp.zeros((d, 1), means.dtype)))
-        return epsilon(means.dtype) * farthest / d <= EXPANSION[jnp.finfo(means.dtype).bits]
+        return epsilon(means.dtype) * farthest / d <= PRODUCT_ERROR[jnp.finfo(means.dtype).bits]
 
     def m_step(self, params: GaussianParams, stats: GaussianStats) -> GaussianParams:
         owned, known = alive(stats.counts), alive(stats.degrees)  # [k]
@@ -291,22 +289,14 @@ class Gaussian(Family):
         """What a NormalInverseWishart adds to the statistics about `params`; the head of priors.py says why."""
         k = params.means.shape[0]
         once = jnp.full(k, 1.0 / k if self.shared else 1.0, params.means.dtype)  # per covariance
-        stats = GaussianStats(
-            jnp.zeros_like(once),
-            prior.degrees * once,
-            jnp.zeros_like(params.means),
-            self.scatter(jnp.asarray(prior.scatter, once.dtype), once),
-        )
+        scatter = self.scatter(jnp.asarray(prior.scatter, once.dtype), once)
+        stats = GaussianStats(jnp.zeros_like(once), prior.degrees * once, jnp.zeros_like(params.means), scatter)
         if prior.mean is None or prior.shrinkage is None:
             return stats
         shrinkage, move = jnp.asarray(prior.shrinkage, once.dtype), prior.mean[None, :] - params.means
-        of_means = GaussianStats(
-            jnp.full(k, shrinkage),
-            jnp.ones_like(once),
-            shrinkage * move,
-            self.outer(jnp.sqrt(shrinkage) * move),
-        )
-        return jax.tree.map(jnp.add, stats, of_means)
+        squares = self.outer(jnp.sqrt(shrinkage) * move)
+        row = GaussianStats(jnp.full(k, shrinkage), jnp.ones_like(once), shrinkage * move, squares)
+        return jax.tree.map(jnp.add, stats, row)
 
     def unconstrain(self, params: GaussianParams) -> Array:
         return jnp.concatenate([params.means.ravel(), self.unconstrain_covariances(params.covariances)])
@@ -375,13 +365,13 @@ class Gaussian(Family):
         return None if np.all(params.covariances > 0) else NOT_PROPER
 
     def row_floats(self, n_components: int, n_features: int) -> int:
-        if _at_once(n_features) and not self._expands(n_features):
+        if at_once(n_features) and not self._has_products(n_features):
             return n_components * n_features
         return max(n_components, n_features)
 
-    def _expands(self, d: int) -> bool:
+    def _has_products(self, d: int) -> bool:
         """Whether there is a form by products, and enough features for it to pay."""
-        return d > FEW_FEATURES and type(self).expanded_squares is not Gaussian.expanded_squares
+        return d > FEW_FEATURES and type(self).squares_by_products is not Gaussian.squares_by_products
 
     def _log_constants(self, params: GaussianParams, precisions: Array) -> Array:
         """What does not depend on x in the log densities, `[k]`."""
@@ -396,17 +386,14 @@ class Spherical(Gaussian):
     def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
         return (k,)
 
-    def precisions(self, covariances: Array) -> Array:
-        return 1.0 / covariances
-
     def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
         return d * jnp.log(covariances)
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
-        return _distances(means, x) * precisions[:, None]
+        return distances(means, x) * precisions[:, None]
 
-    def expanded_squares(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
-        return _expanded_distances(means, x, norms) * precisions[:, None]
+    def squares_by_products(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
+        return distances_by_products(means, x, norms) * precisions[:, None]
 
     def moments(
         self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: FirstMoments
@@ -416,7 +403,7 @@ class Spherical(Gaussian):
         return first_moments(means, x, resp), second
 
     def row_floats(self, n_components: int, n_features: int) -> int:
-        return n_components if self._expands(n_features) else n_components * n_features
+        return n_components if self._has_products(n_features) else n_components * n_features
 
     def recentre(self, stats: GaussianStats, delta: Array) -> Array:
         moved = _ratio(stats) * jnp.sum(delta**2, axis=1)
@@ -444,9 +431,6 @@ class Spherical(Gaussian):
     def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
         return covariances[:, None, None] * jnp.eye(d, dtype=covariances.dtype)[None]
 
-    def min_counts(self, d: int) -> int:
-        return min(d + 1, 10)
-
     def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
         # a feature without variance is no direction to collapse in: sigma^2 is shared with the others
         shortest = jnp.min(jnp.where(inverse_scale > 0, inverse_scale, jnp.inf))
@@ -469,19 +453,16 @@ class Diagonal(Gaussian):
     def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
         return (k, d)
 
-    def precisions(self, covariances: Array) -> Array:
-        return 1.0 / covariances
-
     def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
         return jnp.sum(jnp.log(covariances), axis=1)
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
         def of_one(mean: Array, inverse: Array) -> Array:
-            return jnp.sum(_difference(mean, x) ** 2 * inverse[:, None], axis=0)
+            return jnp.sum(difference(mean, x) ** 2 * inverse[:, None], axis=0)
 
-        return _over_components(of_one, x.shape[0])(means, precisions)
+        return over_components(of_one, x.shape[0])(means, precisions)
 
-    def expanded_squares(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
+    def squares_by_products(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
         del norms
         scaled = precisions * means
         products = dot("kd,db->kb", precisions, x**2) - 2.0 * dot("kd,db->kb", scaled, x)
@@ -491,9 +472,9 @@ class Diagonal(Gaussian):
         self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: FirstMoments
     ) -> tuple[Array, Array]:
         def of_one(mean: Array, resp: Array) -> Array:
-            return dot("db,b->d", _difference(mean, x) ** 2, resp)
+            return dot("db,b->d", difference(mean, x) ** 2, resp)
 
-        second = _over_components(of_one, x.shape[0])(means, resp)
+        second = over_components(of_one, x.shape[0])(means, resp)
         return first_moments(means, x, resp), second
 
     def recentre(self, stats: GaussianStats, delta: Array) -> Array:
@@ -518,9 +499,6 @@ class Diagonal(Gaussian):
 
     def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
         return covariances[:, :, None] * jnp.eye(d, dtype=covariances.dtype)[None]
-
-    def min_counts(self, d: int) -> int:
-        return min(d + 1, 10)
 
     def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
         alone = jnp.where(covariances < least, 0.0, 1.0)
@@ -565,15 +543,7 @@ class _ByMatrices(Gaussian):
         return smallest_eigenvalue(covariances, inverse_scale, least)
 
     def check(self, params: GaussianParams) -> str | None:
-        matrices = np.asarray(params.covariances)
-        deviations = np.sqrt(np.maximum(np.diagonal(matrices, axis1=-2, axis2=-1), 0))
-        unit = deviations[..., :, None] * deviations[..., None, :]
-        symmetric = np.all(np.abs(matrices - np.swapaxes(matrices, -1, -2)) <= ASYMMETRY * unit)
-        try:
-            np.linalg.cholesky(matrices)
-        except np.linalg.LinAlgError:
-            return NOT_PROPER
-        return None if symmetric else NOT_PROPER
+        return None if is_positive_definite(np.asarray(params.covariances)) else NOT_PROPER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -584,17 +554,17 @@ class Full(_ByMatrices):
         return (k, d, d)
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
-        return _whitened_squares(means, precisions, x)
+        return whitened_squares(means, precisions, x)
 
     def moments(
         self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: FirstMoments
     ) -> tuple[Array, Array]:
         def of_one(mean: Array, resp: Array) -> tuple[Array, Array]:
-            diff = _difference(mean, x)
+            diff = difference(mean, x)
             weighted = resp[None, :] * diff
             return jnp.sum(weighted, axis=1), dot("ib,jb->ij", weighted, diff)
 
-        return _over_components(of_one, x.shape[0])(means, resp)
+        return over_components(of_one, x.shape[0])(means, resp)
 
     def recentre(self, stats: GaussianStats, delta: Array) -> Array:
         second = stats.second / positive(stats.degrees)[:, None, None]
@@ -638,12 +608,12 @@ class Tied(_ByMatrices):
         return self, params._replace(means=params.means[index])
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
-        return _whitened_squares(means, jnp.broadcast_to(precisions[None], (means.shape[0], *precisions.shape)), x)
+        return whitened_squares(means, jnp.broadcast_to(precisions[None], (means.shape[0], *precisions.shape)), x)
 
-    def expanded_squares(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
+    def squares_by_products(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
         del norms
         white = dot("ij,jb->ib", precisions, x)
-        return _expanded_distances(dot("ij,kj->ki", precisions, means), white, jnp.sum(white**2, axis=0))
+        return distances_by_products(dot("ij,kj->ki", precisions, means), white, jnp.sum(white**2, axis=0))
 
     def moments(
         self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: FirstMoments
@@ -651,7 +621,7 @@ class Tied(_ByMatrices):
         w = jnp.sum(resp, axis=0)  # [b]
         posterior = resp * (1.0 / jnp.where(w > 0, w, 1.0))[None, :]
         # about one of the means: an offset common to all rows costs no digit
-        residual = _difference(means[0], x) - dot("kd,kb->db", means - means[:1], posterior)
+        residual = difference(means[0], x) - dot("kd,kb->db", means - means[:1], posterior)
         shared = dot("jb,lb->jl", resp, posterior)  # [k, k]
         apart = means[:, None, :] - means[None, :, :]  # [k, k, d]
         between = 0.5 * dot("jli,jlm->im", shared[:, :, None] * apart, apart)
@@ -674,9 +644,6 @@ class Tied(_ByMatrices):
     def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
         return jnp.broadcast_to(covariances[None], (k, d, d))
 
-    def min_counts(self, d: int) -> int:
-        return min(d + 1, 10)
-
     def unconstrain_covariances(self, covariances: Array) -> Array:
         return log_cholesky(covariances)
 
@@ -688,59 +655,6 @@ class Tied(_ByMatrices):
 
 
 # -- steps --------------------------------------------------------------------------------------------------------------
-
-
-def _at_once(d: int) -> bool:
-    """Whether differences from all means are worked on at once, in an array `[k, d, b]`."""
-    return d <= FEW_FEATURES or jax.default_backend() != "cpu"
-
-
-def _over_components(of_one: Callable[..., Any], d: int) -> Callable[..., Any]:
-    """`of_one(leaf of component, ...)` for all: at once, or on a CPU with many features one after the other."""
-    if _at_once(d):
-        return jax.vmap(of_one)
-    return lambda *leaves: jax.lax.map(lambda component: of_one(*component), leaves)
-
-
-def _first_moments(means: Array, x: Array, resp: Array) -> Array:
-    """sum_b resp_jb (x_b - m_j), `[k, d]`, from differences."""
-
-    def of_one(mean: Array, resp: Array) -> Array:
-        return dot("db,b->d", _difference(mean, x), resp)
-
-    return _over_components(of_one, x.shape[0])(means, resp)
-
-
-def _expanded_first_moments(means: Array, x: Array, resp: Array) -> Array:
-    """The same by a product of matrices."""
-    return dot("kb,db->kd", resp, x) - jnp.sum(resp, axis=1)[:, None] * means
-
-
-def _distances(means: Array, x: Array) -> Array:
-    """|x - m|^2, `[k, b]`, from differences."""
-    return jnp.sum(jax.vmap(_difference, (0, None))(means, x) ** 2, axis=1)
-
-
-def _expanded_distances(means: Array, x: Array, norms: Array) -> Array:
-    """The same by a product of matrices, given |x|^2 `[b]`."""
-    products = norms[None, :] - 2.0 * dot("kd,db->kb", means, x)
-    return jnp.maximum(products + jnp.sum(means**2, axis=1)[:, None], 0.0)
-
-
-def _whitened_squares(means: Array, whiteners: Array, x: Array) -> Array:
-    """|inv(L_j) (x - m_j)|^2, `[k, b]`, from differences."""
-
-    def of_one(mean: Array, whitener: Array) -> Array:
-        return jnp.sum(dot("ij,jb->ib", whitener, _difference(mean, x)) ** 2, axis=0)
-
-    return _over_components(of_one, x.shape[0])(means, whiteners)
-
-
-def _difference(mean: Array, x: Array) -> Array:
-    """Columns `x` `[d, b]` less a mean `[d]`."""
-    # beware: XLA's CPU compiler (jax 0.10.2, YNN fusion) makes of a matrix product with a plainly broadcast operand, as
-    # the derivative by the mean would be, a read of memory nobody wrote (tests/test_loop); x == x hides the broadcast
-    return x - jnp.where(x == x, mean[:, None], jnp.nan)
 
 
 def _ratio(stats: GaussianStats) -> Array:
@@ -762,28 +676,3 @@ def _recentred(second: Array, moved: Array) -> Array:
 
 def _log(variances: Array) -> Array:
     return jnp.log(jnp.maximum(variances, tiny(variances.dtype)))
-
-
-def _proper(covariance: Array) -> Array:
-    """A pooled covariance `[d, d]` that has a density: constant features get variance 1, collinear ones a little noise.
-
-    Only a start is made proper like this; what the data cannot determine ends as a DEGENERATE status, not as a guess.
-    """
-    variances = jnp.diagonal(covariance)
-    constant = jnp.diag(jnp.where(variances > 0, 0.0, 1.0)).astype(covariance.dtype)
-    noise = jnp.diag(max(1e-6, 16 * SINGULAR * epsilon(covariance.dtype)) * variances)
-    covariance = covariance + constant
-    proper = jnp.isfinite(log_det(covariance, whitener(covariance)))
-    return covariance + jnp.where(proper, 0.0, noise)
-
-
-def as_moments(family: Family, params: Any) -> tuple[Array, Array]:
-    """Means `[k, d]` and covariances as matrices `[k, d, d]`, for what looks at Gaussians from outside.
-
-    Raises:
-        ValueError: for a family without them.
-    """
-    if not isinstance(family, Gaussian):
-        raise ValueError(f"mixture has family {type(family).__name__}, which has no covariances; give Gaussians")
-    k, d = params.means.shape
-    return params.means, family.as_matrices(params.covariances, k, d)
