@@ -520,7 +520,7 @@ def _keep_programs(named: str | None) -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _compile_verification(table: Table, components: int, covariance: Covariance) -> threading.Thread | None:
+def _compile_verification(table: Table, components: int, covariance: Covariance) -> threading.Thread:
     """Compile the verification while the fit is under way."""
     import jax
     import numpy as np

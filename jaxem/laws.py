@@ -47,7 +47,7 @@ from jaxem.mixture import Mixture
 from jaxem.primitives import dot, normalise, weighted_sum
 from jaxem.priors import Prior
 from jaxem.program import BRISK, HASTY, Program
-from jaxem.rows import as_rows
+from jaxem.rows import as_rows, centred_columns
 from jaxem.stats import Stats
 
 MAX_ROWS = 10_000
@@ -121,7 +121,7 @@ def verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None, seed: 
     return Report(tuple(laws), trial.notes)
 
 
-def compile_verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None) -> threading.Thread | None:
+def compile_verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None) -> threading.Thread:
     """Compile in the background what `verify` runs for mixtures and data of these shapes: the thread that does it."""
     trial = Trial.draw(mixture, x, prior, 0)
     with jax.enable_x64(True):
@@ -153,10 +153,10 @@ class Trial(NamedTuple):
             notes.append(f"gradients and Hessian of {coordinates.size} of {p} coordinates, drawn with seed {seed}")
         wide, prior = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (mixture, prior))
         if family.location:  # the laws speak of formulas, not of what is left of digits far from the origin
-            centre = data.mean(axis=0)
+            centre = np.where(centred_columns(family.location, data.shape[1]), data.mean(axis=0), 0.0)
             with jax.enable_x64(True):
                 data, wide = data - centre, wide.shift(-centre)
-                prior = None if prior is None else prior.shift(-centre)
+                prior = None if prior is None else prior.shift(cast(Array, -centre))
         chance = Chance.draw(rng, data.shape[0], mixture.n_components, coordinates.size, p)
         draws, density = _faults(family, data.shape[1])
         if draws is not None:
@@ -272,7 +272,7 @@ def of_stats(mixture: Mixture, x: Array, sample_weight: Array, prior: Prior | No
     family, n = mixture.family, x.shape[0]
     kept = np.arange(n) % 5 != 4
     first = jnp.asarray(np.arange(n) < (n + 1) // 2)
-    offset = 3.0 * jnp.max(jnp.abs(x), axis=0) + 1e-3 if family.location else jnp.zeros(x.shape[1], x.dtype)
+    offset = jnp.where(centred_columns(family.location, x.shape[1]), 3.0 * jnp.max(jnp.abs(x), axis=0) + 1e-3, 0.0)
     moved = mixture.shift(offset) if family.location else mixture
 
     composed = _compose(mixture, x[kept], sample_weight[kept])
@@ -473,6 +473,11 @@ def of_density(family: Family, x: Array, key: Array) -> dict[str, Array]:
     discrete columns over values; above, a mean over random points.
     """
     params, drawn = _fitted_and_drawn(family, x, key)
+
+    def density(points: Array) -> Array:
+        possible = jnp.all(jnp.broadcast_to(family.support(points), points.shape), axis=1)
+        return jnp.where(possible, jnp.exp(family.log_prob(params, points)[:, 0]), 0.0)
+
     first, second = drawn.reshape(2, BOX_DRAWS, -1)
     d = drawn.shape[1]
     reach = (
@@ -493,14 +498,15 @@ def of_density(family: Family, x: Array, key: Array) -> dict[str, Array]:
         shares = jnp.where(discrete[:, None], values <= high[:, None], half[:, None] * weights[None, :])
         points = jnp.stack([axis.ravel() for axis in jnp.meshgrid(*axes, indexing="ij")], axis=1)
         share = functools.reduce(jnp.multiply, jnp.meshgrid(*shares, indexing="ij")).ravel()
-        integral = jnp.sum(jnp.where(share > 0, share * jnp.exp(family.log_prob(params, points)[:, 0]), 0.0))
+        integral = jnp.sum(jnp.where(share > 0, share * density(points), 0.0))
     else:
         uniform = jax.random.uniform(jax.random.fold_in(key, 1), (BOX_DRAWS, d), drawn.dtype)
         width = jnp.where(discrete, high - low + 1, high - low)
-        points = low + jnp.where(discrete, jnp.floor(uniform * width), uniform * width)
-        density = jnp.prod(width) * jnp.exp(family.log_prob(params, points)[:, 0])
-        integral = jnp.mean(density)
-        variance = variance + jnp.var(density) / BOX_DRAWS
+        steps = uniform * width[None, :]
+        points = low[None, :] + jnp.where(discrete[None, :], jnp.floor(steps), steps)
+        of_points = jnp.prod(width) * density(points)
+        integral = jnp.mean(of_points)
+        variance = variance + jnp.var(of_points) / BOX_DRAWS
     return {"normalised": jnp.abs(integral - inside) / jnp.sqrt(variance)}
 
 

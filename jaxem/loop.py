@@ -177,9 +177,8 @@ def advance(
         )
 
     turn_all = jax.vmap(one_turn) if state.status.ndim else one_turn
-    return jax.lax.while_loop(
-        lambda state: jnp.any(is_going(state, limit)), lambda state: turn_all(state, limit), state
-    )
+    any_going = lambda state: jnp.any(is_going(state, limit))  # noqa: E731
+    return jax.lax.while_loop(any_going, lambda state: turn_all(state, limit), state)
 
 
 def finish(state: State, frame: Frame) -> Result:

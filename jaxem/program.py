@@ -70,19 +70,19 @@ class Program:
             # an asynchronous fault for want of memory is raised here, not where the result is read
             return jax.block_until_ready(result) if large else result
 
-    def compile_ahead(self, *args: Any) -> threading.Thread | None:
+    def compile_ahead(self, *args: Any) -> threading.Thread:
         """Compile in the background for arguments like these, so that a call with such begins at once.
 
-        Tracing holds Python's lock and is done before this returns; join the thread before the process ends. None if
-        that was done before.
+        Tracing holds Python's lock and is done before this returns; join the thread before the process ends. The thread
+        has nothing to do if that was done before.
         """
         key = self._key(args)
-        if key in self.ahead:
-            return None
-        self.ahead[key] = None
-        lowered = self._effort(args).lower(*args)
+        lowered = None if key in self.ahead else self._effort(args).lower(*args)
+        self.ahead.setdefault(key, None)
 
         def compile_it() -> None:
+            if lowered is None:
+                return
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # the call meets it again, and knows what to do
                 self.ahead[key] = lowered.compile()
 

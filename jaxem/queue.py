@@ -176,34 +176,46 @@ def fit_restarts(
         raise ValueError(
             f"mixtures have log_weights of shape {mixtures.log_weights.shape}; give [r, k], as starts does, or use fit"
         )
-    r, k = mixtures.log_weights.shape
+    r = mixtures.log_weights.shape[0]
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), mixtures)
     rows = rows_to_fit(one, x, sample_weight, lanes=lane_count(r), chunk_size=chunk_size)
     settings = _settings(r, rows, mixtures, max_iter, accelerator)
     stop, prior = as_options(mixtures.family, rows, stop, prior, accelerator)
     if settings.mesh is not None:
         rows = jax.device_put(rows, NamedSharding(settings.mesh, PartitionSpec()))
-    no_limit = np.int32(NO_LIMIT)
     if callback is None and settings.mesh is None:
-        return _climb_all(mixtures, rows, prior, stop, no_limit, no_limit, settings)
+        return _climb_all(mixtures, rows, prior, stop, np.int32(NO_LIMIT), np.int32(NO_LIMIT), settings)
+    return _climb_in_pieces(mixtures, rows, prior, stop, settings, callback or (lambda _: None))
+
+
+def _climb_in_pieces(
+    mixtures: Mixture,
+    rows: Rows,
+    prior: Prior | None,
+    stop: StoppingRule,
+    settings: "Settings",
+    callback: Callable[[RestartsProgress], None],
+) -> Result:
+    """Bounded pieces from the host: between two of them the callback learns the progress, and Ctrl-C can end the climb."""
+    r, k = mixtures.log_weights.shape
     seconds = SECONDS_A_TURN + SECONDS_A_NUMBER * turn_work(rows, k, settings.width)
-    n_steps = NO_LIMIT if callback is None else max(1, int(FIRST_SECONDS / seconds))
-    begun = time.perf_counter()
-    queue, results = open_and_run(mixtures, rows, prior, stop, no_limit, np.int32(n_steps), settings)
-    useful = executed = 0
+    n_steps = max(1, int(FIRST_SECONDS / seconds))
+    begun, useful, executed = time.perf_counter(), 0, 0
+    queue, results = open_and_run(mixtures, rows, prior, stop, np.int32(NO_LIMIT), np.int32(n_steps), settings)
     while True:
         seen = _progress(queue, r, useful, executed)
         useful, executed = seen.useful, seen.executed
-        if callback is not None:
-            callback(seen)
+        callback(seen)
         if seen.finished == seen.total:
-            # from several devices to arrays of the default one, without the padding
-            whole = settings.mesh is None
-            return results if whole else jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[:r]), results)
+            break
         pace = PIECE_SECONDS / max(time.perf_counter() - begun, 1e-6)
         n_steps = max(1, int(n_steps * min(2.0, pace)))
         begun = time.perf_counter()
         queue, results = run(queue, rows, prior, stop, np.int32(n_steps), settings)
+    if settings.mesh is None:
+        return results
+    # from several devices to arrays of the default one, without the padding
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[:r]), results)
 
 
 # -- the queue -----------------------------------------------------------------------------------------------------------
@@ -241,6 +253,11 @@ class Queue(NamedTuple):
         limits: Any = np.broadcast_to(np.asarray(limit, np.int32), r)
         first: Any = np.zeros(1, np.int32)
         return self._replace(order=padded, limit=limits, waiting=first)
+
+    def narrowed(self, width: int) -> "Queue":
+        """The same climbs in fewer lanes. No lane may be busy."""
+        lanes, climb = jax.tree.map(lambda leaf: np.asarray(leaf)[:width], (self.lanes, self.climb))
+        return self._replace(lanes=lanes, climb=climb)
 
 
 def queue_of(

@@ -16,7 +16,7 @@ the status DEGENERATE.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -295,21 +295,18 @@ def _raced(
     settings = Settings(lane_count(r), race.max_iter, race.accelerator)
     opening = (key, race.family, gathered(rows), race.k, arms, settings)
     options = (rows, prior, stop, np.int32(NO_LIMIT), settings)
-    compiling = None
     if jax.default_backend() == "cpu" and rows.mesh is None:
         compiling = run.compile_ahead(_open.small.eval_shape(*opening), *options)
-    queue = _open(*opening)
-    if compiling is not None:
+        queue = _open(*opening)
         compiling.join()
+    else:
+        queue = _open(*opening)
     large = turn_work(rows, race.k, settings.width) > LARGE_TURN
 
     def rung(queue: Queue, lanes: np.ndarray, n_steps: int) -> tuple[Queue, Scores, Result]:
         """`n_steps` turns of the climbs of these numbers."""
         if large and len(lanes) < queue.climb.shape[0]:  # no lane is idle
-            queue = queue._replace(
-                lanes=jax.tree.map(lambda leaf: np.asarray(leaf)[: len(lanes)], queue.lanes),
-                climb=cast(Array, np.asarray(queue.climb)[: len(lanes)]),
-            )
+            queue = queue.narrowed(len(lanes))
         # long work runs in pieces, with a callback after each
         piece = queue.climb.shape[0] if large or callback is not None else r
         for begin in range(0, len(lanes), piece):

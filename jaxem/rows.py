@@ -186,7 +186,7 @@ def _ready_leaves(
 
     # the mean of differences from a row: no digit is lost to an offset common to all rows
     mean = anchor + total(jnp.sum(weights[:, None] * (x - anchor[None, :]), axis=0)) / total_weight  # [d]
-    centre = jnp.where(jnp.asarray(_centred_columns(centred, d)), mean, 0.0)
+    centre = jnp.where(jnp.asarray(centred_columns(centred, d)), mean, 0.0)
     x = x - centre[None, :]
     spread = x - (mean - centre)[None, :]
     variance = total(jnp.sum(weights[:, None] * spread**2, axis=0)) / total_weight  # [d]
@@ -201,7 +201,7 @@ def _ready_leaves(
     return x.reshape(m, b, d).transpose(0, 2, 1), weights.reshape(m, b), norms, frame
 
 
-def _centred_columns(centred: Columns, d: int) -> np.ndarray:
+def centred_columns(centred: Columns, d: int) -> np.ndarray:
     """Which of d columns are centred, `[d]` of bool."""
     if isinstance(centred, bool):
         return np.full(d, centred)
@@ -253,7 +253,7 @@ def ready_on_host(
     with concurrent.futures.ThreadPoolExecutor() as pool:
         over = map if m == 1 else pool.map  # numpy releases Python's lock
         mean = anchor + sum(over(_quiet(difference), range(m))) / total_weight
-        centre = np.where(_centred_columns(centred, d), mean, 0.0).astype(x.dtype)
+        centre = np.where(centred_columns(centred, d), mean, 0.0).astype(x.dtype)
         of_block = _quiet(functools.partial(fill, mean=mean, centre=centre))
         variance = sum(over(of_block, range(m))) / total_weight
     with np.errstate(over="ignore"):

@@ -112,6 +112,9 @@ class Product(Family):
     def shift(self, params, offset):
         return (self.parts[0][0].shift(params[0], offset[np.array(self.parts[0][1])]), params[1])
 
+    def support(self, x):
+        return jnp.concatenate([jnp.ones_like(x[:, :2], bool), self.parts[1][0].support(x[:, 2:])], axis=1)
+
     def sample(self, key, params, labels):
         keys = jax.random.split(key, len(params))
         drawn = (f.sample(k, own, labels) for (f, _), own, k in zip(self.parts, params, keys, strict=True))
