@@ -52,16 +52,18 @@ class Program:
     ) -> None:
         self.static_argnums, self.work, self.nan_is_data = static_argnums, work, nan_is_data
 
-        def compiled(options: Mapping[str, Any]) -> Any:
-            return jax.jit(function, static_argnums=static_argnums, compiler_options=dict(options) or None)
-
-        self.plain, self.small, self.large = compiled(THOROUGH), compiled(small), compiled(large)
+        self.plain = jax.jit(function, static_argnums=static_argnums)
+        self.small, self.large = (
+            jax.jit(function, static_argnums=static_argnums, compiler_options=dict(options)) if options else self.plain
+            for options in (small, large)
+        )
+        self.has_options = self.small is not self.plain or self.large is not self.plain
         self.ahead: dict[Any, Any] = {}
         """programs compiled ahead, by what they were compiled for; None while that is under way"""
 
     def __call__(self, *args: Any) -> Any:
         """`function(*args)`."""
-        if is_traced(*args) or is_staging():
+        if is_traced(*args) or (self.has_options and is_staging()):
             return self.plain(*args)
         quiet = jax.debug_nans(False) if self.nan_is_data else contextlib.nullcontext()
         with quiet, naming_memory():
