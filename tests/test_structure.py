@@ -14,7 +14,8 @@ PACKAGE = Path(jaxem.__file__).parent
 FLOORS = {
     "rows": 0, "stats": 0, "stopping": 0, "accelerate": 0, "display": 1, "priors": 1, "families.base": 1, "families.gaussian": 2,
     "families.discrete": 2, "compiling": 2, "mixture": 2, "em": 3, "loop": 4, "init": 4, "restarts": 5, "laws": 5,
-    "racing": 6, "io": 6, "datasets": 6, "sklearn": 7, "plots": 7, "html": 7, "cli": 8,
+    "racing": 6, "io": 6, "datasets": 6, "sklearn": 7, "plots": 7, "html": 7, "cli.terminal": 8, "cli.words": 8,
+    "cli.commands": 9, "cli.__main__": 10,
 }  # fmt: skip
 
 
