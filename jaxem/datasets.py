@@ -83,7 +83,7 @@ def _read_npy(path: Path, columns: Sequence[str] | None) -> Table:
     except OSError:
         raise
     except Exception as error:  # a header is parsed as Python: it may be wrong in any way
-        raise DataError(f"{path} is not an npy file of numbers ({_one_line(error)})") from error
+        raise DataError(f"{path} is no npy file of numbers ({_one_line(error)})") from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
         raise DataError(f"{path} holds {getattr(values, 'dtype', 'several arrays')}; give an npy file of real numbers")
     if values.ndim != 2:
@@ -113,7 +113,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None) -> Table:
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is not a readable Parquet file ({_one_line(error)})") from error
+        raise DataError(f"{path} is no readable Parquet file ({_one_line(error)})") from error
     return _from_arrow(path, table, columns)
 
 
