@@ -68,7 +68,7 @@ def save(mixture: Mixture, path: str | Path, *, overwrite: bool = True) -> None:
     if mixture.log_weights.ndim != 1:
         raise ValueError(f"mixture has log_weights of shape {mixture.log_weights.shape}; save one mixture, not a batch")
     params = jax.tree.map(np.asarray, mixture.components)
-    arrays = {"log_weights": np.asarray(mixture.log_weights), **_named(params)}
+    arrays = {"log_weights": np.asarray(mixture.log_weights), **_by_name(params)}
     for field, array in arrays.items():
         if np.isnan(array).any() or (field != "log_weights" and np.isinf(array).any()):
             raise ValueError(f"{field} holds values that are not finite; a failed fit is not saved")
@@ -131,7 +131,7 @@ def load(path: str | Path) -> Mixture:
     return Mixture(jnp.asarray(log_weights), jax.tree.map(jnp.asarray, params), family)
 
 
-def _named(params: Any) -> dict[str, Any]:
+def _by_name(params: Any) -> dict[str, Any]:
     """The leaves of parameters by the names that a file gives them, such as `components.means`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     return {f"components.{jax.tree_util.keystr(path, simple=True, separator='.')}": leaf for path, leaf in leaves}
@@ -155,7 +155,7 @@ def _patterns(family: Family) -> tuple[dict[str, tuple[tuple[int, int], ...]], A
         jax.eval_shape(functools.partial(family.init, n_components=k), jax.ShapeDtypeStruct((1, d), np.float32))
         for k, d in zip(*PROBES, strict=True)
     )
-    pairs = zip(_named(small).items(), _named(large).values(), strict=True)
+    pairs = zip(_by_name(small).items(), _by_name(large).values(), strict=True)
     patterns = {name: tuple(zip(one.shape, other.shape, strict=True)) for (name, one), other in pairs}
     return patterns, jax.tree.structure(small)
 
@@ -229,7 +229,7 @@ def _check_values(path: Path | str, log_weights: np.ndarray, params: Any, family
     log_weights = log_weights.astype(np.float64)
     if np.isnan(log_weights).any() or abs(np.exp(np.minimum(log_weights, 1.0)).sum() - 1) > off:
         raise ModelFormatError(f"{path}: log_weights do not belong to weights that sum to one")
-    for name, array in _named(params).items():
+    for name, array in _by_name(params).items():
         if not np.isfinite(array).all():
             raise ModelFormatError(f"{path}: {name} holds values that are not finite")
     wrong = family.check(jax.tree.map(lambda leaf: leaf.astype(np.float64), params))

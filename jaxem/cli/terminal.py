@@ -51,14 +51,14 @@ def run(work: Callable[[], None]) -> None:
     """Do the work in a thread, so that Ctrl-C is heard while XLA computes. An error becomes one line and exit code 1."""
     errors: list[BaseException] = []
 
-    def guarded() -> None:
+    def attempt() -> None:
         try:
             work()
             sys.stdout.flush()
         except BaseException as error:
             errors.append(error)
 
-    worker = threading.Thread(target=guarded, daemon=True)
+    worker = threading.Thread(target=attempt, daemon=True)
     worker.start()
     try:
         while worker.is_alive():
