@@ -31,10 +31,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 import jaxem
 from experiments import peers
 from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
-from jaxem.compiling import cores
-from jaxem.em import made_ready
+from jaxem.devices import ROWS, mesh_of
 from jaxem.io import write_atomically
-from jaxem.rows import ROWS, mesh_of
+from jaxem.program import cores
+from jaxem.rows import as_rows
 
 Kind = Literal["Spherical", "Diagonal", "Tied", "Full"]
 
@@ -174,7 +174,7 @@ def as_mixture(start: peers.Start, family: str) -> jaxem.Mixture:
 def one_pass(work: PassConfig, x: np.ndarray, start: peers.Start, repeats: int) -> tuple[float, float, float]:
     """Median, spread and compilation of jaxem's pass, for one lane of those that share it."""
     mixture, mesh = as_mixture(start, work.family), mesh_of(jax.devices())
-    rows = made_ready(mixture.family, x, None, work.k * work.lanes, mesh=mesh)
+    rows = as_rows(mixture.family, x, None, work.k, lanes=work.lanes, mesh=mesh)
 
     def step(mixture: jaxem.Mixture, rows: Any) -> jaxem.Mixture:
         return jaxem.m_step(mixture, jaxem.e_step(mixture, rows))

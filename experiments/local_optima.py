@@ -23,6 +23,7 @@ import numpy as np
 import jaxem
 import jaxem.plots
 from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
+from jaxem.init import Initializer
 
 
 class LocalOptimaConfig(Config):
@@ -54,7 +55,7 @@ class Chance(NamedTuple):
 
 PLACES = (-6.0, -2.0, 2.0, 6.0)
 """centres of the clusters in a row"""
-INITIALIZERS = {
+INITIALIZERS: dict[str, Initializer] = {
     "random parameters": jaxem.RandomParameters(),
     "random points": jaxem.RandomPoints(),
     "k-means": jaxem.KMeans(),

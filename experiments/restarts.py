@@ -13,6 +13,7 @@ from matplotlib.ticker import ScalarFormatter
 
 import jaxem
 from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
+from jaxem.init import Initializer
 
 
 class RestartsConfig(Config):
@@ -25,7 +26,7 @@ class RestartsConfig(Config):
     looped: Positive
 
 
-INITIALIZERS = {
+INITIALIZERS: dict[str, Initializer] = {
     "random parameters": jaxem.RandomParameters(),
     "random points": jaxem.RandomPoints(),
     "k-means": jaxem.KMeans(),

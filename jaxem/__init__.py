@@ -6,7 +6,93 @@ line answers `--help` without JAX.
 
 import importlib
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
+    from jaxem import accelerate as accelerate
+    from jaxem import checks as checks
+    from jaxem import datasets as datasets
+    from jaxem import devices as devices
+    from jaxem import display as display
+    from jaxem import distances as distances
+    from jaxem import em as em
+    from jaxem import families as families
+    from jaxem import html as html
+    from jaxem import init as init
+    from jaxem import io as io
+    from jaxem import laws as laws
+    from jaxem import linalg as linalg
+    from jaxem import loop as loop
+    from jaxem import mixture as mixture
+    from jaxem import moments as moments
+    from jaxem import plots as plots
+    from jaxem import primitives as primitives
+    from jaxem import priors as priors
+    from jaxem import program as program
+    from jaxem import queue as queue
+    from jaxem import racing as racing
+    from jaxem import rows as rows
+    from jaxem import sklearn as sklearn
+    from jaxem import stats as stats
+    from jaxem import stopping as stopping
+    from jaxem.accelerate import anderson as anderson
+    from jaxem.accelerate import hybrid as hybrid
+    from jaxem.accelerate import squarem as squarem
+    from jaxem.devices import shard as shard
+    from jaxem.em import e_step as e_step
+    from jaxem.em import elbo as elbo
+    from jaxem.em import m_step as m_step
+    from jaxem.em import objective as objective
+    from jaxem.em import proxy as proxy
+    from jaxem.families.base import Family as Family
+    from jaxem.families.discrete import Bernoulli as Bernoulli
+    from jaxem.families.discrete import BernoulliParams as BernoulliParams
+    from jaxem.families.gaussian import Diagonal as Diagonal
+    from jaxem.families.gaussian import Full as Full
+    from jaxem.families.gaussian import GaussianParams as GaussianParams
+    from jaxem.families.gaussian import Spherical as Spherical
+    from jaxem.families.gaussian import Tied as Tied
+    from jaxem.init import FromMixture as FromMixture
+    from jaxem.init import FromResponsibilities as FromResponsibilities
+    from jaxem.init import KMeans as KMeans
+    from jaxem.init import KMeansPlusPlus as KMeansPlusPlus
+    from jaxem.init import RandomParameters as RandomParameters
+    from jaxem.init import RandomPoints as RandomPoints
+    from jaxem.laws import Report as Report
+    from jaxem.laws import verify as verify
+    from jaxem.loop import Result as Result
+    from jaxem.loop import State as State
+    from jaxem.loop import advance as advance
+    from jaxem.loop import fit as fit
+    from jaxem.mixture import Mixture as Mixture
+    from jaxem.priors import Beta as Beta
+    from jaxem.priors import Dirichlet as Dirichlet
+    from jaxem.priors import NormalInverseWishart as NormalInverseWishart
+    from jaxem.priors import Prior as Prior
+    from jaxem.priors import chen_tan as chen_tan
+    from jaxem.priors import fraley_raftery as fraley_raftery
+    from jaxem.priors import variance_floor as variance_floor
+    from jaxem.queue import Landscape as Landscape
+    from jaxem.queue import RestartsProgress as RestartsProgress
+    from jaxem.queue import best as best
+    from jaxem.queue import fit_restarts as fit_restarts
+    from jaxem.queue import landscape as landscape
+    from jaxem.queue import starts as starts
+    from jaxem.racing import Candidate as Candidate
+    from jaxem.racing import Search as Search
+    from jaxem.racing import SearchProgress as SearchProgress
+    from jaxem.racing import Selection as Selection
+    from jaxem.racing import search as search
+    from jaxem.racing import select as select
+    from jaxem.stats import Stats as Stats
+    from jaxem.stopping import AitkenBelow as AitkenBelow
+    from jaxem.stopping import GainBelow as GainBelow
+    from jaxem.stopping import Progress as Progress
+    from jaxem.stopping import RelativeGainBelow as RelativeGainBelow
+    from jaxem.stopping import RemainingGainBelow as RemainingGainBelow
+    from jaxem.stopping import Status as Status
+    from jaxem.stopping import StepBelow as StepBelow
+    from jaxem.stopping import TotalGainBelow as TotalGainBelow
 
 __version__ = "0.5.0"
 
@@ -27,7 +113,7 @@ _HOME = {
     "fraley_raftery": "priors",
     "variance_floor": "priors",
     "Mixture": "mixture",
-    "shard": "rows",
+    "shard": "devices",
     "Stats": "stats",
     "e_step": "em",
     "m_step": "em",
@@ -55,12 +141,12 @@ _HOME = {
     "KMeansPlusPlus": "init",
     "FromResponsibilities": "init",
     "FromMixture": "init",
-    "RestartsProgress": "restarts",
-    "starts": "restarts",
-    "fit_restarts": "restarts",
-    "best": "restarts",
-    "landscape": "restarts",
-    "Landscape": "restarts",
+    "RestartsProgress": "queue",
+    "starts": "queue",
+    "fit_restarts": "queue",
+    "best": "queue",
+    "landscape": "queue",
+    "Landscape": "queue",
     "search": "racing",
     "Search": "racing",
     "SearchProgress": "racing",
@@ -71,28 +157,36 @@ _HOME = {
     "Report": "laws",
 }
 _RENAMED = {
-    "Lanes": ("restarts", "RestartsProgress", "use jaxem.RestartsProgress"),
+    "Lanes": ("queue", "RestartsProgress", "use jaxem.RestartsProgress"),
     "Raced": ("racing", "SearchProgress", "use jaxem.SearchProgress"),
+    "restarts": ("queue", None, "use jaxem.queue"),
+    "compiling": ("program", None, "use jaxem.program"),
     "Settings": ("init", "Recipe", "use an initialiser such as jaxem.KMeansPlusPlus, or a value of jaxem.racing.ARMS"),
 }
 """names of the version before: module, name and remedy; they work with a warning until the next version"""
 _MODULES = (
     "accelerate",
-    "compiling",
+    "checks",
     "datasets",
+    "devices",
     "display",
+    "distances",
     "em",
     "families",
     "html",
     "init",
     "io",
     "laws",
+    "linalg",
     "loop",
     "mixture",
+    "moments",
     "plots",
+    "primitives",
     "priors",
+    "program",
+    "queue",
     "racing",
-    "restarts",
     "rows",
     "sklearn",
     "stats",
@@ -102,19 +196,24 @@ _MODULES = (
 __all__ = [*_HOME, "__version__"]
 
 
-def __getattr__(name: str) -> Any:
+def _attribute(name: str) -> Any:
     if name in _HOME:
         value = getattr(importlib.import_module(f"jaxem.{_HOME[name]}"), name)
     elif name in _RENAMED:
         module, new, remedy = _RENAMED[name]
         warnings.warn(f"jaxem.{name} will go in the next version; {remedy}", DeprecationWarning, stacklevel=2)
-        return getattr(importlib.import_module(f"jaxem.{module}"), new)
+        home = importlib.import_module(f"jaxem.{module}")
+        return home if new is None else getattr(home, new)
     elif name in _MODULES:
         value = importlib.import_module(f"jaxem.{name}")
     else:
         raise AttributeError(f"module 'jaxem' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+if not TYPE_CHECKING:  # so that type checkers call a misspelt name an error
+    __getattr__ = _attribute
 
 
 def __dir__() -> list[str]:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from jaxem.laws import Report
     from jaxem.loop import Result
     from jaxem.mixture import Mixture
+    from jaxem.queue import Landscape
     from jaxem.racing import Search, Selection
-    from jaxem.restarts import Landscape
 
 MOST_ROWS = 8
 """components, climbs or optima that a card shows"""
@@ -281,3 +281,15 @@ def _is_number(cell: str) -> bool:
 
 def _short(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{float(value):.4g}"
+
+
+def as_moments(family: Any, params: Any) -> tuple[Any, Any]:
+    """Means `[k, d]` and covariances as matrices `[k, d, d]`, for what looks at Gaussians from outside.
+
+    Raises:
+        ValueError: for a family without them.
+    """
+    if not hasattr(family, "as_matrices"):
+        raise ValueError(f"mixture has family {type(family).__name__}, which has no covariances; give Gaussians")
+    k, d = params.means.shape
+    return params.means, family.as_matrices(params.covariances, k, d)

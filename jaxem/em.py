@@ -1,7 +1,8 @@
 """The lecture's page: the E-step, the M-step, and the proxy objective l-hat between them.
 
-A mixture has the log-likelihood  l(theta) = sum_i log sum_j p_j p(x_i | theta_j),  hard to maximise for the sum inside
-the logarithm. For any responsibilities r_ij >= 0 with sum_j r_ij = 1, Jensen's inequality gives a lower bound,
+A mixture has the log-likelihood  l(theta) = sum_i log sum_j p_j p(x_i | theta_j),  which is hard to maximise because the
+sum is inside the logarithm. For any responsibilities r_ij >= 0 with sum_j r_ij = 1, Jensen's inequality gives a lower
+bound,
 
     elbo(theta, r) = sum_i sum_j r_ij log( p(x_i and j | theta) / r_ij )  <=  l(theta).
 
@@ -14,35 +15,23 @@ the logarithm. For any responsibilities r_ij >= 0 with sum_j r_ij = 1, Jensen's 
 
 So l(new) >= l-hat(new) >= l-hat(old) = l(old): the likelihood never falls (Dempster, Laird and Rubin 1977; Neal and
 Hinton 1998). Rows may carry weights w_i: every sum over i becomes sum_i w_i. With a prior, log prior(theta) is added to
-l and to l-hat alike.
+l and to l-hat alike, and the rows that the prior imagines are added to those of the M-step.
 """
 
-import functools
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxem.families.base import Family, alive, normalise, tiny, weighted_sum
-from jaxem.mixture import Mixture, as_supported, log_joint
+from jaxem.mixture import Mixture, log_joint
+from jaxem.primitives import alive, normalise, positive, tiny, weighted_sum
 from jaxem.priors import Prior
-from jaxem.rows import (
-    Rows,
-    as_weights,
-    block_size,
-    blocked,
-    bucket,
-    mesh_under,
-    naming_memory,
-    ready,
-    ready_on_host,
-    settled,
-    sum_blocks,
-)
+from jaxem.program import THOROUGH, Program
+from jaxem.rows import Rows, as_rows, blocked, sum_blocks
 from jaxem.stats import Stats
 
 
@@ -63,22 +52,49 @@ def e_step(
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
-    rows = as_ready(mixture, x, sample_weight, chunk_size=chunk_size)
-    with naming_memory():
-        return settled(_e_step(mixture, rows), rows.weights.shape[-1] * mixture.n_components)
+    rows = as_rows(mixture.family, x, sample_weight, mixture.n_components, like=mixture, chunk_size=chunk_size)
+    return _e_step(mixture, rows)
 
 
 @jax.jit
 def m_step(mixture: Mixture, stats: Stats, prior: Prior | None = None) -> Mixture:
     """The mixture that maximises the proxy (plus the log prior), given `stats` taken about `mixture`."""
-    log_weights = log_shares(stats.counts if prior is None else stats.counts + prior.pseudo_counts())
-    components = mixture.family.m_step(mixture.components, stats.counts, stats.components, prior)
-    return Mixture(log_weights, components, mixture.family)
+    family, components = mixture.family, mixture.components
+    if prior is not None:
+        stats = stats + prior.imagined(family, components, stats)
+    return Mixture(log_shares(stats.counts), family.m_step(components, stats.components), family)
 
 
 def objective(mixture: Mixture, stats: Stats, prior: Prior | None = None) -> Array:
     """What EM climbs, `[]`: the log-likelihood in `stats` (about `mixture`) plus the log prior."""
     return stats.log_likelihood if prior is None else stats.log_likelihood + prior.log_prob(mixture)
+
+
+def log_shares(counts: Array) -> Array:
+    """The weights' M-step: log of each count's share of the sum, `[k]`; -inf for a component without rows."""
+    return jnp.where(alive(counts), jnp.log(positive(counts) / jnp.sum(counts)), -jnp.inf)
+
+
+def pass_over(mixture: Mixture, rows: Rows) -> Stats:
+    """The E-step over ready rows; the mixture is in their frame."""
+    prepared = mixture.family.prepare(mixture.components, mixture.log_weights)
+    return sum_blocks(partial(mixture.family.block_stats, prepared), rows)
+
+
+def chart_map(like: Mixture, rows: Rows, prior: Prior | None = None) -> Callable[[Array], Array]:
+    """EM's map M in the chart, `[p] -> [p]`, for mixtures of one shape and family, in the frame of the rows."""
+
+    def em(free: Array) -> Array:
+        old = like.constrain(free)
+        return m_step(old, pass_over(old, rows), prior).unconstrain()
+
+    return em
+
+
+def stats_of(mixture: Mixture, x: Array, resp: Array) -> Stats:
+    """The Stats of given responsibilities: `x` `[n, d]`, `resp` `[n, k]` times the sample weight; no log-likelihood."""
+    components = mixture.family.suff_stats(mixture.components, x, resp)
+    return Stats(jnp.zeros((), x.dtype), jnp.sum(resp, axis=0), components)
 
 
 def proxy(
@@ -95,9 +111,8 @@ def proxy(
     proxy(theta, theta) is the objective of theta, and its gradient there is that of the objective. The arguments are
     those of `e_step`; no array `[n, k]` is made.
     """
-    rows = as_ready(new, x, sample_weight, chunk_size=chunk_size, centred=False)
-    with naming_memory():
-        return settled(_proxy(new, old, rows, prior), rows.weights.shape[-1] * new.n_components)
+    rows = as_rows(new.family, x, sample_weight, new.n_components, like=new, chunk_size=chunk_size, centred=False)
+    return _proxy(new, old, rows, prior)
 
 
 def elbo(
@@ -116,110 +131,40 @@ def elbo(
     shape = (np.shape(x)[0], mixture.n_components) if np.ndim(x) == 2 else None
     if shape is not None and np.shape(resp) != shape:
         raise ValueError(f"resp has shape {np.shape(resp)}; give one row for each of x, {shape}")
-    rows = as_ready(mixture, x, sample_weight, chunk_size=chunk_size, centred=False)
+    k = mixture.n_components
+    rows = as_rows(mixture.family, x, sample_weight, k, like=mixture, chunk_size=chunk_size, centred=False)
     resp = resp if isinstance(resp, jax.Array) else np.asarray(resp)
-    with naming_memory():
-        resp = blocked(resp.astype(rows.blocks.dtype), rows)
-        return settled(_elbo(mixture, rows, resp, prior), resp.size)
+    return _elbo(mixture, rows, blocked(resp.astype(rows.blocks.dtype), rows), prior)
 
 
-def log_shares(counts: Array) -> Array:
-    """The weights' M-step: log of each count's share of the sum, `[k]`; -inf for a component without rows."""
-    owned = alive(counts)
-    return jnp.where(owned, jnp.log(jnp.where(owned, counts, 1.0) / jnp.sum(counts)), -jnp.inf)
+# -- programs ------------------------------------------------------------------------------------------------------------
 
 
-# -- the pass, without the edge ------------------------------------------------------------------------------------------
+def _e_step_of(mixture: Mixture, rows: Rows) -> Stats:
+    return pass_over(mixture.to_frame(rows.frame), rows)
 
 
-def pass_over(mixture: Mixture, rows: Rows) -> Stats:
-    """The E-step over ready rows: `mixture` moved to where the rows are centred, block after block summed."""
-    if mixture.family.location:
-        mixture = mixture.shift(-rows.centre)
-    over_blocks = functools.partial(sum_blocks, rows=rows)
-    return mixture.family.pass_stats(mixture.components, mixture.log_weights, over_blocks)
-
-
-def as_rows(
-    family: Any, x: ArrayLike, sample_weight: ArrayLike | None, mixture: Mixture | None = None
-) -> tuple[Array | np.ndarray, Array | np.ndarray | None]:
-    """The edge: `x` and `sample_weight` as checked arrays of one dtype, that of the mixture if it is wider."""
-    expected = None if mixture is None else family.n_features(mixture.components)
-    data = as_supported(family, x, n_features=expected)
-    if mixture is not None:
-        data = data.astype(jnp.promote_types(data.dtype, mixture.log_weights.dtype))
-    return data, as_weights(sample_weight, data.shape[0], data.dtype)
-
-
-def as_ready(
-    mixture: Mixture,
-    x: ArrayLike | Rows,
-    sample_weight: ArrayLike | None,
-    *,
-    lanes: int = 1,
-    chunk_size: int | None = None,
-    centred: bool | None = None,
-) -> Rows:
-    """Checked and ready rows, in the wider dtype of data and mixture, for passes of so many `lanes` at once."""
-    if isinstance(x, Rows):
-        if sample_weight is not None:
-            raise ValueError("sample_weight was given with ready Rows, which carry their own; give one of the two")
-        return x
-    data, weights = as_rows(mixture.family, x, sample_weight, mixture)
-    return made_ready(
-        mixture.family, data, weights, lanes * mixture.n_components, chunk_size=chunk_size, centred=centred
-    )
-
-
-def made_ready(
-    family: Family,
-    data: Array | np.ndarray,
-    weights: Array | np.ndarray | None,
-    k: int,
-    *,
-    chunk_size: int | None = None,
-    centred: bool | None = None,
-    mesh: Mesh | None = None,
-) -> Rows:
-    """Rows of checked arrays: by numpy if they are on the host (spread over `mesh` if given), else where they are."""
-    n, d = data.shape
-    centred = family.location if centred is None else centred
-    if isinstance(data, np.ndarray) and (weights is None or isinstance(weights, np.ndarray)):
-        block = block_size((bucket(n), d), family.row_floats(k, d), data.dtype, chunk_size=chunk_size)
-        return ready_on_host(data, weights, centred=centred, block=block, mesh=mesh)
-    mesh = mesh_under(data)
-    local = n if mesh is None else n // mesh.size
-    block = block_size((local, d), family.row_floats(k, d), data.dtype, chunk_size=chunk_size)
-    return _ready(data, weights, centred, block, mesh)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _ready(data: Array, weights: Array | None, centred: bool, block: int, mesh: Mesh | None) -> Rows:
-    return ready(data, weights, centred=centred, block=block, mesh=mesh)
-
-
-@jax.jit
-def _e_step(mixture: Mixture, rows: Rows) -> Stats:
-    return pass_over(mixture.astype(rows.blocks.dtype), rows)
-
-
-@jax.jit
-def _proxy(new: Mixture, old: Mixture, rows: Rows, prior: Prior | None) -> Array:
+def _proxy_of(new: Mixture, old: Mixture, rows: Rows, prior: Prior | None) -> Array:
     def of_block(block: Array, w: Array, _: Array) -> Array:
-        return _bound(log_joint(new, block.T), normalise(log_joint(old, block.T), axis=1)[1], w)
+        bound = new.family.bound(new.components, old.components, block.T) + new.log_weights[None, :]
+        return _elbo_of_block(bound, normalise(log_joint(old, block.T), axis=1)[1], w)
 
     total = sum_blocks(of_block, rows)
     return total if prior is None else total + prior.log_prob(new)
 
 
-@jax.jit
-def _elbo(mixture: Mixture, rows: Rows, resp: Array, prior: Prior | None) -> Array:
-    total = sum_blocks(lambda block, w, _, r: _bound(log_joint(mixture, block.T), r, w), rows, resp)
+def _elbo_of(mixture: Mixture, rows: Rows, resp: Array, prior: Prior | None) -> Array:
+    total = sum_blocks(lambda block, w, _, r: _elbo_of_block(log_joint(mixture, block.T), r, w), rows, resp)
     return total if prior is None else total + prior.log_prob(mixture)
 
 
-def _bound(log_joint: Array, resp: Array, w: Array) -> Array:
-    """sum_i w_i sum_j r_ij (log p(x_i, j) - log r_ij), `[]`, of a block of rows."""
+def _elbo_of_block(joint: Array, resp: Array, w: Array) -> Array:
+    """sum_i w_i sum_j r_ij (log p(x_i, j) - log r_ij), `[]`, given log p(x_i, j) and r_ij `[b, k]`."""
     used = resp >= tiny(resp.dtype)  # 0 log 0 = 0; XLA takes what is below the smallest normal number for 0 as well
-    log_ratio = jnp.where(used, log_joint, 0.0) - jnp.log(jnp.where(used, resp, 1.0))
+    log_ratio = jnp.where(used, joint, 0.0) - jnp.log(jnp.where(used, resp, 1.0))
     return weighted_sum(w, jnp.sum(jnp.where(used, resp * log_ratio, 0.0), axis=1))
+
+
+_e_step = Program(_e_step_of, small=THOROUGH)
+_proxy = Program(_proxy_of, small=THOROUGH)
+_elbo = Program(_elbo_of, small=THOROUGH)

@@ -25,14 +25,16 @@ from jax import Array
 from jax.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
-from jaxem.em import as_rows, e_step, m_step, proxy
-from jaxem.families.gaussian import GaussianParams, as_moments
+from jaxem.checks import as_supported
+from jaxem.display import as_moments
+from jaxem.em import e_step, m_step, proxy
+from jaxem.families.gaussian import GaussianParams
 from jaxem.init import RandomParameters
 from jaxem.laws import Report, verify
 from jaxem.loop import Result
 from jaxem.mixture import Mixture
+from jaxem.queue import Landscape, fit_restarts, starts
 from jaxem.racing import criteria
-from jaxem.restarts import Landscape, fit_restarts, starts
 from jaxem.stopping import Status, has_failed
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9A8C00", "#444444")
@@ -74,8 +76,9 @@ def report(
     Raises:
         ValueError: if x does not suit the mixture, or a feature is not there.
     """
-    data, _ = as_rows(result.mixture.family, x, None, result.mixture)
-    values = np.asarray(data)
+    mixture = result.mixture
+    data = as_supported(mixture.family, x, n_features=mixture.family.n_features(mixture.components))
+    values = np.asarray(data.astype(np.result_type(data.dtype, mixture.log_weights.dtype)))
     n, d = values.shape
     names = [f"x{j + 1}" for j in range(d)] if columns is None else [str(name) for name in columns]
     if len(names) != d:

@@ -19,19 +19,22 @@ and but for rounding of that sum the draw is the same whether it is there or not
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.em import log_shares
-from jaxem.families.base import Family, alive
+from jaxem.em import m_step, stats_of
+from jaxem.families.base import Family
 from jaxem.mixture import Mixture
-from jaxem.rows import Rows, block_size, blocked, ready, sum_blocks, sum_chunks
+from jaxem.moments import sum_chunks
+from jaxem.primitives import alive, dot, positive, select
+from jaxem.rows import Rows, block_size, blocked, ready, sum_blocks
+from jaxem.stats import Stats
 
-HIGHEST = jax.lax.Precision.HIGHEST
+T = TypeVar("T")
 SHARE = 0.1
 """what a row keeps for the components it is not nearest to, so that no component starts without spread"""
 
@@ -43,12 +46,12 @@ class Initializer(Protocol):
         """A Mixture from a key, data `[n, d]` and weights `[n]`."""
 
 
-def _pytree(*static: str) -> Callable[[type], type]:
-    def register(cls: type) -> type:
-        cls = dataclasses.dataclass(frozen=True)(cls)
-        names = [field.name for field in dataclasses.fields(cls)]
-        data = [name for name in names if name not in static]
-        return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=list(static))
+@dataclass_transform(frozen_default=True)
+def _pytree(*static: str) -> Callable[[type[T]], type[T]]:
+    def register(cls: type[T]) -> type[T]:
+        made: Any = dataclasses.dataclass(frozen=True)(cls)
+        data = [field.name for field in dataclasses.fields(made) if field.name not in static]
+        return jax.tree_util.register_dataclass(made, data_fields=data, meta_fields=list(static))
 
     return register
 
@@ -104,7 +107,7 @@ class RandomPoints:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A kind of start as numbers, so that one program makes starts of several kinds.
+    """A start whose kind is data, so that all arms of `search` share one program.
 
     Attributes:
         apart: whether the centres are rows of greedy k-means++, far from each other; else they are random rows.
@@ -130,9 +133,8 @@ class Recipe:
 
         def placed() -> Mixture:
             pooled = family.init(x, k, sample_weight)
-            pooled = jax.tree.map(lambda a, b: jnp.where(self.narrow, a, b), family.narrowed(pooled), pooled)
-            log_weights = jnp.full(k, -math.log(k), x.dtype)
-            return Mixture(log_weights, family.place(pooled, x, centres, sample_weight), family)
+            narrow, wide = (family.place(pooled, x, centres, sample_weight, narrow=yes) for yes in (True, False))
+            return Mixture(jnp.full(k, -math.log(k), x.dtype), select(jnp.asarray(self.narrow), narrow, wide), family)
 
         return jax.lax.cond(self.nearest, lambda: _nearest(family, x, sample_weight, centres), placed)
 
@@ -159,8 +161,7 @@ class FromResponsibilities:
         resp = self.resp if isinstance(self.resp, jax.Array) else np.asarray(self.resp)
         if resp.shape != (n, k):
             raise ValueError(f"resp has shape {resp.shape}; give [n, k] = {(n, k)}")
-        made: Any = type(self)  # the decorator hides the signature from mypy
-        return made(blocked(resp, rows).reshape(-1, k))
+        return FromResponsibilities(blocked(resp, rows).reshape(-1, k))
 
 
 @_pytree()
@@ -233,11 +234,10 @@ def lloyd(x: Array, sample_weight: Array, centres: Array, n_iter: Array | int) -
         def of_block(block: Array, w: Array, _: Array) -> tuple[Array, Array]:
             diff = block[None] - centres[:, :, None]  # [k, d, b]
             member = _one_hot(jnp.sum(diff**2, axis=1)) * w[None, :]  # [k, b]
-            return jnp.sum(member, axis=1), jnp.einsum("kb,kdb->kd", member, diff, precision=HIGHEST)
+            return jnp.sum(member, axis=1), dot("kb,kdb->kd", member, diff)
 
         counts, moved = sum_blocks(of_block, rows)
-        owned = alive(counts)
-        shift = jnp.where(owned[:, None], moved / jnp.where(owned, counts, 1.0)[:, None], 0.0)
+        shift = jnp.where(alive(counts)[:, None], moved / positive(counts)[:, None], 0.0)
         return centres + shift, counts, jnp.any(centres + shift != centres), i + 1
 
     def moving(carry: tuple[Array, Array, Array, Array]) -> Array:
@@ -279,23 +279,18 @@ def _m_step_from(
     anchor = x[jnp.argmax(sample_weight > 0)]
     pooled = family.init(x, k, sample_weight)
 
-    def once(_: Any, found: tuple[Array, Any]) -> tuple[Array, Any]:
-        params = found[1]
-
-        def of_chunk(x: Array, w: Array, *of_rows: Array) -> tuple[Array, Any]:
+    def once(_: Any, found: Mixture) -> Mixture:
+        def of_chunk(x: Array, w: Array, *of_rows: Array) -> Stats:
             x = jnp.where(w[:, None] > 0, x, anchor[None, :])  # 0 times a row of 1e200 is NaN
-            resp = resp_of(x, *of_rows) * w[:, None]  # [b, k]
-            return jnp.sum(resp, axis=0), family.suff_stats(params, x, resp)
+            return stats_of(found, x, resp_of(x, *of_rows) * w[:, None])
 
-        counts, stats = sum_chunks(of_chunk, x, sample_weight, *more, size=block)
-        return counts, family.m_step(params, counts, stats)
+        return m_step(found, sum_chunks(of_chunk, x, sample_weight, *more, size=block))
 
-    counts, params = jax.lax.fori_loop(0, 2, once, (jnp.ones(k, x.dtype), pooled))
+    found = jax.lax.fori_loop(0, 2, once, Mixture(jnp.zeros(k, x.dtype), pooled, family))
     rows = jnp.where(sample_weight[:k, None] > 0, x[:k], anchor[None, :])
-    proper = jnp.all(jnp.isfinite(family.log_prob(params, rows)))
+    proper = jnp.all(jnp.isfinite(family.log_prob(found.components, rows)))
     placed = family.place(pooled, x, rows, sample_weight)
-    params = jax.tree.map(lambda found, instead: jnp.where(proper, found, instead), params, placed)
-    return Mixture(log_shares(counts), params, family)
+    return Mixture(found.log_weights, select(proper, found.components, placed), family)
 
 
 def _draw(key: Array, mass: Array, fallback: Array, count: int) -> Array:

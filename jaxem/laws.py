@@ -29,6 +29,7 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -37,14 +38,16 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.compiling import BRISK, HASTY, Compiled
+from jaxem.checks import as_components, as_supported
 from jaxem.display import readable, report_card
-from jaxem.em import e_step, elbo, m_step, objective, proxy
-from jaxem.families.base import Family, normalise, weighted_sum
-from jaxem.families.gaussian import HIGHEST, Diagonal, Full, Spherical, Tied
-from jaxem.mixture import Mixture, as_supported
+from jaxem.em import chart_map, e_step, elbo, m_step, objective, proxy, stats_of
+from jaxem.families.base import Family
+from jaxem.families.gaussian import Diagonal, Full, Spherical, Tied
+from jaxem.mixture import Mixture
+from jaxem.primitives import dot, normalise, weighted_sum
 from jaxem.priors import Prior
-from jaxem.rows import as_components
+from jaxem.program import BRISK, HASTY, Program
+from jaxem.rows import as_rows, centred_columns
 from jaxem.stats import Stats
 
 MAX_ROWS = 10_000
@@ -52,6 +55,8 @@ MAX_ROWS = 10_000
 MAX_DENSE = 1_000
 """parameters up to which the whole Hessian is taken; beyond, that of randomly chosen coordinates"""
 DRAWS, BATCHES, BOX_DRAWS, NODES = 8_000, 200, 50_000, 40
+BOX_SHARE = 0.3
+"""share of draws that the box of the law `normalised` should hold, above two columns"""
 STANDARD_ERRORS = 5.0
 
 
@@ -110,24 +115,23 @@ def verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None, seed: 
         True
     """
     trial = Trial.draw(mixture, x, prior, seed)
-    with jax.enable_x64(True), jax.debug_nans(False):
-        residuals = {name: float(value) for name, value in _all_laws(*trial.arguments, work=trial.work).items()}
+    with jax.enable_x64(True):
+        residuals = {name: float(value) for name, value in _all_laws(*trial.arguments).items()}
     laws = (Law(name, residuals[name], TOLERANCES[name]) for name in TOLERANCES if name in residuals)
     return Report(tuple(laws), trial.notes)
 
 
 def compile_verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None) -> threading.Thread:
-    """Compile in the background what `verify` runs for mixtures and data of these shapes; the thread that does."""
+    """Compile in the background what `verify` runs for mixtures and data of these shapes: the thread that does it."""
     trial = Trial.draw(mixture, x, prior, 0)
-    with jax.enable_x64(True), jax.debug_nans(False):
-        return _all_laws.compile_ahead(*trial.arguments, work=trial.work)
+    with jax.enable_x64(True):
+        return _all_laws.compile_ahead(*trial.arguments)
 
 
 class Trial(NamedTuple):
-    """One trial of the laws: arguments of `_try_all`, the work they make, and what the report should mention."""
+    """One trial of the laws: arguments of `_try_all`, and what the report should mention."""
 
     arguments: tuple[Any, ...]
-    work: int
     notes: tuple[str, ...]
 
     @classmethod
@@ -149,18 +153,18 @@ class Trial(NamedTuple):
             notes.append(f"gradients and Hessian of {coordinates.size} of {p} coordinates, drawn with seed {seed}")
         wide, prior = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (mixture, prior))
         if family.location:  # the laws speak of formulas, not of what is left of digits far from the origin
-            centre = data.mean(axis=0)
+            centre = np.where(centred_columns(family.location, data.shape[1]), data.mean(axis=0), 0.0)
             with jax.enable_x64(True):
                 data, wide = data - centre, wide.shift(-centre)
-                prior = None if prior is None else prior.shift(-centre)
+                prior = None if prior is None else prior.shift(cast(Array, -centre))
         chance = Chance.draw(rng, data.shape[0], mixture.n_components, coordinates.size, p)
         draws, density = _faults(family, data.shape[1])
         if draws is not None:
             notes.append(f"sample: not tried, the family does not draw ({draws})")
         if density is not None:
-            notes.append(f"normalised: not tried, the family does not take one or two columns ({density})")
+            notes.append(f"normalised: not tried, the family cannot be fitted to these columns ({density})")
         arguments = (draws is None, density is None, wide, data, chance, coordinates, prior)
-        return cls(arguments, data.size * mixture.n_components * p, tuple(notes))
+        return cls(arguments, tuple(notes))
 
 
 @functools.lru_cache(maxsize=128)
@@ -241,7 +245,11 @@ def _try_all(
     }
 
 
-_all_laws = Compiled(_try_all, static_argnums=(0, 1), small=HASTY, large=BRISK)
+def _work(draws: bool, density: bool, mixture: Mixture, x: Any, *_: Any) -> int:
+    return x.size * mixture.n_components * mixture.n_parameters
+
+
+_all_laws = Program(_try_all, (0, 1), work=_work, small=HASTY, large=BRISK, nan_is_data=True)
 
 
 def _displaced_twice(mixture: Mixture, x: Array, chance: Chance, prior: Prior | None) -> tuple[Mixture, Mixture]:
@@ -264,7 +272,7 @@ def of_stats(mixture: Mixture, x: Array, sample_weight: Array, prior: Prior | No
     family, n = mixture.family, x.shape[0]
     kept = np.arange(n) % 5 != 4
     first = jnp.asarray(np.arange(n) < (n + 1) // 2)
-    offset = 3.0 * jnp.max(jnp.abs(x), axis=0) + 1e-3 if family.location else jnp.zeros(x.shape[1], x.dtype)
+    offset = jnp.where(centred_columns(family.location, x.shape[1]), 3.0 * jnp.max(jnp.abs(x), axis=0) + 1e-3, 0.0)
     moved = mixture.shift(offset) if family.location else mixture
 
     composed = _compose(mixture, x[kept], sample_weight[kept])
@@ -335,10 +343,7 @@ def of_derivatives(
     def q(phi: Array, theta: Array) -> Array:
         return proxy(mixture.constrain(phi), mixture.constrain(theta), x, sample_weight, prior=prior)
 
-    def em(theta: Array) -> Array:
-        old = mixture.constrain(theta)
-        return m_step(old, e_step(old, x, sample_weight), prior).unconstrain()
-
+    em = chart_map(mixture, as_rows(mixture.family, x, sample_weight, mixture.n_components, centred=False), prior)
     units = jnp.maximum(jnp.abs(free), 1e-3)
     span = jnp.zeros_like(free).at[coordinates].set(chance.span) * units
     directions = chance.directions * units[None, :]
@@ -419,7 +424,7 @@ def _step(
     weights = p + (counts - p * jnp.sum(counts)) / total
     covariances, slope = old.covariances, ascent.components.covariances
     matrices = family.as_matrices(covariances, k, d)
-    delta = jnp.einsum("kij,kj->ki", matrices, ascent.components.means, precision=HIGHEST) / counts[:, None]
+    delta = dot("kij,kj->ki", matrices, ascent.components.means) / counts[:, None]
     outer = delta[:, :, None] * delta[:, None, :]  # [k, d, d]
     if isinstance(family, Spherical):
         change = 2 / (d * counts) * covariances**2 * slope - jnp.trace(outer, axis1=1, axis2=2) / d
@@ -428,11 +433,11 @@ def _step(
     else:
         sandwich = "kij,kjl,klm->kim" if isinstance(family, Full) else "ij,jl,lm->im"
         symmetric = 0.5 * (slope + jnp.swapaxes(slope, -1, -2))
-        change = 2 * jnp.einsum(sandwich, covariances, symmetric, covariances, precision=HIGHEST)
+        change = 2 * dot(sandwich, covariances, symmetric, covariances)
         if isinstance(family, Full):
             change = change / counts[:, None, None] - outer
         else:
-            change = change / total - jnp.einsum("k,kij->ij", counts / total, outer, precision=HIGHEST)
+            change = change / total - dot("k,kij->ij", counts / total, outer)
     return _largest(
         [
             jnp.max(jnp.abs(weights - new.weights)),
@@ -448,8 +453,7 @@ def _chart(mixture: Mixture, x: Array, sample_weight: Array) -> Array:
     if mixture.n_components == 1:
         return residual
     resp = mixture.responsibilities(x).at[:, 0].set(0.0) * sample_weight[:, None]
-    stats = mixture.family.suff_stats(mixture.components, x, resp)
-    dead = m_step(mixture, Stats(jnp.zeros((), x.dtype), jnp.sum(resp, axis=0), stats))
+    dead = m_step(mixture, stats_of(mixture, x, resp))
     return jnp.where(jnp.all(jnp.isfinite(dead.unconstrain())), residual, jnp.inf)
 
 
@@ -457,45 +461,71 @@ def _compose(mixture: Mixture, x: Array, sample_weight: Array) -> Stats:
     """The pass as its parts say it, without blocks: log_prob, responsibilities, suff_stats."""
     family, components = mixture.family, mixture.components
     log_prob, resp = normalise(family.log_prob(components, x) + mixture.log_weights[None, :], axis=1)
-    resp = resp * sample_weight[:, None]
-    stats = family.suff_stats(components, x, resp)
-    return Stats(weighted_sum(sample_weight, log_prob), jnp.sum(resp, axis=0), stats)
+    stats = stats_of(mixture, x, resp * sample_weight[:, None])
+    return dataclasses.replace(stats, log_likelihood=weighted_sum(sample_weight, log_prob))
 
 
 def of_density(family: Family, x: Array, key: Array) -> dict[str, Array]:
     """The law `normalised`: catches a wrong constant of the density, which no derivative sees.
 
-    One component is fitted to the first two columns of `x` (or its only one); its density is integrated over a box in the
-    middle of its own draws and compared with the share of other draws in the box, in standard errors.
+    One component is fitted to the data. Its density is integrated over a box in the middle of its own draws and compared
+    with the share of other draws in the box, in standard errors. Up to two columns the integral is a sum over nodes, of
+    discrete columns over values; above, a mean over random points.
     """
     params, drawn = _fitted_and_drawn(family, x, key)
+
+    def density(points: Array) -> Array:
+        possible = jnp.all(jnp.broadcast_to(family.support(points), points.shape), axis=1)
+        return jnp.where(possible, jnp.exp(family.log_prob(params, points)[:, 0]), 0.0)
+
     first, second = drawn.reshape(2, BOX_DRAWS, -1)
-    middle, half = jnp.mean(first, axis=0), 0.67 * jnp.std(first, axis=0)
-    low, high = middle - half, middle + half  # [d], of a Gaussian the middle half
-    # discrete: sum over the values
+    d = drawn.shape[1]
+    reach = (
+        0.67 if d <= 2 else NormalDist().inv_cdf(0.5 + 0.5 * BOX_SHARE ** (1 / d))
+    )  # of a Gaussian the middle half, or so
+    middle, half = jnp.mean(first, axis=0), reach * jnp.std(first, axis=0)
+    low, high = middle - half, middle + half  # [d]
+    discrete = jnp.all(drawn == jnp.round(drawn), axis=0)  # [d]
     values = jnp.floor(low)[:, None] + jnp.arange(NODES)[None, :]  # [d, nodes]
-    top = jnp.minimum(jnp.ceil(high), values[:, -1])
-    # continuous: Gauss and Legendre
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    discrete = jnp.all(drawn == jnp.round(drawn))
-    low, high = jnp.where(discrete, values[:, 0], low), jnp.where(discrete, top, high)
-    axes = jnp.where(discrete, values, low[:, None] + half[:, None] * (nodes[None, :] + 1))
-    shares = jnp.where(discrete, values <= high[:, None], half[:, None] * weights[None, :])
-    points = jnp.stack([axis.ravel() for axis in jnp.meshgrid(*axes, indexing="ij")], axis=1)
-    share = functools.reduce(jnp.multiply, jnp.meshgrid(*shares, indexing="ij")).ravel()
-    integral = jnp.sum(jnp.where(share > 0, share * jnp.exp(family.log_prob(params, points)[:, 0]), 0.0))
+    low = jnp.where(discrete, values[:, 0], low)
+    high = jnp.where(discrete, jnp.minimum(jnp.ceil(high), values[:, -1]), high)
     inside = jnp.mean(jnp.all((second >= low[None, :]) & (second <= high[None, :]), axis=1))
-    error = jnp.sqrt(jnp.maximum(inside * (1 - inside), 1 / BOX_DRAWS) / BOX_DRAWS)
-    return {"normalised": jnp.abs(integral - inside) / error}
+    variance = jnp.maximum(inside * (1 - inside), 1 / BOX_DRAWS) / BOX_DRAWS
+    if d <= 2:
+        nodes, weights = np.polynomial.legendre.leggauss(NODES)
+        continuous = low[:, None] + half[:, None] * (nodes[None, :] + 1)
+        axes = jnp.where(discrete[:, None], values, continuous)
+        shares = jnp.where(discrete[:, None], values <= high[:, None], half[:, None] * weights[None, :])
+        points = jnp.stack([axis.ravel() for axis in jnp.meshgrid(*axes, indexing="ij")], axis=1)
+        share = functools.reduce(jnp.multiply, jnp.meshgrid(*shares, indexing="ij")).ravel()
+        integral = jnp.sum(jnp.where(share > 0, share * density(points), 0.0))
+    else:
+        uniform = jax.random.uniform(jax.random.fold_in(key, 1), (BOX_DRAWS, d), drawn.dtype)
+        width = jnp.where(discrete, high - low + 1, high - low)
+        steps = uniform * width[None, :]
+        points = low[None, :] + jnp.where(discrete[None, :], jnp.floor(steps), steps)
+        of_points = jnp.prod(width) * density(points)
+        integral = jnp.mean(of_points)
+        variance = variance + jnp.var(of_points) / BOX_DRAWS
+    return {"normalised": jnp.abs(integral - inside) / jnp.sqrt(variance)}
 
 
 def _fitted_and_drawn(family: Family, x: Array | np.ndarray, key: Array) -> tuple[Any, Array]:
-    """A component fitted to at most two columns of `x`, and rows drawn from it."""
-    x = jnp.asarray(x[:, : min(2, x.shape[1])])
-    params = family.init(x, 1, None)
-    drawn = family.sample(key, params, jnp.zeros(2 * BOX_DRAWS, int))
-    family.log_prob(params, drawn[:2])
-    return params, drawn
+    """A component fitted to two columns of `x`, or to all if the family is made for all, and rows drawn from it."""
+
+    def fitted_and_drawn(x: Array) -> tuple[Any, Array]:
+        params = family.init(x, 1, None)
+        drawn = family.sample(key, params, jnp.zeros(2 * BOX_DRAWS, int))
+        family.log_prob(params, drawn[:2])
+        return params, drawn
+
+    x = jnp.asarray(x)
+    try:
+        # JAX clamps an index out of bounds in silence: a family made for more columns draws more than it was given
+        any_columns = jax.eval_shape(fitted_and_drawn, x[:, :2])[1].shape[1] == min(2, x.shape[1])
+    except (ValueError, TypeError, IndexError, NotImplementedError):
+        any_columns = False
+    return fitted_and_drawn(x[:, :2] if any_columns else x)
 
 
 # -- what they share -----------------------------------------------------------------------------------------------------
@@ -506,8 +536,7 @@ def displaced(
 ) -> Mixture:
     """A mixture elsewhere, in the data's own scale: an M-step from responsibilities and weights part random."""
     resp = random_responsibilities(mixture, x, noise) * (sample_weight * jolt)[:, None]
-    stats = mixture.family.suff_stats(mixture.components, x, resp)
-    return m_step(mixture, Stats(jnp.zeros((), x.dtype), jnp.sum(resp, axis=0), stats), prior)
+    return m_step(mixture, stats_of(mixture, x, resp), prior)
 
 
 def random_responsibilities(mixture: Mixture, x: Array, noise: Array) -> Array:

@@ -4,10 +4,8 @@ Pure functions of a mixture go through jit, vmap and grad like those of any arra
 Mixture whose leaves lead with one more axis, to be used under `jax.vmap`.
 """
 
-import contextlib
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -18,21 +16,13 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from jaxem.checks import as_count, as_supported
+from jaxem.devices import mesh_under
 from jaxem.display import mixture_card, readable
-from jaxem.families.base import Family, normalise, tiny
-from jaxem.rows import (
-    as_count,
-    as_data,
-    block_size,
-    bucket,
-    is_traced,
-    map_host_rows,
-    map_rows,
-    map_spread_rows,
-    mesh_under,
-    naming_memory,
-    settled,
-)
+from jaxem.families.base import Family
+from jaxem.primitives import check_number, is_number, is_traced, normalise, take, tiny
+from jaxem.program import THOROUGH, Program
+from jaxem.rows import Frame, block_size, bucket, map_host_rows, map_rows, map_spread_rows
 
 LEAST_SHARE = 1e-3
 """weight that natural units take a component to have at least"""
@@ -63,7 +53,7 @@ class Mixture:
         if self.log_weights.ndim > 1:
             return take(self, index)
         if is_number(index):
-            _check_number(index, self.n_components)
+            check_number(index, self.n_components)
             index = jnp.asarray(index)[None]
         family, components = self.family.subset(self.components, index)
         log_weights = self.log_weights[index]
@@ -138,12 +128,26 @@ class Mixture:
         return jnp.concatenate([of_weights, self.family.units(self.components, jnp.maximum(p, LEAST_SHARE))])
 
     def shift(self, offset: Array) -> "Mixture":
-        """The mixture of x + offset `[d]`; only families that say `location` have one."""
+        """The mixture of x + offset `[d]`; only families with a `location` have one."""
         return dataclasses.replace(self, components=self.family.shift(self.components, offset))
 
+    def to_frame(self, frame: Frame) -> "Mixture":
+        """The mixture where the rows of a frame lie, centred as they are and in their dtype."""
+        own = self.astype(frame.centre.dtype)
+        return own.shift(-frame.centre) if self.family.location else own
+
+    def from_frame(self, frame: Frame) -> "Mixture":
+        """Inverse of `to_frame`: the mixture where the data lie."""
+        return self.shift(frame.centre) if self.family.location else self
+
     def astype(self, dtype: Any) -> "Mixture":
-        """The same mixture with parameters of another floating dtype."""
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)
+        """The same mixture with floating-point parameters of another dtype; integer leaves stay as they are."""
+
+        def cast(leaf: Any) -> Any:
+            own = jnp.result_type(leaf)
+            return jnp.asarray(leaf, dtype) if jnp.issubdtype(own, jnp.floating) and own != dtype else leaf
+
+        return jax.tree.map(cast, self)
 
     def _over_rows(self, per_row: Callable[..., Array], x: ArrayLike, chunk_size: int | None) -> Array:
         data = as_supported(self.family, x, n_features=self.family.n_features(self.components))
@@ -154,47 +158,9 @@ class Mixture:
         # rows on the host are padded to few sizes; so is the block, which is static
         n = data.shape[0] if host is None else bucket(data.shape[0])
         block = block_size((n, d), row_floats, data.dtype, chunk_size=chunk_size)
-        with naming_memory():
-            if host is not None:
-                return map_host_rows(lambda chunk: _map_rows(per_row, block, None, self, chunk), host)
-            return settled(_map_rows(per_row, block, mesh, self, data), block * self.n_components)
-
-
-def take(batch: Any, index: Any) -> Any:
-    """`leaf[index]` of all leaves `[r, ...]` of a batch; an IndexError for a number that is not there."""
-    if is_number(index):
-        _check_number(index, jax.tree.leaves(batch)[0].shape[0])
-    # the NaN that pads a trace is no fault
-    with contextlib.nullcontext() if is_traced(batch, index) else jax.debug_nans(False):
-        return jax.tree.map(lambda leaf: leaf[index], batch)
-
-
-def is_number(index: Any) -> bool:
-    """Whether an index picks one entry, not several."""
-    return not isinstance(index, (slice, list)) and np.ndim(index) == 0
-
-
-def _check_number(index: Any, n: int) -> None:
-    if isinstance(index, jax.core.Tracer):  # jax takes the nearest one there is
-        return
-    if not -n <= operator.index(index) < n:
-        raise IndexError(f"index {index} is out of range; there are {n}")
-
-
-def as_supported(family: Family, x: ArrayLike, n_features: int | None = None) -> Array | np.ndarray:
-    """`as_data`, and a ValueError if a value cannot occur under the family."""
-    data = as_data(x, n_features=n_features)
-    if is_traced(data):
-        return data
-    with jax.ensure_compile_time_eval():  # the data may be a constant inside somebody's jit
-        possible = family.support(data)
-        if possible is not True and not bool((np if isinstance(data, np.ndarray) else jnp).all(possible)):
-            row, column = np.argwhere(~np.asarray(possible))[0]
-            raise ValueError(
-                f"x[{row}, {column}] = {np.asarray(data)[row, column]} cannot occur under {type(family).__name__}; "
-                "recode the data or choose another family"
-            )
-    return data
+        if host is not None:
+            return map_host_rows(lambda chunk: _map_rows(per_row, block, None, self, chunk), host)
+        return _map_rows(per_row, block, mesh, self, data)
 
 
 def log_joint(mixture: Mixture, x: Array) -> Array:
@@ -202,12 +168,14 @@ def log_joint(mixture: Mixture, x: Array) -> Array:
     return mixture.family.log_prob(mixture.components, x) + mixture.log_weights[None, :]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _map_rows(per_row: Callable[..., Array], block: int, mesh: Mesh | None, mixture: Mixture, x: Array) -> Array:
+def _over_blocks(per_row: Callable[..., Array], block: int, mesh: Mesh | None, mixture: Mixture, x: Array) -> Array:
     def over(x: Array) -> Array:
         return map_rows(functools.partial(per_row, mixture), x, block)
 
     return over(x) if mesh is None else map_spread_rows(over, x, mesh)
+
+
+_map_rows = Program(_over_blocks, (0, 1, 2), small=THOROUGH)
 
 
 def _log_prob(mixture: Mixture, rows: Array) -> Array:

@@ -23,10 +23,10 @@ except ModuleNotFoundError as error:  # the extra is missing
         f"{error.name} is not installed; jaxem.plots needs: pip install 'jaxem[plot]'", name=error.name
     ) from error
 
-from jaxem.families.gaussian import as_moments
+from jaxem.display import as_moments
 from jaxem.loop import Result
 from jaxem.mixture import Mixture
-from jaxem.restarts import Landscape
+from jaxem.queue import Landscape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

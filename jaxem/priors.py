@@ -1,13 +1,21 @@
 """Priors: what is known of the parameters before the data. A prior makes EM climb log-likelihood + log prior.
 
-A prior is a pytree. It has a log density over mixtures, up to a constant, and the M-step knows how to maximise
-proxy + log prior in closed form with it. Priors add: `chen_tan(x) + Dirichlet(2.0)`.
+A conjugate prior is worth imagined rows. So a prior is a pytree with two methods: its log density over mixtures, up to a
+constant, and the statistics of the rows it imagines, which are added before the M-step. The M-step itself knows of no
+prior. Priors add: `chen_tan(x) + Dirichlet(2.0)`.
 
     Beta        on probabilities:   sum_kj (alpha - 1) log probs_kj + (beta - 1) log(1 - probs_kj)
     Dirichlet   on the weights:     (alpha - 1) sum_k log p_k                          (Gelman et al. 2013, 2.4 and 3.4)
     NormalInverseWishart   on Gaussians, once for each covariance Sigma, and if a mean m is given for each component,
 
         -1/2 (nu log |Sigma| + tr(Lambda inv(Sigma)))  and  -1/2 (log |Sigma_k| + kappa (mu_k - m)' inv(Sigma_k) (mu_k - m)).
+
+    It imagines a scatter Lambda of nu degrees, and at m a row that counts kappa for the mean and 1 for the covariance:
+
+        mu_k = (N_k x_k + kappa m) / (N_k + kappa),   x_k and S_k the mean and scatter of the rows of component k,
+        Sigma_k = (Lambda + S_k + B_k) / (nu + N_k + [m is given]),  B_k = kappa N_k / (kappa + N_k) (x_k - m)(x_k - m)',
+
+    and for Tied the sums over k of S_k, B_k and N_k + [m is given].                (Fraley and Raftery 2007, section 3)
 
 Three of the last kind are made from data with total weight n and covariance S:
 
@@ -19,6 +27,7 @@ Three of the last kind are made from data with total weight n and covariance S:
 import dataclasses
 import functools
 import math
+import operator
 from typing import Any
 
 import jax
@@ -27,18 +36,29 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.rows import as_components, as_data, as_weights, is_traced
+from jaxem.checks import as_components, as_data, as_weights
+from jaxem.moments import weighted_moments
+from jaxem.primitives import is_traced, tiny
+from jaxem.stats import Stats
 
 
 class Prior:
-    """A log density over mixtures, up to a constant."""
+    """What is known of the parameters: a log density over mixtures and the rows that it is worth."""
 
     def log_prob(self, mixture: Any) -> Array:
         """Log prior `[]` of a mixture, without the terms that do not depend on it."""
         raise NotImplementedError(f"{type(self).__name__}.log_prob is not defined")
 
+    def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
+        """The statistics that this prior adds to `stats` before the M-step, taken about `params`; by default none.
+
+        With them the M-step maximises proxy + log prior.
+        """
+        del family, params
+        return jax.tree.map(jnp.zeros_like, stats)
+
     def shift(self, offset: Array) -> "Prior":
-        """The same knowledge about data moved by `offset` `[d]`; a prior that knows of no place is left as it is."""
+        """The same knowledge about data moved by `offset` `[d]`; a prior that knows no place stays as it is."""
         del offset
         return self
 
@@ -46,9 +66,14 @@ class Prior:
         """The priors that this one is the sum of."""
         return (self,)
 
-    def pseudo_counts(self) -> Array | float:
-        """What the weights' M-step adds to every component's count."""
-        return 0.0
+    def check(self, family: Any) -> None:
+        """Raise a TypeError if this prior speaks of parameters that the family does not have."""
+        if not isinstance(self, family.conjugate):
+            known = [kind.__name__ for kind in family.conjugate]
+            raise TypeError(
+                f"prior = {type(self).__name__}(...) says nothing about a {type(family).__name__} component; "
+                f"give {' or '.join([*known, Dirichlet.__name__])}"
+            )
 
     def __add__(self, other: "Prior") -> "Prior":
         """Both pieces of knowledge at once."""
@@ -63,20 +88,24 @@ class Sum(Prior):
     terms: tuple[Prior, ...]
 
     def log_prob(self, mixture: Any) -> Array:
-        """Log prior `[]` of a mixture."""
         return functools.reduce(jnp.add, [term.log_prob(mixture) for term in self.terms])
 
+    def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
+        self.check(family)
+        return functools.reduce(operator.add, [term.imagined(family, params, stats) for term in self.terms])
+
     def shift(self, offset: Array) -> Prior:
-        """The same knowledge about data moved by `offset` `[d]`."""
         return Sum(tuple(term.shift(offset) for term in self.terms))
 
     def parts(self) -> tuple[Prior, ...]:
-        """The priors that this one is the sum of."""
         return self.terms
 
-    def pseudo_counts(self) -> Array | float:
-        """What the weights' M-step adds to every component's count."""
-        return sum(term.pseudo_counts() for term in self.terms)
+    def check(self, family: Any) -> None:
+        for term in self.terms:
+            term.check(family)
+        of_means = [term for term in self.terms if getattr(term, "mean", None) is not None]
+        if len(of_means) > 1:
+            raise ValueError(f"prior speaks of the means {len(of_means)} times; add priors of which at most one does")
 
 
 @jax.tree_util.register_dataclass
@@ -100,15 +129,22 @@ class Beta(Prior):
             _check_at_least_one(name, value)
 
     def log_prob(self, mixture: Any) -> Array:
-        """Log prior `[]` of a Bernoulli mixture."""
+        self.check(mixture.family)
         probs = mixture.components.probs  # [k, d]
-        tiny = float(jnp.finfo(probs.dtype).tiny)
-        ones = jnp.asarray(self.alpha, probs.dtype) - 1.0
-        zeros = jnp.asarray(self.beta, probs.dtype) - 1.0
-        return jnp.sum(
-            jnp.broadcast_to(ones, probs.shape) * jnp.log(jnp.maximum(probs, tiny))
-            + jnp.broadcast_to(zeros, probs.shape) * jnp.log(jnp.maximum(1.0 - probs, tiny))
-        )
+        ones, zeros = self._tosses(probs)
+        least = tiny(probs.dtype)
+        return jnp.sum(ones * jnp.log(jnp.maximum(probs, least)) + zeros * jnp.log(jnp.maximum(1.0 - probs, least)))
+
+    def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
+        self.check(family)
+        ones, zeros = self._tosses(params.probs)
+        tosses = stats.components._replace(counts=ones + zeros, ones=ones)
+        return _of_components(stats, tosses)
+
+    def _tosses(self, probs: Array) -> tuple[Array, Array]:
+        """The numbers of imagined ones and zeros, `[k, d]` each."""
+        alpha, beta = (jnp.asarray(value, probs.dtype) - 1.0 for value in (self.alpha, self.beta))
+        return jnp.broadcast_to(alpha, probs.shape), jnp.broadcast_to(beta, probs.shape)
 
 
 @jax.tree_util.register_dataclass
@@ -128,14 +164,18 @@ class Dirichlet(Prior):
         _check_at_least_one("alpha", self.alpha)
 
     def log_prob(self, mixture: Any) -> Array:
-        """Log prior `[]` of a mixture."""
         dtype = mixture.log_weights.dtype
         least = math.log(float(jnp.finfo(dtype).tiny))
         return (jnp.asarray(self.alpha, dtype) - 1.0) * jnp.sum(jnp.maximum(mixture.log_weights, least))
 
-    def pseudo_counts(self) -> Array | float:
-        """What the weights' M-step adds to every component's count."""
-        return self.alpha - 1.0
+    def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
+        nothing = super().imagined(family, params, stats)
+        return dataclasses.replace(
+            nothing, counts=nothing.counts + (jnp.asarray(self.alpha, nothing.counts.dtype) - 1.0)
+        )
+
+    def check(self, family: Any) -> None:
+        """Every mixture has weights."""
 
 
 @jax.tree_util.register_dataclass
@@ -156,11 +196,14 @@ class NormalInverseWishart(Prior):
     mean: Array | None = None
 
     def log_prob(self, mixture: Any) -> Array:
-        """Log prior `[]` of a Gaussian mixture."""
+        self.check(mixture.family)
         return mixture.family.log_prior(mixture.components, self)
 
+    def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
+        self.check(family)
+        return _of_components(stats, family.imagined(params, self))
+
     def shift(self, offset: Array) -> Prior:
-        """The same knowledge about data moved by `offset` `[d]`."""
         return self if self.mean is None else dataclasses.replace(self, mean=self.mean + offset)
 
 
@@ -203,7 +246,7 @@ def fraley_raftery(
         sample_weight: `[n]`.
         shrinkage: kappa, positive.
     """
-    if not hasattr(family, "inverse_wishart"):
+    if NormalInverseWishart not in getattr(family, "conjugate", ()):
         raise TypeError(f"family = {family!r} is no Gaussian one; give Spherical(), Diagonal(), Tied() or Full()")
     n, mean, covariance = _moments(x, sample_weight)
     k, d = as_components(n_components, np.shape(x)[0]), mean.shape[0]
@@ -229,16 +272,9 @@ def variance_floor(x: ArrayLike, floor: float, sample_weight: ArrayLike | None =
     return NormalInverseWishart(0.0, n * _positive("floor", floor) * eye)
 
 
-def of_kind(prior: Prior, kind: type, family: Any) -> tuple[Any, ...]:
-    """The parts of `prior` that are of one kind; a TypeError if others speak of components too."""
-    chosen = []
-    for part in prior.parts() if isinstance(prior, Prior) else (prior,):
-        if isinstance(part, kind):
-            chosen.append(part)
-        elif not isinstance(part, Dirichlet):
-            name = type(family).__name__
-            raise TypeError(f"prior = {part!r} says nothing about a {name} component; give a {kind.__name__}")
-    return tuple(chosen)
+def _of_components(stats: Stats, imagined: Any) -> Stats:
+    """Imagined statistics of components; they count nothing for the weights."""
+    return Stats(jnp.zeros_like(stats.log_likelihood), jnp.zeros_like(stats.counts), imagined)
 
 
 def _moments(x: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Array, Array, Array]:
@@ -247,17 +283,10 @@ def _moments(x: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Array, Arra
     weights = as_weights(sample_weight, data.shape[0], data.dtype)
     if not is_traced(data, weights):
         data = jnp.asarray(data)
-    return _weighted_moments(data, jnp.ones(data.shape[0], data.dtype) if weights is None else jnp.asarray(weights))
+    return _jitted_moments(data, jnp.ones(data.shape[0], data.dtype) if weights is None else jnp.asarray(weights))
 
 
-@jax.jit
-def _weighted_moments(x: Array, w: Array) -> tuple[Array, Array, Array]:
-    n, anchor = jnp.sum(w), x[jnp.argmax(w > 0)]
-    moved = jnp.where(w[:, None] > 0, x - anchor[None, :], 0.0)
-    shift = jnp.sum(w[:, None] * moved, axis=0) / n
-    diff = moved - shift[None, :]
-    scatter = jnp.einsum("nd,ne->de", w[:, None] * diff, diff, precision=jax.lax.Precision.HIGHEST)
-    return n, anchor + shift, scatter / n
+_jitted_moments = jax.jit(weighted_moments)
 
 
 def _check_at_least_one(name: str, value: Any) -> None:

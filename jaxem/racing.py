@@ -15,7 +15,6 @@ the status DEGENERATE.
 """
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,33 +22,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxem.accelerate import hybrid
-from jaxem.compiling import HASTY, Compiled
+from jaxem.checks import as_components, as_count, as_data, as_weights
+from jaxem.devices import mesh_of
 from jaxem.display import readable, search_card, selection_card
-from jaxem.em import as_rows, made_ready
 from jaxem.families.base import Family
 from jaxem.init import Recipe
-from jaxem.loop import (
-    MAX_ITER,
-    MAX_TURNS,
-    NOISE,
-    Result,
-    State,
-    advance,
-    as_options,
-    as_result,
-    begin,
-    centred,
-    computing,
-    ended,
-    turn_work,
-)
-from jaxem.priors import Prior, chen_tan, variance_floor
-from jaxem.restarts import Landscape, best, draw, landscape, lane_count
-from jaxem.rows import Rows, as_components, as_count, gathered, mesh_of
+from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, NOISE, Result, as_options, turn_work
+from jaxem.priors import NormalInverseWishart, Prior, chen_tan, variance_floor
+from jaxem.program import HASTY, Program
+from jaxem.queue import Landscape, Queue, Settings, best, draw, landscape, lane_count, queue_of, run
+from jaxem.rows import Rows, as_rows, gathered
 from jaxem.stopping import Status, StoppingRule, has_failed
 
 BUDGET = 1000
@@ -86,7 +71,7 @@ FLOOR = 1e-6
 
 
 class SearchProgress(NamedTuple):
-    """How far `search` is, as its callback sees it.
+    """How far `search` is; its callback receives it.
 
     Attributes:
         passes: passes made so far.
@@ -159,26 +144,23 @@ def search(
     """
     budget = as_count("budget", budget)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
+    k = as_count("n_components", n_components, most=10**18)
     names = _named_arms(arms)
-    starts = _starts_of(budget)
-    rows, k = _rows_to_race(family, x, sample_weight, n_components, min(starts, lane_count(starts)), chunk_size)
-    stop, prior = as_options(rows, stop, prior, accelerator)
-    course = Course(family, k, names, budget, max_iter, accelerator)
-    with computing(rows):
-        found = _raced(key, rows, prior, stop, course, callback, 0)
-        if (
-            has_failed(int(found.best.status))
-            and hasattr(family, "log_prior")
-            and bool(jnp.all(jnp.isfinite(rows.variance)))
-        ):
-            penalty = _penalty(gathered(rows))
-            penalty = penalty if prior is None else prior + penalty
-            offered = _raced(key, rows, penalty, stop, course, callback, found.passes)
-            if not has_failed(int(offered.best.status)):
-                degenerate = jnp.full_like(offered.best.status, int(Status.DEGENERATE))
-                found = offered._replace(
-                    best=offered.best._replace(status=degenerate), penalised=offered.best, landscape=found.landscape
-                )
+    rows = _rows_to_race(family, x, sample_weight, k, lane_count(_starts_of(budget)), chunk_size)
+    rows.check_components(k)
+    stop, prior = as_options(family, rows, stop, prior, accelerator)
+    race = Race(family, k, names, budget, max_iter, accelerator)
+    found = _raced(key, rows, prior, stop, race, callback, 0)
+    bounded = NormalInverseWishart in family.conjugate and np.isfinite(np.asarray(rows.frame.variance)).all()
+    if has_failed(int(found.best.status)) and bounded:
+        penalty = _penalty(gathered(rows))
+        penalty = penalty if prior is None else prior + penalty
+        offered = _raced(key, rows, penalty, stop, race, callback, found.passes)
+        if not has_failed(int(offered.best.status)):
+            degenerate = jnp.full_like(offered.best.status, int(Status.DEGENERATE))
+            found = offered._replace(
+                best=offered.best._replace(status=degenerate), penalised=offered.best, landscape=found.landscape
+            )
     return found
 
 
@@ -244,9 +226,10 @@ def select(
         raise ValueError(f"criterion = {criterion!r}; choose bic, aic or icl")
     if not families or not counts:
         raise ValueError("families or n_components is empty; give at least one of each")
-    data, weights = as_rows(families[0], x, sample_weight)
+    data = as_data(x)
+    weights = as_weights(sample_weight, data.shape[0], data.dtype)
     for k in counts:
-        as_components(k, data.shape[0])
+        as_components(k, data.shape[0] if weights is None else int(np.count_nonzero(weights)))
     found: list[Search] = []
     candidates: list[Candidate] = []
     for i, (family, k) in enumerate((family, k) for family in families for k in counts):
@@ -285,8 +268,8 @@ def _candidate(result: Result, data: Array | np.ndarray, weights: Any) -> Candid
     return Candidate(mixture.family, mixture.n_components, log_likelihood, p, *of_fit, Status(int(result.status)))
 
 
-class Course(NamedTuple):
-    """What is fixed about a race; static."""
+class Race(NamedTuple):
+    """What is fixed about a race."""
 
     family: Family
     k: int
@@ -301,64 +284,60 @@ def _raced(
     rows: Rows,
     prior: Prior | None,
     stop: StoppingRule,
-    course: Course,
+    race: Race,
     callback: Callable[[SearchProgress], None] | None,
     passes: int,
 ) -> Search:
     """One race from new starts; `passes` were made before it."""
-    r = _starts_of(course.budget)
-    counts = _shared_out(r, course.arms)
-    arm_of = np.repeat(np.arange(len(course.arms)), counts)
-    arms = jax.tree.map(lambda *values: np.asarray(values)[arm_of], *(ARMS[name] for name in course.arms))
-    width = lane_count(r)
-    work = turn_work(rows, course.k, width)
-    opening = (key, course.family, gathered(rows), course.k, arms, course.max_iter, course.accelerator)
-    local_prior = _centred(prior, course.family, rows)
-    compiling = _compile_ahead(opening, width, rows, local_prior, stop, course, work)
-    states = _open(*opening, work=0)
-    if compiling is not None:
+    r = _starts_of(race.budget)
+    arm_of = np.repeat(np.arange(len(race.arms)), _shared_out(r, race.arms))
+    arms = jax.tree.map(lambda *values: np.asarray(values)[arm_of], *(ARMS[name] for name in race.arms))
+    settings = Settings(lane_count(r), race.max_iter, race.accelerator)
+    opening = (key, race.family, gathered(rows), race.k, arms, settings)
+    options = (rows, prior, stop, np.int32(NO_LIMIT), settings)
+    if jax.default_backend() == "cpu" and rows.mesh is None:
+        compiling = run.compile_ahead(_open.small.eval_shape(*opening), *options)
+        queue = _open(*opening)
         compiling.join()
+    else:
+        queue = _open(*opening)
+    large = turn_work(rows, race.k, settings.width) > LARGE_TURN
 
-    def run(states: State, lanes: np.ndarray, n_steps: int) -> tuple[State, Scores]:
-        """`n_steps` turns of the lanes of these numbers, `width` at a time."""
-        large = work > LARGE_TURN
-        at_once = min(width, len(lanes)) if large else width
-        per_call = at_once if large or callback is not None else r  # what takes long is done, and told, in pieces
-        for first in range(0, len(lanes), per_call):
-            piece = lanes[first : first + per_call]
-            groups = np.full((-(-r // at_once), at_once), r)
-            groups.flat[: len(piece)] = piece
-            n_groups = np.int32(-(-len(piece) // at_once))
-            states, scores = _run(
-                states, groups, n_groups, rows, local_prior, stop, np.int32(n_steps), course.accelerator, work=work
-            )
-            scores = Scores(*(np.asarray(score) for score in scores))
+    def rung(queue: Queue, lanes: np.ndarray, n_steps: int) -> tuple[Queue, Scores, Result]:
+        """`n_steps` turns of the climbs of these numbers."""
+        if large and len(lanes) < queue.climb.shape[0]:  # no lane is idle
+            queue = queue.narrowed(len(lanes))
+        # long work runs in pieces, with a callback after each
+        piece = queue.climb.shape[0] if large or callback is not None else r
+        for begin in range(0, len(lanes), piece):
+            limit = np.asarray(queue.states.n_iter) + n_steps
+            queue, results = run(queue.rung(lanes[begin : begin + piece], limit), *options)
+            scores = Scores.of(queue, results)
             if callback is not None:
-                callback(_progress(scores, passes, course.budget, len(lanes)))
-        return states, scores
+                callback(_progress(scores, passes, race.budget, len(lanes)))
+        return queue, scores, results
 
     lanes = np.arange(r)
-    for n_lanes, n_steps in _rungs(course.budget):
+    for n_lanes, n_steps in _rungs(race.budget):
         lanes = lanes[:n_lanes]
-        states, scores = run(states, lanes, n_steps)
+        queue, scores, results = rung(queue, lanes, n_steps)
         lanes = _in_turns(_ranked(scores, lanes), arm_of)
     lanes = lanes[:FINALISTS]
     while True:
         # as many go on as the budget may bring to an end; the leader in any case
-        left = course.budget - scores.passes
+        left = race.budget - scores.passes
         ranked = _ranked(scores, lanes)
         running = ranked[scores.running[ranked]]
         running = running[: max(1, left // TO_THE_END)] if left > 0 else running[running == ranked[0]]
         if running.size == 0:
             break
-        states, scores = run(states, running, min(PIECE, max(1, left // running.size)) if left > 0 else PIECE)
+        n_steps = min(PIECE, max(1, left // running.size)) if left > 0 else PIECE
+        queue, scores, results = rung(queue, running, n_steps)
     lanes = _ranked(scores, lanes)
     # by numpy, which has nothing to compile
-    ends = jax.tree.map(lambda leaf: np.asarray(leaf)[lanes], states._replace(query=None, memory=None))
-    shifted = jax.tree.map(np.asarray, rows.centre)
-    results = jax.tree.map(jax.device_put, as_result(ends, scores.status[lanes], shifted))
-    names = tuple(course.arms[arm_of[lane]] for lane in lanes)
-    return Search(best(results), landscape(results), results, names, passes + scores.passes, None)
+    finalists = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[lanes]), results)
+    names = tuple(race.arms[arm_of[lane]] for lane in lanes)
+    return Search(best(finalists), landscape(finalists), finalists, names, passes + scores.passes, None)
 
 
 def _shared_out(r: int, arms: tuple[str, ...]) -> tuple[int, ...]:
@@ -369,12 +348,18 @@ def _shared_out(r: int, arms: tuple[str, ...]) -> tuple[int, ...]:
 
 
 class Scores(NamedTuple):
-    """What the host ranks lanes by; leaves `[r]`."""
+    """What the host ranks climbs by, `[r]` each."""
 
-    objective: Any
-    status: Any  # as it would be if the climb ended here
-    running: Any
-    made: Any  # passes
+    objective: np.ndarray
+    status: np.ndarray  # as it would be if the climb ended here
+    running: np.ndarray
+    made: np.ndarray  # passes
+
+    @classmethod
+    def of(cls, queue: Queue, results: Result) -> "Scores":
+        """Those of all climbs of a queue in which none runs."""
+        running, made = queue.states.status == Status.RUNNING, queue.states.n_iter + 1
+        return cls(*(np.asarray(leaf) for leaf in (results.objective, results.status, running, made)))
 
     @property
     def sound(self) -> np.ndarray:
@@ -432,73 +417,14 @@ def _progress(scores: Scores, passes: int, budget: int, lanes: int) -> SearchPro
 # -- programs ------------------------------------------------------------------------------------------------------------
 
 
-def _open_race(key: Array, family: Family, rows: Rows, k: int, arms: Recipe, max_iter: int, accelerator: Any) -> State:
-    """The states of all lanes before their first pass, `[r, ...]`, each from `arms` of its own, leaves `[r]`."""
-    mixtures = draw(key, family, rows, k, jnp.arange(jnp.shape(arms.apart)[0]), arms)
-    return jax.vmap(lambda mixture: begin(centred(mixture, rows), rows, max_iter, accelerator))(mixtures)
+def _open_race(key: Array, family: Family, rows: Rows, k: int, arms: Recipe, settings: Settings) -> Queue:
+    """All climbs before their first pass, `[r, ...]`, each from `arms` of its own, leaves `[r]`."""
+    index = jnp.arange(jnp.shape(arms.apart)[0])
+    mixtures = draw(key, family, rows, k, index, arms)
+    return queue_of(mixtures, index >= 0, rows, settings, NO_LIMIT, resumes=True)
 
 
-def _on_all_devices(states: State, rows: Rows) -> State:
-    """Where rows are spread over devices each keeps all lanes, or XLA would choose, and choose differently each time."""
-    if rows.mesh is None:
-        return states
-    return jax.lax.with_sharding_constraint(states, NamedSharding(rows.mesh, PartitionSpec()))
-
-
-def _run_lanes(
-    states: State,
-    groups: Array,
-    n_groups: Array,
-    rows: Rows,
-    prior: Prior | None,
-    stop: StoppingRule,
-    n_steps: Array,
-    accelerator: Any,
-) -> tuple[State, Scores]:
-    """Up to `n_steps` turns of the lanes in the first `n_groups` rows of `groups` `[g, w]`; those out of bounds are idle."""
-    r = states.status.shape[0]
-
-    def run_group(g: Array, states: State) -> State:
-        index = groups[g]
-        lanes = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, r - 1)], states)
-        status = jnp.where(index < r, lanes.status, int(Status.MAX_ITER)).astype(lanes.status.dtype)
-        lanes = lanes._replace(status=status)
-        lanes = advance(lanes, rows, n_steps, stop=stop, prior=prior, accelerator=accelerator)
-        return jax.tree.map(lambda leaf, lane: leaf.at[index].set(lane, mode="drop"), states, lanes)
-
-    states = _on_all_devices(jax.lax.fori_loop(0, n_groups, run_group, states), rows)
-    status = jax.vmap(lambda state: ended(state, rows))(states)
-    return states, Scores(states.objective, status, states.status == Status.RUNNING, states.n_iter + 1)
-
-
-_SEEN: set[Any] = set()
-"""what `_run` was compiled ahead for"""
-_open = Compiled(_open_race, static_argnums=(1, 3, 5, 6), small=HASTY)
-_run = Compiled(_run_lanes, static_argnums=(7,))
-
-
-def _compile_ahead(
-    opening: tuple[Any, ...],
-    width: int,
-    rows: Rows,
-    prior: Prior | None,
-    stop: StoppingRule,
-    course: Course,
-    work: int,
-) -> threading.Thread | None:
-    """Compile `_run` in the background while `_open` is compiled; nothing if that was done before."""
-    if (course, rows.blocks.shape) in _SEEN or jax.default_backend() != "cpu" or rows.mesh is not None:
-        return None
-    _SEEN.add((course, rows.blocks.shape))
-    states = jax.eval_shape(_open.small, *opening)
-    r = states.status.shape[0]
-    groups = np.full((-(-r // width), width), r)
-    arguments = (states, groups, np.int32(1), rows, prior, stop, np.int32(1), course.accelerator)
-    return _run.compile_ahead(*arguments, work=work)
-
-
-def _centred(prior: Prior | None, family: Family, rows: Rows) -> Prior | None:
-    return prior if prior is None or not family.location else prior.shift(-rows.centre)
+_open = Program(_open_race, (1, 3, 5), small=HASTY, large=HASTY, nan_is_data=True)
 
 
 # -- the edge ------------------------------------------------------------------------------------------------------------
@@ -515,24 +441,19 @@ def _named_arms(arms: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _rows_to_race(
-    family: Family, x: ArrayLike | Rows, sample_weight: ArrayLike | None, n_components: int, lanes: int, chunk_size: Any
-) -> tuple[Rows, int]:
-    """Ready rows, spread over the devices there are if there is much to do, and the checked number of components."""
-    if isinstance(x, Rows):
-        if sample_weight is not None:
-            raise ValueError("sample_weight was given with ready Rows, which carry their own; give one of the two")
-        return x, as_components(n_components, x.weights.size)
-    data, weights = as_rows(family, x, sample_weight)
-    k = as_components(n_components, data.shape[0])
-    large = data.size * k * lanes > LARGE_TURN and len(jax.local_devices()) > 1
-    mesh = mesh_of(jax.local_devices()) if large and isinstance(data, np.ndarray) else None
-    return made_ready(family, data, weights, lanes * k, chunk_size=chunk_size, mesh=mesh), k
+    family: Family, x: ArrayLike | Rows, sample_weight: ArrayLike | None, k: int, lanes: int, chunk_size: Any
+) -> Rows:
+    """Ready rows, spread over the devices there are if there is much to do."""
+    several = len(jax.local_devices()) > 1 and not isinstance(x, (Rows, jax.Array))
+    large = several and np.asarray(x).size * k * lanes > LARGE_TURN
+    mesh = mesh_of(jax.local_devices()) if large else None
+    return as_rows(family, x, sample_weight, k, lanes=lanes, chunk_size=chunk_size, mesh=mesh)
 
 
 def _penalty(rows: Rows) -> Prior:
     """What keeps every covariance away from zero, for the rows as they are given."""
     data, weight = rows.as_matrix()
-    data = data + rows.centre[None, :]
-    largest = float(jnp.max(rows.variance))
+    data = data + rows.frame.centre[None, :]
+    largest = float(jnp.max(rows.frame.variance))
     unit = largest if largest > 0 else 1.0
     return chen_tan(data, weight) + variance_floor(data, FLOOR * unit, weight)

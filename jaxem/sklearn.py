@@ -43,23 +43,27 @@ except ModuleNotFoundError as error:  # the extra is missing
         f"{error.name} is not installed; jaxem.sklearn needs: pip install 'jaxem[sklearn]'", name=error.name
     ) from error
 
-from jaxem.compiling import Compiled
-from jaxem.em import made_ready
-from jaxem.families.base import Family, alive
-from jaxem.families.gaussian import Diagonal, Full, GaussianParams, GaussianStats, Spherical, Tied
-from jaxem.loop import State, advance, begin, computing, turn_work
+from jaxem.families.base import Family
+from jaxem.families.gaussian import Diagonal, Full, Gaussian, GaussianParams, GaussianStats, Spherical, Tied
+from jaxem.loop import NO_LIMIT
 from jaxem.mixture import Mixture
+from jaxem.moments import CHUNK
+from jaxem.primitives import alive
+from jaxem.priors import Prior
+from jaxem.queue import Queue, Settings, lane_count, open_and_run, run
 from jaxem.racing import BUDGET, criteria, search
-from jaxem.restarts import lane_count
-from jaxem.rows import CHUNK, Rows
+from jaxem.rows import Rows, as_rows
+from jaxem.stats import Stats
 from jaxem.stopping import Progress, Status
 
-FORMS: dict[str, Family] = {"full": Full(), "tied": Tied(), "diag": Diagonal(), "spherical": Spherical()}
+FORMS: dict[str, Gaussian] = {"full": Full(), "tied": Tied(), "diag": Diagonal(), "spherical": Spherical()}
 """covariance_type and the family it names"""
 FLOATS = [np.float64, np.float32]
 """dtypes that are kept; all others become the first"""
 LEAST_TRACE, MOST_TRACE = 2**7, 2**20
 """turns that a trace holds at least, so that most fits share a program; and at most, beyond which no climb goes"""
+FAINT = 1e-20
+"""weight of a row that moves a mean without rows, and counts for nothing beside rows"""
 NOTICEABLE = 0.01
 """share of a feature's variance from which `reg_covar` is warned of"""
 ILL_DEFINED = (
@@ -175,8 +179,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         means = check_array(means, dtype=FLOATS, input_name="means")
         k, d = means.shape
         weights = _checked_weights(weights, k)
+        family = FORMS[covariance_type]
         covariances = _checked_matrices(covariances, covariance_type, k, d, "covariance")
-        if covariance_type in ("full", "tied"):
+        if family.by_matrices:
             deviations = np.sqrt(np.diagonal(covariances, axis1=-2, axis2=-1))
             apart = np.abs(covariances - np.swapaxes(covariances, -1, -2))
             if np.any(apart > 1e-5 * deviations[..., :, None] * deviations[..., None, :]):
@@ -185,7 +190,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         dtype = np.result_type(weights, means, covariances)
         model = cls(k, covariance_type=covariance_type)
         model.n_features_in_ = d
-        model._set(Parameters(*(leaf.astype(dtype) for leaf in (weights, means, covariances))), covariance_type)
+        model._set(Parameters(*(leaf.astype(dtype) for leaf in (weights, means, covariances))), family)
         model.converged_, model.n_iter_, model.lower_bound_, model.lower_bounds_ = True, 0, -math.inf, []
         return model
 
@@ -255,12 +260,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             if searching:
                 found = self._search(x, weight, random_state)
             else:
-                rows = made_ready(self._family, x, weight, self.n_components, chunk_size=self.chunk_size)
+                rows = as_rows(self._family, x, weight, self.n_components, chunk_size=self.chunk_size)
                 starts = [self._parameters().astype(x.dtype)] if warm else self._starts(x, weight, given, random_state)
                 found = self._climb(starts, rows, float(self.lower_bound_) if warm else -math.inf)
         if not found.converged and (self.max_iter > 0 or found.warning):
             warnings.warn(found.warning or NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
-        self._set(found.parameters, self.covariance_type)
+        self._set(found.parameters, self._family)
         self.converged_ = found.converged
         self.n_iter_ = len(found.bounds)
         self.lower_bound_ = found.bounds[-1] if found.bounds else -math.inf
@@ -271,7 +276,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _check_warm_start(self, d: int) -> None:
         """Whether the fitted parameters are a start for data of d features."""
         k = self.n_components
-        shape = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}[self.covariance_type]
+        shape = self._family.covariance_shape(k, d)
         found = np.shape(self.weights_), np.shape(self.means_), np.shape(self.precisions_cholesky_)
         if found != ((k,), (k, d), shape):
             raise ValueError(
@@ -282,7 +287,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _given(self, dtype: Any, d: int) -> "Given":
         """The user's `*_init`, checked."""
-        k, form = self.n_components, self.covariance_type
+        k = self.n_components
         weights = means = precisions = None
         if self.weights_init is not None:
             weights = _cast(_checked_weights(self.weights_init, k), dtype, "weights_init")
@@ -293,9 +298,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             _check_shape(means, (k, d), "means")
             means = _cast(means, dtype, "means_init")
         if self.precisions_init is not None:
-            precisions = _cast(
-                _checked_matrices(self.precisions_init, form, k, d, "precision"), dtype, "precisions_init"
-            )
+            matrices = _checked_matrices(self.precisions_init, self.covariance_type, k, d, "precision")
+            precisions = _cast(matrices, dtype, "precisions_init")
         return Given(weights, means, precisions)
 
     def _starts(
@@ -307,7 +311,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         the first lower bound.
         """
         if all(one is not None for one in given):
-            one = Parameters(given.weights, given.means, _inverse(given.precisions, self.covariance_type))
+            one = Parameters(given.weights, given.means, _inverse(given.precisions, self._family))
             return [one.astype(x.dtype)] * self.n_init
         fixed = not isinstance(self.init_params, str) and not callable(self.init_params)
         starts = []
@@ -316,8 +320,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             if weight is not None:
                 resp = resp * weight[:, None]
             total = len(x) if weight is None else float(weight.sum(dtype=np.float64))
-            one = _m_step_of(x, resp, total, self.covariance_type, self.reg_covar)
-            starts.append(one.overridden(given, self.covariance_type))
+            one = _m_step_of(x, resp, total, self._family, self.reg_covar)
+            starts.append(one.overridden(given, self._family))
         return starts
 
     def _responsibilities(
@@ -356,10 +360,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _climb(self, starts: list["Parameters"], rows: Rows, previous: float) -> "Found":
         """EM from each start; `previous` is the bound of the fit that a warm start goes on from."""
-        family = REGULARISED[self.covariance_type]
         dtype = rows.blocks.dtype
-        mixtures = [_centred(start, family, rows) for start in starts]
-        proper = np.array([_are_proper(start.covariances, self.covariance_type) for start in starts])
+        proper = np.array([_are_proper(start.covariances, self._family) for start in starts])
         if not proper.any():
             raise ValueError(_ill_defined(dtype))
         if self.max_iter == 0:
@@ -369,77 +371,77 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 print(f"Initialization {i}")
             names = tuple("MAX_ITER" if one else "DEGENERATE" for one in proper)
             return Found(first, False, [], np.full(len(starts), np.nan), names, "")
-        added = _Added(jnp.asarray(self.reg_covar, dtype), _pooled(rows, family))
-        width = 1 if self.verbose else lane_count(len(starts))
-        ends: list[State] = []
-        for begun in range(0, len(mixtures), width):
-            ends += self._run(mixtures[begun : begun + width], rows, added, begun, previous)
+        prior = _RegCovar.of(self.reg_covar, rows, self._family)
+        mixtures = [start.as_mixture(self._family) for start in starts]
+        together = 1 if self.verbose else len(mixtures)
+        ends = [
+            end
+            for first in range(0, len(mixtures), together)
+            for end in self._run(mixtures[first : first + together], rows, prior, first, previous)
+        ]
         return self._best(ends, rows)
 
-    def _run(self, mixtures: list[Mixture], rows: Rows, added: "_Added", first: int, previous: float) -> list[State]:
-        """Climb from some starts side by side; with `verbose`, one, in pieces, and tell."""
-        dtype = rows.blocks.dtype
-        stop = _ChangeBelow(jnp.asarray(self.tol, dtype))
+    def _run(self, mixtures: list[Mixture], rows: Rows, prior: "_RegCovar", first: int, previous: float) -> list["End"]:
+        """Climb from some starts in one queue; with `verbose` from one, in pieces, each of them printed."""
+        dtype, r = rows.blocks.dtype, len(mixtures)
         turns = min(self.max_iter, MOST_TRACE)
-        length = max(LEAST_TRACE, 2 ** math.ceil(math.log2(turns)))
-        work = turn_work(rows, self.n_components, len(mixtures))
-        teller = _Teller(self.verbose, self.verbose_interval, first)
-        piece = 1 if previous > -math.inf else min(turns, self.verbose_interval) if self.verbose else turns
+        settings = Settings(lane_count(r), max(LEAST_TRACE, 2 ** math.ceil(math.log2(turns))), None)
+        stop = _ChangeBelow(jnp.asarray(self.tol, dtype))
+        printer = _Printer(self.verbose, self.verbose_interval, first)
+        made = 1 if previous > -math.inf else min(turns, self.verbose_interval) if self.verbose else turns
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *mixtures)
-        states = _open(batch, rows, added, stop, np.int32(piece), length, work=work)
+        queue, _ = open_and_run(batch, rows, prior, stop, np.int32(made - 1), np.int32(NO_LIMIT), settings)
         total = float(np.sum(np.asarray(rows.weights, np.float64)))
-        made = piece
         if previous > -math.inf:
-            bound = float(states.objective[0]) / total
+            bound = float(queue.states.here.objective[0]) / total
             if abs(bound - previous) < self.tol:
-                states = states._replace(status=jnp.full_like(states.status, int(Status.CONVERGED)))
+                status = np.full(r, int(Status.CONVERGED), np.int32)
+                queue = queue._replace(states=queue.states._replace(status=status))
         while True:
-            teller.iterations(states, previous, total)
-            if made >= turns or not np.any(np.asarray(states.status) == Status.RUNNING):
+            printer.iterations(queue, previous, total)
+            if made >= turns or not np.any(np.asarray(queue.states.status) == Status.RUNNING):
                 break
-            step = min(turns - made, self.verbose_interval - made % self.verbose_interval if self.verbose else turns)
-            states = _go_on(states, rows, added, stop, np.int32(step), work=work)
-            made += step
-        teller.end(states, total)
-        host = jax.tree.map(np.asarray, states)
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], host) for i in range(len(mixtures))]
+            made += min(turns - made, self.verbose_interval - made % self.verbose_interval if self.verbose else turns)
+            queue, _ = run(queue.rung(np.arange(r), made - 1), rows, prior, stop, np.int32(NO_LIMIT), settings)
+        printer.end(queue, total)
+        states, traces = jax.tree.map(np.asarray, (queue.states, queue.traces))
+        shifted = (one.from_frame(rows.frame) for one in (states.here.mixture, states.here.plain))
+        here, plain = jax.tree.map(np.asarray, tuple(shifted))
+        made_by, bounds = states.n_iter + 1, states.here.objective / total
+        return [End(here[i], plain[i], int(states.status[i]), int(made_by[i]), bounds[i], traces[i]) for i in range(r)]
 
-    def _best(self, ends: list[State], rows: Rows) -> "Found":
+    def _best(self, ends: list["End"], rows: Rows) -> "Found":
         """The restart with the highest bound: of those that stayed sound, or else of those that collapsed on the way."""
         total = float(np.sum(np.asarray(rows.weights, np.float64)))
-        form, dtype = self.covariance_type, np.dtype(rows.blocks.dtype)
-        status = np.array([int(end.status) for end in ends])
-        made = np.array([int(end.n_iter) + 1 for end in ends])
-        bounds = np.array([float(end.objective) / total if m else np.nan for end, m in zip(ends, made, strict=True)])
-        collapsed = [_improper(end.plain.components.covariances, form) for end in ends]
-        sound = (status != Status.NONFINITE) & np.array([one.size == 0 for one in collapsed]) & (made > 0)
+        family, dtype = self._family, np.dtype(rows.blocks.dtype)
+        made = np.array([end.made for end in ends])
+        bounds = np.array([float(end.bound) if end.made else np.nan for end in ends])
+        collapsed = [_improper(end.plain.components.covariances, family) for end in ends]
+        sound = np.array([end.made > 0 and end.status != Status.NONFINITE for end in ends])
+        sound &= np.array([one.size == 0 for one in collapsed])
         if not (made > 0).any():
             raise ValueError(_ill_defined(dtype))
         among = sound if sound.any() else made > 0
         top = np.max(bounds[among])
-        tie = 64 * np.finfo(dtype).eps * max(1.0, abs(top))  # the first of those that are as high but for rounding
+        tie = 64 * np.finfo(dtype).eps * max(1.0, abs(top))  # the first of those that are as high to rounding
         chosen = int(np.flatnonzero(among & (bounds >= top - tie))[0])
-        end, warning = ends[chosen], ""
-        mixture = end.plain
+        end, warning, mixture = ends[chosen], "", ends[chosen].plain
         if not sound[chosen]:
-            mixture = end.mixture
+            mixture = end.here
             lost = ", ".join(str(j) for j in collapsed[chosen])
-            which = (
-                "the covariance of all components" if form == "tied" else f"component {lost}" if lost else "a component"
-            )
+            which = f"component {lost}" if lost else "a component"
+            which = "the covariance of all components" if family.shared else which
             warning = (
                 f"{which} collapsed in iteration {made[chosen]}{' of the best restart' if len(ends) > 1 else ''}: the parameters "
                 "are the last valid ones. Decrease n_components, increase reg_covar, or scale the data."
             )
-        shifted = mixture.shift(rows.centre)
-        parameters = Parameters.of(shifted)
         names = {int(Status.CONVERGED): "CONVERGED", int(Status.RUNNING): "MAX_ITER", int(Status.MAX_ITER): "MAX_ITER"}
-        told = tuple(
-            names.get(int(s), "DEGENERATE") if ok else "DEGENERATE" for s, ok in zip(status, sound, strict=True)
+        statuses = tuple(
+            names.get(end.status, "DEGENERATE") if ok else "DEGENERATE" for end, ok in zip(ends, sound, strict=True)
         )
-        converged = bool(sound[chosen] and status[chosen] == Status.CONVERGED)
-        trace = [dtype.type(float(value) / total) for value in end.trace[: made[chosen]]]
-        return Found(parameters, converged, trace, bounds, told, warning)
+        converged = bool(sound[chosen] and end.status == Status.CONVERGED)
+        trace = [dtype.type(float(value) / total) for value in end.trace[: end.made]]
+        return Found(Parameters.of(mixture), converged, trace, bounds, statuses, warning)
 
     def _search(self, x: np.ndarray, weight: np.ndarray | None, random_state: np.random.RandomState) -> "Found":
         """The best optimum of the likelihood itself that `jaxem.search` finds."""
@@ -449,7 +451,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         best, total = found.best, float(len(x) if weight is None else weight.sum(dtype=np.float64))
         status = Status(int(best.status))
         parameters = Parameters.of(best.mixture)
-        if status == Status.NONFINITE or not _are_proper(parameters.covariances, self.covariance_type):
+        if status == Status.NONFINITE or not _are_proper(parameters.covariances, self._family):
             raise ValueError(_ill_defined(x.dtype))
         warning = ""
         if status == Status.DEGENERATE:
@@ -473,9 +475,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def mixture_(self) -> Mixture:
         """The fitted `jaxem.Mixture`; its leaves are arrays of numpy in the dtype of the attributes."""
         check_is_fitted(self)
-        weights, means, covariances = self._parameters()
-        with np.errstate(divide="ignore"):
-            return Mixture(np.log(weights), GaussianParams(means, covariances), self._family)  # type: ignore[arg-type]
+        return self._parameters().as_mixture(self._family)
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
         """The log density of each row, `[n]`; -inf beyond what the dtype can hold."""
@@ -514,8 +514,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         weights, means, covariances = (np.asarray(leaf, np.float64) for leaf in self._parameters())
         counts = rng.multinomial(n_samples, weights / weights.sum())
         k, d = means.shape
-        covariances = np.broadcast_to(covariances, (k, d, d)) if self.covariance_type == "tied" else covariances
-        if self.covariance_type in ("full", "tied"):
+        if self._family.by_matrices:
+            covariances = np.broadcast_to(covariances, (k, d, d))
             drawn = [rng.multivariate_normal(*each) for each in zip(means, covariances, counts.tolist(), strict=True)]
         else:
             drawn = [
@@ -535,34 +535,32 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return criteria(self.score(X) * n, self._n_parameters(), n).aic
 
     def _n_parameters(self) -> int:
-        k, d = np.shape(self.means_)
-        in_covariances = {"full": k * d * (d + 1) // 2, "tied": d * (d + 1) // 2, "diag": k * d, "spherical": k}
-        return int(in_covariances[self.covariance_type] + k * d + k - 1)
+        return self.mixture_.n_parameters
 
     @property
-    def _family(self) -> Family:
+    def _family(self) -> Gaussian:
         return FORMS[self.covariance_type]
 
     def _parameters(self) -> "Parameters":
         """From the attributes. They may have been set by hand; then precisions_cholesky_ decides, as in scikit-learn."""
         factor = np.asarray(self.precisions_cholesky_)
         covariances = getattr(self, "covariances_", None)
-        by_matrix = self.covariance_type in ("full", "tied")
+        by_matrix = self._family.by_matrices
         if covariances is not None and np.shape(covariances) == factor.shape:
-            expected = _factors(np.asarray(covariances), self.covariance_type)[0]
+            expected = _factors(np.asarray(covariances), self._family)[0]
             tol = 1e-9 if factor.dtype == np.float64 else 1e-4
             if expected is None or not np.allclose(factor, expected, rtol=tol, atol=tol * np.abs(factor).max()):
                 covariances = None
         if covariances is None:
             precisions = factor @ np.swapaxes(factor, -1, -2) if by_matrix else factor**2
-            covariances = _inverse(precisions, self.covariance_type)
+            covariances = _inverse(precisions, self._family)
         dtype = np.result_type(np.asarray(self.weights_), np.asarray(self.means_), np.asarray(covariances), np.float32)
         return Parameters(*(np.asarray(leaf, dtype) for leaf in (self.weights_, self.means_, covariances)))
 
-    def _set(self, parameters: "Parameters", form: str) -> None:
+    def _set(self, parameters: "Parameters", family: Gaussian) -> None:
         """Set the attributes that hold parameters, all or none."""
         dtype = parameters.means.dtype
-        cholesky, precisions = _factors(parameters.covariances, form)
+        cholesky, precisions = _factors(parameters.covariances, family)
         if cholesky is None or not np.isfinite(precisions).all():
             raise ValueError(ILL_DEFINED)
         self.weights_, self.means_, self.covariances_ = parameters
@@ -599,7 +597,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     @contextlib.contextmanager
     def _computing(self, dtype: Any) -> Iterator[None]:
         """The scope in which float64 is computed in float64, whatever JAX's setting."""
-        with jax.enable_x64(np.dtype(dtype).itemsize == 8), computing():
+        with jax.enable_x64(np.dtype(dtype).itemsize == 8):
             yield
 
 
@@ -640,60 +638,48 @@ def _converted(model: Any, kind: type) -> Any:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Added:
-    """What every M-step adds. It goes where priors go, but has no density.
+class _RegCovar(Prior):
+    """scikit-learn's `reg_covar` as imagined scatter, counts * reg_covar * I. It has no density: `log_prob` is 0, so the
+    objective stays the likelihood.
+
+    A component without rows gets one of weight `FAINT` at the mean of the data, and their covariance.
 
     Attributes:
-        reg_covar: `[]`, to the variances.
-        pooled: one covariance in the family's form: that of all data, for a component without rows.
+        reg_covar: `[]`, added to the variances.
+        mean: `[d]`, of the data.
+        covariance: `[d, d]`, of the data; its diagonal where the family needs no more.
     """
 
     reg_covar: Array
-    pooled: Array
+    mean: Array
+    covariance: Array
 
-    def pseudo_counts(self) -> float:
-        return 0.0
+    @classmethod
+    def of(cls, reg_covar: float, rows: Rows, family: Gaussian) -> "_RegCovar":
+        """The prior of these rows."""
+        frame, dtype = rows.frame, rows.blocks.dtype
+        covariance = _covariance(rows) if family.by_matrices and not family.shared else np.diag(frame.variance)
+        return cls(jnp.asarray(reg_covar, dtype), frame.centre, jnp.asarray(covariance, dtype))
 
     def log_prob(self, mixture: Mixture) -> Array:
         return jnp.zeros_like(mixture.log_weights[0])
 
+    def check(self, family: Family) -> None:
+        """Every family of this module has covariances."""
 
-class _Regularised:
-    """Mixed into a Gaussian of centred rows: the M-step adds `reg_covar`, and no component is lost."""
+    def shift(self, offset: Array) -> "_RegCovar":
+        return dataclasses.replace(self, mean=self.mean + offset)
 
-    def m_step(self, params: GaussianParams, counts: Array, stats: GaussianStats, prior: Any = None) -> GaussianParams:
-        new = super().m_step(params, counts, stats)  # type: ignore[misc]
-        (k, d), owned = params.means.shape, alive(counts)
-        means = jnp.where(owned[:, None], new.means, 0.0)
-        covariances = new.covariances
-        if not self.shared:  # type: ignore[attr-defined]
-            column = owned.reshape(k, *(1,) * (covariances.ndim - 1))
-            covariances = jnp.where(column, covariances, prior.pooled[None])
-        added = self.from_pooled(prior.reg_covar * jnp.eye(d, dtype=means.dtype), k)  # type: ignore[attr-defined]
-        return GaussianParams(means, covariances + added)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Full(_Regularised, Full):
-    pass
-
-
-@dataclasses.dataclass(frozen=True)
-class _Tied(_Regularised, Tied):
-    pass
-
-
-@dataclasses.dataclass(frozen=True)
-class _Diagonal(_Regularised, Diagonal):
-    pass
-
-
-@dataclasses.dataclass(frozen=True)
-class _Spherical(_Regularised, Spherical):
-    pass
-
-
-REGULARISED: dict[str, Family] = {"full": _Full(), "tied": _Tied(), "diag": _Diagonal(), "spherical": _Spherical()}
+    def imagined(self, family: Gaussian, params: GaussianParams, stats: Stats) -> Stats:
+        counts, d = stats.components.counts, params.means.shape[1]
+        lost = jnp.where(alive(counts), 0.0, 1.0)
+        degrees = jnp.zeros_like(lost) if family.shared else lost
+        move = lost[:, None] * (self.mean[None, :] - params.means)
+        identity = jnp.eye(d, dtype=counts.dtype)
+        second = family.scatter(self.reg_covar * identity, counts + degrees) + family.scatter(self.covariance, degrees)
+        second = second + family.outer(math.sqrt(FAINT) * move)
+        nothing = super().imagined(family, params, stats)
+        return dataclasses.replace(nothing, components=GaussianStats(FAINT * lost, degrees, FAINT * move, second))
 
 
 @jax.tree_util.register_dataclass
@@ -705,19 +691,6 @@ class _ChangeBelow:
 
     def __call__(self, progress: Progress) -> Array:
         return jnp.where(jnp.abs(progress.gain) < self.tol, Status.CONVERGED, Status.RUNNING)
-
-
-def _open_climb(mixtures: Mixture, rows: Rows, added: _Added, stop: _ChangeBelow, n_steps: Array, length: int) -> State:
-    states = jax.vmap(lambda mixture: begin(mixture, rows, length))(mixtures)
-    return advance(states, rows, n_steps, stop=stop, prior=added)
-
-
-def _continue_climb(states: State, rows: Rows, added: _Added, stop: _ChangeBelow, n_steps: Array) -> State:
-    return advance(states, rows, n_steps, stop=stop, prior=added)
-
-
-_open = Compiled(_open_climb, static_argnums=(5,))
-_go_on = Compiled(_continue_climb)
 
 
 # -- numbers on the host -------------------------------------------------------------------------------------------------
@@ -737,14 +710,20 @@ class Parameters(NamedTuple):
         weights = np.exp(np.asarray(mixture.log_weights, np.float64))
         return cls((weights / weights.sum()).astype(means.dtype), means, covariances)
 
+    def as_mixture(self, family: Gaussian) -> Mixture:
+        """The mixture with these parameters; its leaves are numpy's."""
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(self.weights)
+        return Mixture(log_weights, GaussianParams(self.means, self.covariances), family)  # type: ignore[arg-type]
+
     def astype(self, dtype: Any) -> "Parameters":
         """The same in another dtype."""
         return Parameters(*(_cast(np.asarray(leaf), dtype, "a parameter") for leaf in self))
 
-    def overridden(self, given: "Given", form: str) -> "Parameters":
-        """These, but for what is given."""
+    def overridden(self, given: "Given", family: Gaussian) -> "Parameters":
+        """These parameters, with what is given in their place."""
         dtype = self.means.dtype
-        covariances = self.covariances if given.precisions is None else _inverse(given.precisions, form)
+        covariances = self.covariances if given.precisions is None else _inverse(given.precisions, family)
         weights = self.weights if given.weights is None else given.weights
         means = self.means if given.means is None else given.means
         return Parameters(*(np.asarray(leaf, dtype) for leaf in (weights, means, covariances)))
@@ -758,8 +737,19 @@ class Given(NamedTuple):
     precisions: Any
 
 
+class End(NamedTuple):
+    """Where the climb of one restart ended."""
+
+    here: Mixture  # the parameters of the last bound
+    plain: Mixture  # the M-step from them, which scikit-learn gives
+    status: int
+    made: int  # turns
+    bound: float
+    trace: np.ndarray  # objectives
+
+
 class Found(NamedTuple):
-    """What fitting came to."""
+    """What fitting found."""
 
     parameters: Parameters
     converged: bool
@@ -769,7 +759,7 @@ class Found(NamedTuple):
     warning: str
 
 
-def _m_step_of(x: np.ndarray, resp: np.ndarray, total: float, form: str, reg_covar: float) -> Parameters:
+def _m_step_of(x: np.ndarray, resp: np.ndarray, total: float, family: Gaussian, reg_covar: float) -> Parameters:
     """The M-step of responsibilities, times sample weights that sum to `total`, by numpy in float64: no digit is lost to an
     offset."""
     counts = np.sum(resp, axis=0, dtype=np.float64)  # [k]
@@ -779,7 +769,7 @@ def _m_step_of(x: np.ndarray, resp: np.ndarray, total: float, form: str, reg_cov
     pieces = [slice(begin, begin + CHUNK) for begin in range(0, len(x), CHUNK)]
     means = sum(resp[piece].T.astype(np.float64) @ (x[piece] - centre) for piece in pieces) / safe[:, None]
     whole = np.asarray(counts @ means / counts.sum())
-    (k, d), by_matrix = means.shape, form in ("full", "tied")
+    (k, d), by_matrix = means.shape, family.by_matrices
 
     def scatter(piece: slice, mean: np.ndarray, share: np.ndarray) -> np.ndarray:
         difference = (x[piece] - centre) - mean
@@ -789,42 +779,28 @@ def _m_step_of(x: np.ndarray, resp: np.ndarray, total: float, form: str, reg_cov
     within = np.stack([sum(scatter(piece, means[j], resp[:, j]) for piece in pieces) / safe[j] for j in range(k)])
     if not owned.all():
         pooled = sum(scatter(piece, whole, np.sum(resp, axis=1)) for piece in pieces) / counts.sum()
-        within[~owned], means[~owned] = (0.0 if form == "tied" else pooled), whole
-    if form == "tied":
+        within[~owned], means[~owned] = (0.0 if family.shared else pooled), whole
+    if family.shared:
         within = np.tensordot(counts, within, axes=1) / counts.sum()
-    covariances = np.mean(within, axis=1) if form == "spherical" else within
+    covariances = np.mean(within, axis=1) if len(family.covariance_shape(k, d)) == 1 else within
     covariances = covariances + (reg_covar * np.eye(d) if by_matrix else reg_covar)
     leaves = counts / total, centre + means, covariances
     return Parameters(*(leaf.astype(x.dtype) for leaf in leaves))
 
 
-def _pooled(rows: Rows, family: Any) -> Array:
-    """The covariance of all rows in the family's form for one component."""
+def _covariance(rows: Rows) -> np.ndarray:
+    """The covariance `[d, d]` of all rows."""
     blocks, weights = np.asarray(rows.blocks, np.float64), np.asarray(rows.weights, np.float64)
-    whole = weights.sum()
-    if isinstance(family, Full):
-        pooled = sum((w * block) @ block.T for block, w in zip(blocks, weights, strict=True)) / whole
-    else:
-        variance = np.asarray(rows.variance, np.float64)
-        pooled = np.mean(variance) if isinstance(family, Spherical) else variance
-    return jnp.asarray(pooled, rows.blocks.dtype)
+    return sum((w * block) @ block.T for block, w in zip(blocks, weights, strict=True)) / weights.sum()
 
 
-def _centred(parameters: Parameters, family: Family, rows: Rows) -> Mixture:
-    """A mixture where the rows are, by numpy: there is nothing to compile."""
-    with np.errstate(divide="ignore"):
-        log_weights = np.log(parameters.weights)
-    means = parameters.means - np.asarray(rows.centre)[None, :]
-    return Mixture(log_weights, GaussianParams(means, parameters.covariances), family)  # type: ignore[arg-type]
-
-
-def _factors(covariances: np.ndarray, form: str) -> tuple[Any, Any]:
+def _factors(covariances: np.ndarray, family: Gaussian) -> tuple[Any, Any]:
     """precisions_cholesky_ and precisions_ of covariances, in float64; None for what is not positive definite."""
-    if not _are_proper(covariances, form):
+    if not _are_proper(covariances, family):
         return None, None
     covariances = covariances.astype(np.float64)
     with np.errstate(over="ignore", divide="ignore"):
-        if form not in ("full", "tied"):
+        if not family.by_matrices:
             return 1 / np.sqrt(covariances), 1 / covariances
         factors = np.linalg.cholesky(covariances)
         unit = np.broadcast_to(np.eye(factors.shape[-1]), factors.shape)
@@ -832,19 +808,19 @@ def _factors(covariances: np.ndarray, form: str) -> tuple[Any, Any]:
         return cholesky, cholesky @ np.swapaxes(cholesky, -1, -2)
 
 
-def _inverse(matrices: np.ndarray, form: str) -> np.ndarray:
+def _inverse(matrices: np.ndarray, family: Gaussian) -> np.ndarray:
     """Covariances of precisions, or the reverse."""
     matrices = matrices.astype(np.float64)
-    if form not in ("full", "tied"):
+    if not family.by_matrices:
         return 1 / matrices
     inverse = np.linalg.inv(matrices)
     return 0.5 * (inverse + np.swapaxes(inverse, -1, -2))
 
 
-def _improper(covariances: np.ndarray, form: str) -> np.ndarray:
+def _improper(covariances: np.ndarray, family: Gaussian) -> np.ndarray:
     """Components whose covariance is not positive definite; for tied 0 if the one is not."""
     covariances = np.asarray(covariances, np.float64)
-    if form in ("diag", "spherical"):
+    if not family.by_matrices:
         good = (covariances > 0) & np.isfinite(covariances)
         return np.flatnonzero(~(good.all(axis=1) if good.ndim == 2 else good))
     bad = []
@@ -857,8 +833,8 @@ def _improper(covariances: np.ndarray, form: str) -> np.ndarray:
     return np.array(bad, int)
 
 
-def _are_proper(covariances: np.ndarray, form: str) -> bool:
-    return _improper(covariances, form).size == 0
+def _are_proper(covariances: np.ndarray, family: Gaussian) -> bool:
+    return _improper(covariances, family).size == 0
 
 
 # -- checks, in scikit-learn's words -------------------------------------------------------------------------------------
@@ -894,12 +870,13 @@ def _checked_weights(weights: Any, k: int) -> np.ndarray:
 
 def _checked_matrices(matrices: Any, form: str, k: int, d: int, name: str) -> np.ndarray:
     """Precisions or covariances of the right shape, positive definite."""
+    family = FORMS[form]
+    shape = family.covariance_shape(k, d)
     matrices = check_array(
-        _unmasked(matrices, name), dtype=FLOATS, ensure_2d=False, allow_nd=form == "full", input_name=name
+        _unmasked(matrices, name), dtype=FLOATS, ensure_2d=False, allow_nd=len(shape) > 2, input_name=name
     )
-    shape = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}[form]
     _check_shape(matrices, shape, f"{form} {name}")
-    if form in ("diag", "spherical"):
+    if not family.by_matrices:
         if np.any(matrices <= 0):
             raise ValueError(f"'{form} {name}' should be positive")
     elif not np.allclose(matrices, np.swapaxes(matrices, -1, -2)) or not np.all(np.linalg.eigvalsh(matrices) > 0):
@@ -947,40 +924,40 @@ def _check_scale(x: np.ndarray, weight: np.ndarray | None, reg_covar: float) -> 
         )
 
 
-class _Teller:
+class _Printer:
     """Prints what scikit-learn prints for `verbose`."""
 
     def __init__(self, verbose: int, interval: int, restart: int) -> None:
         self.verbose, self.interval = int(verbose), interval
-        self.told, self.began = 0, time.perf_counter()
+        self.printed, self.began = 0, time.perf_counter()
         self.last = self.began
         if self.verbose:
             print(f"Initialization {restart}")
 
-    def iterations(self, states: State, previous: float, total: float) -> None:
-        """Tell of the turns made since the last call."""
+    def iterations(self, queue: Queue, previous: float, total: float) -> None:
+        """Print the turns made since the last call."""
         if not self.verbose:
             return
-        made = int(states.n_iter[0]) + 1
-        for turn in range(self.told + 1, made + 1):
+        made = int(queue.states.n_iter[0]) + 1
+        for turn in range(self.printed + 1, made + 1):
             if turn % self.interval:
                 continue
             if self.verbose == 1:
                 print(f"  Iteration {turn}")
                 continue
-            now, trace = time.perf_counter(), np.asarray(states.trace[0], np.float64) / total
+            now, trace = time.perf_counter(), np.asarray(queue.traces[0], np.float64) / total
             change = trace[turn - 1] - (trace[turn - 2] if turn > 1 else previous)
             print(f"  Iteration {turn}\t time lapse {now - self.last:.5f}s\t ll change {change:.5f}")
             self.last = now
-        self.told = made
+        self.printed = made
 
-    def end(self, states: State, total: float) -> None:
-        """Tell how the restart ended."""
+    def end(self, queue: Queue, total: float) -> None:
+        """Print how the restart ended."""
         if not self.verbose:
             return
-        message = "converged" if int(states.status[0]) == Status.CONVERGED else "did not converge"
+        message = "converged" if int(queue.states.status[0]) == Status.CONVERGED else "did not converge"
         if self.verbose == 1:
             print(f"Initialization {message}.")
             return
-        lapse, bound = time.perf_counter() - self.began, float(states.objective[0]) / total
+        lapse, bound = time.perf_counter() - self.began, float(queue.states.here.objective[0]) / total
         print(f"Initialization {message}. time lapse {lapse:.5f}s\t lower bound {bound:.5f}.")

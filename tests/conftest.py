@@ -1,13 +1,16 @@
-"""Settings of the suite: float64 unless JAX_ENABLE_X64=0, no silent rank promotion, three tolerances by name."""
+"""Settings of the suite: float64 unless JAX_ENABLE_X64=0, quick compiling, no silent rank promotion, three tolerances."""
 
 import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 # compiling is nearly all of the suite's time; `XLA_FLAGS= pytest` runs it with XLA's own optimisation
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+os.environ.setdefault("XLA_FLAGS", QUICK)
 
-# ... and programs are shared between workers, with the commands that tests start, and with the next run
+# workers, the commands that tests start and the next run share compiled programs
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
@@ -16,9 +19,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax  # noqa: E402 - after the settings it reads
 import pytest  # noqa: E402
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
+from jaxem import program  # noqa: E402
 
-X64 = jax.config.jax_enable_x64
+jax.config.update("jax_numpy_rank_promotion", "raise")
+if os.environ["XLA_FLAGS"] == QUICK:  # the options that the package chooses for small data, before any program has them
+    program.BRISK["xla_backend_optimization_level"] = 0
+
+X64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
 DTYPE = "float64" if X64 else "float32"
 
 EXACT = 0.0
@@ -26,12 +33,13 @@ ROUNDING = 1e-10 if X64 else 2e-5  # relative
 STATISTICAL = 5.0  # standard errors
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Neighbours go to one worker, which has their programs; `pytest -n 2 --dist ...` chooses otherwise."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
+
+
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"jax mode: {DTYPE} (JAX_ENABLE_X64={int(X64)}), backend {jax.default_backend()}")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def forget_programs():
-    """Compiled programs of a file's tests go with the file: gigabytes of them slow a process down."""
-    yield
-    jax.clear_caches()

@@ -32,66 +32,77 @@ class Mutant(NamedTuple):
     after: str
     family: str
     features: int = 3  # above 8 the pass takes products for distances
+    prior: bool = False  # whether a Gaussian is judged with mclust's prior
 
 
-GAUSSIAN, DISCRETE, EM, BASE = "families/gaussian.py", "families/discrete.py", "em.py", "families/base.py"
+GAUSSIAN, DISCRETE, EM = "families/gaussian.py", "families/discrete.py", "em.py"
+LINALG, DISTANCES, PRIMITIVES, PRIORS = "linalg.py", "distances.py", "primitives.py", "priors.py"
 MUTANTS = (
-    Mutant("unbiased variance, N_k - 1", GAUSSIAN, "_recentred(second / _positive(counts)[:, None, None]",
-           "_recentred(second / (_positive(counts) - 1.0)[:, None, None]", "Full"),
+    Mutant("unbiased variance, N_k - 1", GAUSSIAN, "second = stats.second / positive(stats.degrees)[:, None, None]",
+           "second = stats.second / (positive(stats.degrees) - 1.0)[:, None, None]", "Full"),
     Mutant("d forgotten in the spherical variance", GAUSSIAN, "_cancelled(moved)) / delta.shape[1]",
            "_cancelled(moved))", "Spherical"),
-    Mutant("stale mean in the variance", GAUSSIAN, "- delta**2 + _cancelled(delta**2)", "", "Diagonal"),
+    Mutant("stale mean in the variance", GAUSSIAN, "positive(stats.degrees)[:, None] - moved + _cancelled(moved)",
+           "positive(stats.degrees)[:, None]", "Diagonal"),
     Mutant("a half missing in the density", GAUSSIAN, "_log_constants(params, precisions)[:, None] - 0.5 * squares",
            "_log_constants(params, precisions)[:, None] - 1.0 * squares", "Spherical"),
     Mutant("a half missing in the pass", GAUSSIAN, "normalise(constants[:, None] - 0.5 * squares",
            "normalise(constants[:, None] - 1.0 * squares", "Full"),
-    Mutant("log determinant halved", GAUSSIAN, "-2.0 * jnp.sum(jnp.log(inverse)",
+    Mutant("log determinant halved", LINALG, "-2.0 * jnp.sum(jnp.log(inverse)",
            "-1.0 * jnp.sum(jnp.log(inverse)",
            "Full"),
     Mutant("log determinant without d", GAUSSIAN, "return d * jnp.log(covariances)", "return jnp.log(covariances)",
            "Spherical"),
     Mutant("2 pi without d", GAUSSIAN, "(d * LOG_2PI + self.log_det", "(LOG_2PI + self.log_det", "Full"),
-    Mutant("transposed Cholesky factor in the density", GAUSSIAN, '_dot("ij,jb->ib", whitener, _difference(mean, x))',
-           '_dot("ji,jb->ib", whitener, _difference(mean, x))', "Full"),
-    Mutant("transposed Cholesky factor in the sampler", GAUSSIAN, '_dot("nij,nj->ni", factors[labels], noise)',
-           '_dot("nji,nj->ni", factors[labels], noise)', "Full"),
-    Mutant("deviation for variance in the density", GAUSSIAN, "return _distances(means, x) * precisions[:, None]",
-           "return _distances(means, x) * precisions[:, None] ** 2", "Spherical"),
+    Mutant("transposed Cholesky factor in the density", DISTANCES, 'dot("ij,jb->ib", whitener, difference(mean, x))',
+           'dot("ji,jb->ib", whitener, difference(mean, x))', "Full"),
+    Mutant("transposed Cholesky factor in the sampler", GAUSSIAN, 'dot("nij,nj->ni", factors[labels], noise)',
+           'dot("nji,nj->ni", factors[labels], noise)', "Full"),
+    Mutant("deviation for variance in the density", GAUSSIAN, "return distances(means, x) * precisions[:, None]",
+           "return distances(means, x) * precisions[:, None] ** 2", "Spherical"),
     Mutant("a damped step of the means", GAUSSIAN, "GaussianParams(params.means + delta, covariances)",
            "GaussianParams(params.means + 0.9 * delta, covariances)", "Tied"),
-    Mutant("tied moves weighted alike", GAUSSIAN, "(counts / total)[:, None] * delta, delta)",
-           "delta / counts.shape[0], delta)", "Tied"),
-    Mutant("variances averaged over features", GAUSSIAN, 'return _dot("db,b->d", _difference(mean, x) ** 2, resp)',
-           'return jnp.full(x.shape[0], jnp.mean(_dot("db,b->d", _difference(mean, x) ** 2, resp)))', "Diagonal"),
-    Mutant("weights of rows squared", BASE, "return jnp.sum(jnp.where(w > 0, w * values, 0.0))",
+    Mutant("tied moves weighted alike", GAUSSIAN, "(stats.counts / total)[:, None] * delta, delta)",
+           "delta / total.size / delta.shape[0], delta)", "Tied"),
+    Mutant("variances averaged over features", GAUSSIAN, 'return dot("db,b->d", difference(mean, x) ** 2, resp)',
+           'return jnp.full(x.shape[0], jnp.mean(dot("db,b->d", difference(mean, x) ** 2, resp)))', "Diagonal"),
+    Mutant("weights of rows squared", PRIMITIVES, "return jnp.sum(jnp.where(w > 0, w * values, 0.0))",
            "return jnp.sum(jnp.where(w > 0, w**2 * values, 0.0))", "Full"),
     Mutant("weights of rows ignored in the statistics", GAUSSIAN, "resp = resp * w[None, :]  # [k, b]",
            "resp = resp * (w > 0)[None, :]", "Diagonal"),
     Mutant("mixing weights left out of the E-step", EM,
-           "pass_stats(mixture.components, mixture.log_weights, over_blocks)",
-           "pass_stats(mixture.components, 0.0 * mixture.log_weights, over_blocks)", "Spherical"),
+           "prepare(mixture.components, mixture.log_weights)",
+           "prepare(mixture.components, 0.0 * mixture.log_weights)", "Spherical"),
     Mutant("mixing weights not normalised", EM,
-           "1.0) / jnp.sum(counts)), -jnp.inf)", "1.0) / (jnp.sum(counts) + 1.0)), -jnp.inf)", "Tied"),
-    Mutant("mixing weights smoothed", EM, "jnp.where(owned, counts, 1.0) / jnp.sum(counts)",
+           "jnp.log(positive(counts) / jnp.sum(counts))", "jnp.log(positive(counts) / (jnp.sum(counts) + 1.0))", "Tied"),
+    Mutant("mixing weights smoothed", EM, "positive(counts) / jnp.sum(counts)",
            "(counts + 1.0) / jnp.sum(counts + 1.0)", "Bernoulli"),
     Mutant("entropy with the wrong sign in the elbo", EM, "- jnp.log(jnp.where(used, resp, 1.0))",
            "+ jnp.log(jnp.where(used, resp, 1.0))", "Spherical"),
-    Mutant("responsibilities sharpened", BASE, "resp = joint * (1.0 / jnp.where(total > 0, total, 1.0))",
+    Mutant("responsibilities sharpened", PRIMITIVES, "resp = joint * (1.0 / jnp.where(total > 0, total, 1.0))",
            "resp = joint**2 / jnp.sum(joint**2, axis=axis, keepdims=True)", "Diagonal"),
-    Mutant("zeros counted as ones", DISCRETE, 'zeros, 1.0 - x, precision=HIGHEST)', 'zeros, x, precision=HIGHEST)',
+    Mutant("zeros counted as ones", DISCRETE, 'zeros, 1.0 - x)', 'zeros, x)',
            "Bernoulli"),
-    Mutant("prior counted once too often", DISCRETE, "total + alpha + beta - 2.0", "total + alpha + beta - 1.0",
+    Mutant("prior counted once too often", PRIORS, "counts=ones + zeros", "counts=ones + zeros + 1.0",
            "Bernoulli"),
     Mutant("the chart loses a sign", GAUSSIAN, "return jnp.exp(free).reshape(k, d)", "return jnp.exp(-free).reshape(k, d)",
            "Diagonal"),
-    Mutant("pairs of means counted twice", GAUSSIAN, "between = 0.5 * _dot", "between = 1.0 * _dot", "Tied"),
-    Mutant("cross term halved in distances by products", GAUSSIAN, '- 2.0 * _dot("kd,db->kb", means, x)',
-           '- _dot("kd,db->kb", means, x)', "Spherical", 10),
-    Mutant("cross term halved in scaled distances by products", GAUSSIAN, '- 2.0 * _dot("kd,db->kb", scaled, x)',
-           '- _dot("kd,db->kb", scaled, x)', "Diagonal", 10),
-    Mutant("first moments by products left about the origin", GAUSSIAN,
-           '_dot("kb,db->kd", resp, x) - jnp.sum(resp, axis=1)[:, None] * means', '_dot("kb,db->kd", resp, x)', "Tied", 10),
-    Mutant("a row of the whitener not divided", GAUSSIAN, "set(row / factors[..., i, i][..., None])", "set(row)", "Full"),
+    Mutant("pairs of means counted twice", GAUSSIAN, "between = 0.5 * dot", "between = 1.0 * dot", "Tied"),
+    Mutant("cross term halved in distances by products", DISTANCES, '- 2.0 * dot("kd,db->kb", means, x)',
+           '- dot("kd,db->kb", means, x)', "Spherical", 10),
+    Mutant("cross term halved in scaled distances by products", GAUSSIAN, '- 2.0 * dot("kd,db->kb", scaled, x)',
+           '- dot("kd,db->kb", scaled, x)', "Diagonal", 10),
+    Mutant("first moments by products left about the origin", DISTANCES,
+           'dot("kb,db->kd", resp, x) - jnp.sum(resp, axis=1)[:, None] * means', 'dot("kb,db->kd", resp, x)', "Tied", 10),
+    Mutant("the prior's row at the mean left out of the covariance", GAUSSIAN, "jnp.full(k, shrinkage), jnp.ones_like(once)",
+           "jnp.full(k, shrinkage), jnp.zeros_like(once)", "Full", prior=True),
+    Mutant("the prior's pull of the means left out", GAUSSIAN, "shrinkage * move, squares)", "0.0 * move, squares)",
+           "Diagonal", prior=True),
+    Mutant("the prior's scatter once for each component that shares a covariance", GAUSSIAN, "1.0 / k if self.shared",
+           "1.0 if self.shared", "Tied", prior=True),
+    Mutant("the mean's move counted as rows, not as the prior counts it", GAUSSIAN,
+           "return stats.counts / positive(stats.degrees)", "return jnp.ones_like(stats.counts)", "Spherical", prior=True),
+    Mutant("a row of the whitener not divided", LINALG, "set(row / factors[..., i, i][..., None])", "set(row)", "Full"),
 )  # fmt: skip
 
 
@@ -129,6 +140,8 @@ def killers(mutant=None):
             sys.path.remove(folder)
         x = data(family, d)
         prior = copy.Beta(2.0, 3.0) if family == "Bernoulli" else None
+        if mutant is not None and mutant.prior:
+            prior = copy.fraley_raftery(kind, x, 2, shrinkage=0.7)
         rng = np.random.default_rng(1)
         log_weights = jnp.log(jnp.asarray([0.3, 0.7]))
         if family == "Bernoulli":

@@ -1,23 +1,55 @@
-"""The command line as a stranger uses it: what it prints, what it refuses, and with which exit code."""
+"""The command line as a stranger uses it: what it prints, what it refuses, and with which exit code.
 
+Most commands run in this process, which has JAX and its programs. A process is started for what depends on one: signals,
+full and closed pipes, settings of JAX, the programs that are compiled.
+"""
+
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from io import StringIO
+from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytest
 
 import jaxem
-from jaxem import io
+from jaxem import cli, io
+from tests.cases import reference_mixture
 
 COMMAND = [sys.executable, "-m", "jaxem.cli"]
 
 
-def run(*arguments, cwd=None, **options):
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, **options)
+class Done(NamedTuple):
+    """What a command left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments):
+    """A command in this process."""
+    stdout, stderr = StringIO(), StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ, COLUMNS="80"))
+        stack.enter_context(mock.patch("jaxem.cli.terminal._DEBUGGING", []))
+        stack.enter_context(contextlib.redirect_stdout(stdout))
+        stack.enter_context(contextlib.redirect_stderr(stderr))
+        left = stack.enter_context(pytest.raises(SystemExit))
+        cli.app([*map(str, arguments)], prog_name="jaxem")
+    return Done(left.value.code, stdout.getvalue(), stderr.getvalue())
+
+
+def run_process(*arguments, **environment):
+    """A command in a process of its own."""
+    command, environment = [*COMMAND, *map(str, arguments)], {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 def fails(done, message, code=1):
@@ -31,14 +63,24 @@ def fails(done, message, code=1):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A saved model and what the fit printed."""
+    """A saved model: the best known fit of two components to Old Faithful."""
     path = tmp_path_factory.mktemp("model") / "m.safetensors"
-    return path, run("fit", "--out", path)
+    io.save(reference_mixture("faithful", 2, "full"), path)
+    return path
 
 
-def test_fit_without_a_file(model):
-    path, done = model
+def programs(done):
+    """What a process compiled, without moves of data."""
+    names = set(re.findall(r"Finished XLA compilation of jit\((\w+)\)", done.stderr))
+    return names - {"stage", "_threefry_seed", "convert_element_type"}
+
+
+def test_fit_without_a_file(tmp_path):
+    """The starts of a search are one program, its climbs one, the laws one."""
+    path = tmp_path / "m.safetensors"
+    done = run_process("fit", "--no-cache", "--out", path, JAX_LOG_COMPILES="1")
     assert done.returncode == 0, done.stderr
+    assert programs(done) == {"_open_race", "_run", "_try_all"}
     for expected in (
         "Old Faithful (bundled): 272 rows, 2 columns",
         "log-likelihood  -1130.26396",
@@ -54,33 +96,32 @@ def test_fit_without_a_file(model):
 
 
 def test_predict_score_and_sample(model, tmp_path):
-    path, _ = model
-    x, mixture = jaxem.datasets.faithful(), io.load(path)
-    labels = run("predict", path).stdout.split()
+    x, mixture = jaxem.datasets.faithful(), io.load(model)
+    labels = run("predict", model).stdout.split()
     assert labels[0] == "component"
     np.testing.assert_array_equal([int(label) for label in labels[1:]], mixture.responsibilities(x).argmax(axis=1))
 
     np.savetxt(tmp_path / "x.csv", x[:5], delimiter=",", header="a,b", comments="")
-    rows = run("predict", path, tmp_path / "x.csv", "--proba").stdout.splitlines()
+    rows = run("predict", model, tmp_path / "x.csv", "--proba").stdout.splitlines()
     assert rows[0] == "p0,p1"
     found = np.array([row.split(",") for row in rows[1:]], float)
     np.testing.assert_allclose(found, mixture.responsibilities(x[:5]), atol=1e-5)
 
-    done = run("score", path)
+    done = run("score", model)
     assert "log_likelihood -1130.263960" in done.stdout
     assert "bic 2322.19" in done.stdout
 
-    one, other = (run("sample", path, "-n", 7, "--seed", 3).stdout for _ in range(2))
+    one, other = (run("sample", model, "-n", 7, "--seed", 3).stdout for _ in range(2))
     assert one == other
     assert one.splitlines()[0] == "x1,x2,component"
     assert len(one.splitlines()) == 8
-    done = run("sample", path, "-n", 7, "--seed", 3, "--out", tmp_path / "s.csv")
+    done = run("sample", model, "-n", 7, "--seed", 3, "--out", tmp_path / "s.csv")
     assert (tmp_path / "s.csv").read_text() == one
     assert "saved" in done.stderr
 
 
 def test_verify(model):
-    done = run("verify", model[0])
+    done = run("verify", model)
     assert done.returncode == 0
     assert "stationary   holds" in done.stdout
     assert "verified: yes" in done.stdout
@@ -105,13 +146,16 @@ def test_restarts_of_one_kind():
     assert "log-likelihood  -1130.26396" in done.stdout
 
 
-def test_select(tmp_path):
+@pytest.mark.parametrize(
+    ("counts", "covariance", "models"), [("2:3", "tied", 2), pytest.param("2:3", "all", 8, marks=pytest.mark.slow)]
+)
+def test_select(counts, covariance, models, tmp_path):
     """The table of criteria, the best of it printed and saved."""
     path = tmp_path / "m.safetensors"
-    done = run("fit", "-k", "2:3", "--covariance", "all", "--budget", 150, "--no-verify", "--out", path)
+    done = run("fit", "-k", counts, "--covariance", covariance, "--budget", 150, "--no-verify", "--out", path)
     assert done.returncode == 0, done.stderr
     table = done.stdout.split("\n\n")[0].splitlines()
-    assert len(table) == 9
+    assert len(table) == models + 1
     assert table[0].endswith("less is better")
     chosen = [line for line in table if line.endswith("chosen")]
     assert [line.split()[:2] for line in chosen] == [["3", "Tied"]]
@@ -131,7 +175,7 @@ def test_refusals_of_ranges_and_budgets():
 
 
 def test_help():
-    done = run("--help")
+    done = run_process("--help")
     assert done.returncode == 0
     for command in ("fit", "predict", "score", "sample", "verify"):
         assert command in done.stdout
@@ -139,7 +183,7 @@ def test_help():
 
 
 def test_refusals(model, tmp_path):
-    path, _ = model
+    path = model
     text = tmp_path / "text.csv"
     text.write_text("a,b\n1,2\n3,red\n")
     (tmp_path / "nan.csv").write_text("a,b\n1,2\n3,nan\n")
@@ -174,7 +218,9 @@ def test_degenerate_data_get_advice(tmp_path):
         comments="",
     )
     out = tmp_path / "m"
-    done = fails(run("fit", tmp_path / "c.csv", "--out", out), "DEGENERATE.*column 'b' is constant.*--columns")
+    done = fails(
+        run("fit", tmp_path / "c.csv", "--no-verify", "--out", out), "DEGENERATE.*column 'b' is constant.*--columns"
+    )
     assert "nan" not in done.stdout.lower()
     assert not out.exists()
     done = run("fit", tmp_path / "c.csv", "--columns", "a", "-k", 1, "--no-verify")
@@ -182,50 +228,37 @@ def test_degenerate_data_get_advice(tmp_path):
     assert "CONVERGED" in done.stdout
 
 
-def test_programs_are_kept_where_told(tmp_path):
+def test_programs_are_kept_where_told(model, tmp_path):
     """In $JAXEM_CACHE, or nowhere: --no-cache, an empty name, a place that cannot be written to."""
-    here, data = tmp_path / "here", tmp_path / "x.npy"
+    here, other, data = tmp_path / "here", tmp_path / "other", tmp_path / "x.npy"
     np.save(data, np.random.default_rng(0).normal(size=(40, 2)))
-    quick = ("fit", data, "-k", 1, "--restarts", 2, "--no-verify", "--max-iter", 3)
-    unset = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
-    assert run(*quick, env={**unset, "JAXEM_CACHE": str(here)}).returncode == 0
-    fits = set(here.glob("jit__open_drawn-*-cache"))
-    assert len(fits) == 1
-    assert run(*quick, env={**unset, "JAXEM_CACHE": str(here)}).returncode == 0
-    assert set(here.glob("jit__open_drawn-*-cache")) == fits
-    other = tmp_path / "other"
-    assert run(*quick, "--no-cache", env={**unset, "JAXEM_CACHE": str(other)}).returncode == 0
-    assert not other.exists()
-    assert run(*quick, env={**unset, "JAXEM_CACHE": ""}).returncode == 0
-    done = run(*quick, env={**unset, "JAXEM_CACHE": str(data / "below a file")})
-    assert done.returncode == 0, done.stderr
+    unset = mock.patch.dict(os.environ)
+    with unset:
+        os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+        quick = ("fit", data, "-k", 1, "--covariance", "spherical", "--restarts", 2, "--no-verify", "--max-iter", 3)
+        done = run_process(*quick, JAXEM_CACHE=str(here), JAX_LOG_COMPILES="1")
+        assert done.returncode == 0, done.stderr
+        assert programs(done) == {"_open_drawn"}  # starts, fit and best are one program
+        fits = set(here.glob("jit__open_drawn-*-cache"))
+        assert len(fits) == 1
+        assert run_process(*quick, JAXEM_CACHE=str(here)).returncode == 0
+        assert set(here.glob("jit__open_drawn-*-cache")) == fits
+        assert run_process(*quick, "--no-cache", JAXEM_CACHE=str(other)).returncode == 0
+        assert not other.exists()
+        for nowhere in ("", str(data / "below a file")):
+            done = run_process("score", model, JAXEM_CACHE=nowhere)
+            assert done.returncode == 0, done.stderr
 
 
-def test_a_fit_and_its_verification_are_two_programs():
-    """Starts, fit and best are one, the laws another; a search has one for its starts. Beside them only moves of data."""
-    for options, programs in (
-        (["--restarts", 4], {"_open_drawn", "_try_all"}),
-        ([], {"_open_race", "_run_lanes", "_try_all"}),
-    ):
-        check_programs(options, programs)
-
-
-def check_programs(options, programs):
-    done = run("fit", "--no-cache", *options, env={**os.environ, "JAX_LOG_COMPILES": "1"})
-    assert done.returncode == 0, done.stderr
-    names = set(re.findall(r"Finished XLA compilation of jit\((\w+)\)", done.stderr))
-    assert programs <= names
-    assert names - programs <= {"stage", "_threefry_seed", "convert_element_type"}
-
-
+@pytest.mark.slow
 def test_every_core_is_used_for_much_work_and_the_answer_is_the_same(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4000, 3)) + 6 * rng.integers(0, 3, (4000, 1))
     np.save(tmp_path / "x.npy", x)
     options = ("fit", tmp_path / "x.npy", "-k", 3, "--restarts", 150, "--no-verify", "--tol", 1e-6)
     outs = [tmp_path / "many", tmp_path / "one"]
-    many = run(*options, "--out", outs[0])
-    one = run(*options, "--out", outs[1], env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"})
+    many = run_process(*options, "--out", outs[0])
+    one = run_process(*options, "--out", outs[1], JAX_NUM_CPU_DEVICES="1")
     assert many.returncode == one.returncode == 0, many.stderr + one.stderr
     models = [io.load(out) for out in outs]
     np.testing.assert_allclose(*(np.sort(model.components.means[:, 0]) for model in models), rtol=1e-6)
@@ -237,7 +270,7 @@ def test_ctrl_c_stops_within_seconds(tmp_path):
     out = tmp_path / "m.safetensors"
     process = subprocess.Popen(
         [*COMMAND, "fit", str(tmp_path / "x.npy"), "-k", "20", "--restarts", "500", "--out", str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
     )  # fmt: skip
     time.sleep(8)
     assert process.poll() is None
@@ -256,7 +289,7 @@ def test_termination_has_its_own_code(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(200_000, 8)))
     command = [*COMMAND, "fit", str(tmp_path / "x.npy"), "-k", "20", "--restarts", "500"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(6)
+    time.sleep(4)
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 143
@@ -279,9 +312,9 @@ def test_termination_while_modules_are_imported(after):
 def test_rows_too_far_away(model, tmp_path):
     """No number is told of a row that no component can produce, and squares that overflow are one line."""
     (tmp_path / "far.csv").write_text("a,b\n3,60\n1e200,0\n")
-    fails(run("predict", model[0], tmp_path / "far.csv", "--proba"), "row 2 is so far")
-    fails(run("score", model[0], tmp_path / "far.csv"), "row 2 is so far")
-    fails(run("fit", tmp_path / "far.csv"), "the squares of the values overflow; rescale the data")
+    fails(run("predict", model, tmp_path / "far.csv", "--proba"), "row 2 is so far")
+    fails(run("score", model, tmp_path / "far.csv"), "row 2 is so far")
+    fails(run("fit", tmp_path / "far.csv", "--no-verify"), "the squares of the values overflow; rescale the data")
 
 
 def test_debug_shows_where(tmp_path):
@@ -292,22 +325,15 @@ def test_debug_shows_where(tmp_path):
     assert shown.stderr.splitlines()[-1].startswith("jaxem: error:")
 
 
-def test_a_fault_of_our_own_is_one_line(model):
+def test_a_fault_of_our_own_is_one_line(model, monkeypatch):
     """Whatever is raised where nothing should be: one line that says whose fault it is, unless --debug."""
-    code = (
-        "import sys, jaxem.cli, jaxem.datasets\n"
-        "def bad(): raise KeyError('unforeseen')\n"
-        "jaxem.datasets.faithful_table = bad\n"
-        "sys.argv = ['jaxem', 'score', sys.argv[1]]\n"
-        "jaxem.cli.main()"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(model[0])], capture_output=True, text=True)
-    fails(done, "KeyError: 'unforeseen'; this is a fault of jaxem")
+    monkeypatch.setattr("jaxem.datasets.faithful_table", mock.Mock(side_effect=KeyError("unforeseen")))
+    fails(run("score", model), "KeyError: 'unforeseen'; this is a fault of jaxem")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")
 def test_stdout_may_be_full_or_closed(model):
-    command = [*COMMAND, "sample", str(model[0]), "-n", "50000"]
+    command = [*COMMAND, "sample", str(model), "-n", "50000"]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     fails(done, "No space left on device")
@@ -318,7 +344,7 @@ def test_stdout_may_be_full_or_closed(model):
 
 def test_stdout_may_be_closed_early(model):
     done = subprocess.run(
-        f"{sys.executable} -m jaxem.cli sample {model[0]} -n 100000 | head -1",
+        f"{sys.executable} -m jaxem.cli sample {model} -n 100000 | head -1",
         shell=True,
         capture_output=True,
         text=True,

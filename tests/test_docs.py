@@ -1,8 +1,11 @@
-"""Examples in docstrings and in the README are run."""
+"""Examples in docstrings and in the documentation run, links lead somewhere, and numbers are those that were measured."""
 
+import contextlib
 import csv
 import doctest
 import importlib
+import io
+import math
 import re
 from pathlib import Path
 
@@ -14,6 +17,10 @@ from experiments.benchmark import COLUMNS, as_summary
 from tests.conftest import X64
 
 ROOT = Path(__file__).parents[1]
+PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
+LINKED = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
+EXAMPLE = re.compile(r"```python\n(.*?)```(?:\n\n[^`#|]*\n\n```text\n(.*?)```)?", re.S)
+"""a block of Python, and what it prints where a block of text follows after at most one paragraph"""
 
 
 @pytest.mark.parametrize("module", ["jaxem.loop", "jaxem.sklearn", pytest.param("jaxem.laws", marks=pytest.mark.slow)])
@@ -23,23 +30,69 @@ def test_docstrings(module):
     assert found.failed == 0
 
 
-@pytest.mark.skipif(not X64, reason="the README prints float64 digits")
-def test_readme():
-    """Every python block of the README runs, in order, and prints what the README says it prints."""
-    text = (ROOT / "README.md").read_text()
+@pytest.fixture
+def settings():
+    yield
+    jax.config.update("jax_enable_x64", X64)  # as conftest set it, whatever the page did
+
+
+@pytest.mark.skipif(not X64, reason="the pages print float64 digits")
+@pytest.mark.parametrize("page", [name for name, path in PAGES.items() if "```python" in path.read_text()])
+def test_page(page, settings):
+    """Every Python block of a page runs, in order, and prints what the page says it prints."""
     namespace = {}
-    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
-    assert blocks
     runner = doctest.DocTestRunner()
-    for i, block in enumerate(blocks):
+    for i, (block, expected) in enumerate(EXAMPLE.findall(PAGES[page].read_text())):
         if ">>>" in block:
-            example = doctest.DocTestParser().get_doctest(block, namespace, f"README block {i}", None, None)
+            example = doctest.DocTestParser().get_doctest(block, namespace, f"{page} block {i}", None, None)
             runner.run(example, clear_globs=False)
             assert runner.failures == 0
             namespace = example.globs  # a reader types on
         else:
-            exec(compile(block, f"README block {i}", "exec"), namespace)
-    jax.config.update("jax_enable_x64", True)  # as conftest set it, whatever the README did
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(block, f"{page} block {i}", "exec"), namespace)
+            assert bool(expected) == bool(printed.getvalue()), f"{page} block {i} printed:\n{printed.getvalue()}"
+            assert looks_like(printed.getvalue(), expected), f"{page} block {i} printed:\n{printed.getvalue()}"
+
+
+def looks_like(printed, expected):
+    """The same words, and decimals equal to 1e-3; whole numbers and powers of ten may depend on the machine's rounding."""
+    number = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+    same_words = number.sub("0", printed).split() == number.sub("0", expected).split()
+    pairs = zip(number.findall(printed), number.findall(expected), strict=same_words)
+    return same_words and all(
+        math.isclose(float(a), float(b), rel_tol=1e-3) for a, b in pairs if "." in b and "e" not in b
+    )
+
+
+def slug(heading):
+    """GitHub's anchor of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", LINKED)
+def test_links_lead_somewhere(page):
+    """Relative links point to files that exist and headings that are there; commands name files that exist."""
+    text = LINKED[page].read_text()
+    for target, anchor in re.findall(r"\]\((?!\w+:)([^)#]*)(?:#([^)]*))?\)", text):
+        file = (LINKED[page].parent / target).resolve() if target else LINKED[page]
+        assert file.exists(), target
+        assert file.is_relative_to(ROOT), target
+        assert not anchor or anchor in map(slug, re.findall(r"(?m)^#+ (.*)$", file.read_text())), anchor
+    for name in re.findall(r"\b(?:tests|configs)/\w+\.(?:py|toml)", text):
+        assert (ROOT / name).exists(), name
+    for module in re.findall(r"python -m ((?:experiments|tests)\.[a-z_]+)", text):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+
+
+@pytest.mark.parametrize("page", LINKED)
+def test_tables_are_whole(page):
+    """Every line of a table has the columns of its head: a blank line inside a table makes the rest of it text."""
+    for block in re.split(r"\n\n+", re.sub(r"(?s)```.*?```", "", LINKED[page].read_text())):
+        rows = [line for line in block.splitlines() if line.startswith("|")]
+        assert not rows or re.fullmatch(r"\|(?:-+\|)+", rows[1]), f"{page}: a table without a head: {rows[0]}"
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) <= 1, f"{page}: {rows[0]}"
 
 
 def test_versions_agree():
@@ -47,9 +100,13 @@ def test_versions_agree():
     assert f"## {jaxem.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_readme_numbers():
-    """The README's tables of speed are what the benchmark wrote, row for row."""
+def test_speeds_are_measured():
+    """The tables of speed are what the benchmark wrote, row for row, and the README's rows are some of them."""
     with (ROOT / "experiments/figures/benchmark.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert set(rows[0]) == set(COLUMNS)
-    assert as_summary(rows) in (ROOT / "README.md").read_text()
+    summary = as_summary(rows)
+    assert summary in (ROOT / "docs/speed.md").read_text()
+    table = re.search(r"(?m)^\| one pass .*\n(?:\|.*\n)+", (ROOT / "README.md").read_text())
+    assert table
+    assert set(table[0].splitlines()) <= set(summary.splitlines())

@@ -10,7 +10,7 @@ from tests.cases import Case, blobs
 
 KEY = jax.random.key(0)
 X = blobs(20)
-MIXTURE = Case(jaxem.Full(), 2, 2, 0).mixture()
+MIXTURE = Case(jaxem.Full(), 2, 2).mixture()
 
 
 def hole(value):

@@ -43,7 +43,7 @@ def test_weight_zero_is_absent(family, far):
     x = blobs(80)
     wild = np.concatenate([x[:40], np.full((3, 2), far), x[40:]])
     w = np.concatenate([np.ones(40), np.zeros(3), np.ones(40)])
-    mixture = Case(family, 2, 2, 0).mixture()
+    mixture = Case(family, 2, 2).mixture()
     close(jaxem.e_step(mixture, wild, w), jaxem.e_step(mixture, x), 5)
     if far > 1e9:
         return
@@ -61,7 +61,7 @@ def test_weight_zero_is_absent(family, far):
 def test_fit_with_integer_weights_is_fit_of_repeated_rows(family):
     x = blobs(60)
     w = np.random.default_rng(1).integers(0, 4, 60)
-    mixture = Case(family, 2, 2, 0).mixture()
+    mixture = Case(family, 2, 2).mixture()
     options = {"stop": jaxem.GainBelow(-jnp.inf), "max_iter": 30}
     one, other = jaxem.fit(mixture, x, w, **options), jaxem.fit(mixture, np.repeat(x, w, axis=0), **options)
     close(one.mixture, other.mixture, 100)
@@ -75,7 +75,7 @@ def test_stats_add():
 
 
 def test_ready_rows_are_the_raw_rows():
-    case = Case(jaxem.Full(), 2, 3, 0)
+    case = Case(jaxem.Full(), 2, 3)
     mixture, x = case.mixture(), jnp.asarray(case.data(50))
     rows = ready(x, None, centred=True, block=20)
     close(jaxem.e_step(mixture, rows), jaxem.e_step(mixture, x), 5)
@@ -108,7 +108,7 @@ def test_data_of_every_kind(kind):
         "big-endian": base.astype(">f8"),
         "list": base.tolist(),
     }[kind]
-    mixture = Case(jaxem.Diagonal(), 2, 2, 0).mixture()
+    mixture = Case(jaxem.Diagonal(), 2, 2).mixture()
     expected = jaxem.e_step(mixture, base.astype(float))
     close(jaxem.e_step(mixture, x), expected, 5)
 
@@ -128,7 +128,7 @@ def test_dead_component_stays_and_harms_nothing():
 
 
 def test_row_no_component_can_produce():
-    mixture = Case(jaxem.Spherical(), 3, 2, 0).mixture()
+    mixture = Case(jaxem.Spherical(), 3, 2).mixture()
     far = np.full((1, 2), 1e200 if X64 else 1e30)
     np.testing.assert_allclose(mixture.responsibilities(far)[0], mixture.weights, rtol=ROUNDING)
     assert mixture.log_prob(far)[0] == -np.inf
@@ -156,7 +156,7 @@ def test_bernoulli_with_a_certain_feature():
 
 def test_beta_prior_is_imagined_rows():
     """Beta(1 + a, 1 + b): the maximum is that of a more ones and b more zeros (one component)."""
-    case = Case(jaxem.Bernoulli(), 1, 3, 0)
+    case = Case(jaxem.Bernoulli(), 1, 3)
     x = case.data(20)
     extra = np.concatenate([x, np.ones((2, 3)), np.zeros((5, 3))])
     one = jaxem.m_step(case.mixture(), jaxem.e_step(case.mixture(), x), jaxem.Beta(3.0, 6.0))
@@ -165,7 +165,7 @@ def test_beta_prior_is_imagined_rows():
 
 def test_sample_follows_the_mixture():
     """Means and covariances of 20,000 draws within five standard errors; features uncorrelated with others' scale."""
-    mixture = Case(jaxem.Full(), 2, 3, 0).mixture()
+    mixture = Case(jaxem.Full(), 2, 3).mixture()
     rows, labels = (np.asarray(leaf, float) for leaf in mixture.sample(jax.random.key(0), 20_000))
     for j in range(2):
         mine = rows[labels == j]

@@ -20,7 +20,7 @@ from tests.cases import ORACLES, Case, Poisson, named
 from tests.conftest import DTYPE
 
 
-@pytest.mark.parametrize("case", **named(ORACLES))
+@pytest.mark.parametrize("case", **named([case for case in ORACLES if type(case.family).__name__ in io.FAMILIES]))
 def test_save_and_load(case, tmp_path):
     mixture = case.mixture()
     io.save(mixture, tmp_path / "m.safetensors")
@@ -68,14 +68,14 @@ def test_shapes_in_a_file_are_the_familys(family):
 
 
 def test_a_dead_component_is_kept(tmp_path):
-    mixture = Case(jaxem.Full(), 2, 2, 0).mixture()
+    mixture = Case(jaxem.Full(), 2, 2).mixture()
     dead = jaxem.Mixture(jnp.asarray([0.0, -jnp.inf]), mixture.components, mixture.family)
     io.save(dead, tmp_path / "m")
     np.testing.assert_array_equal(io.load(tmp_path / "m").weights, [1.0, 0.0])
 
 
 def test_save_refuses(tmp_path):
-    mixture = Case(jaxem.Spherical(), 2, 2, 0).mixture()
+    mixture = Case(jaxem.Spherical(), 2, 2).mixture()
     path = tmp_path / "m"
     io.save(mixture, path)
     before = path.read_bytes()
@@ -126,7 +126,7 @@ LIES = {
 @pytest.mark.parametrize("field", LIES)
 def test_a_lie_in_the_header_is_named(field, tmp_path):
     path = tmp_path / "m"
-    io.save(Case(jaxem.Full(), 2, 2, 0).mixture(), path)
+    io.save(Case(jaxem.Full(), 2, 2).mixture(), path)
     edit(path, LIES[field])
     with pytest.raises(io.ModelFormatError, match="components.means" if field == "n_features" else field):
         io.load(path)
@@ -134,7 +134,7 @@ def test_a_lie_in_the_header_is_named(field, tmp_path):
 
 def test_every_truncation_and_every_flipped_byte_is_seen(tmp_path):
     path = tmp_path / "m"
-    io.save(Case(jaxem.Diagonal(), 2, 1, 0).mixture(), path)
+    io.save(Case(jaxem.Diagonal(), 2, 1).mixture(), path)
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
@@ -180,7 +180,7 @@ def test_a_save_killed_at_any_moment_leaves_a_model(tmp_path):
 def test_types_that_json_allows_and_we_do_not(wrong, tmp_path):
     path = tmp_path / "m"
     for field in ("dtype", "shape", "data_offsets"):
-        io.save(Case(jaxem.Full(), 2, 2, 0).mixture(), path)
+        io.save(Case(jaxem.Full(), 2, 2).mixture(), path)
         edit(path, lambda header, field=field: header["log_weights"].update({field: wrong}))
         with pytest.raises(io.ModelFormatError):
             io.load(path)
@@ -207,7 +207,7 @@ def test_foreign_files(content, tmp_path):
 
 def test_parameters_that_are_no_mixture(tmp_path):
     """Refused when saved, so that what was saved can be loaded."""
-    mixture = Case(jaxem.Full(), 2, 2, 0).mixture()
+    mixture = Case(jaxem.Full(), 2, 2).mixture()
     covariances = mixture.components.covariances
     for name, changed in {
         "log_weights": jaxem.Mixture(mixture.log_weights + 1.0, mixture.components, mixture.family),

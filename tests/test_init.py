@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans as PeerKMeans
 
 import jaxem
 from jaxem.init import kmeans, kmeans_plus_plus, random_rows
-from tests.cases import GAUSSIANS, Case, blobs
+from tests.cases import GAUSSIANS, KINDS, Case, blobs
 from tests.conftest import ROUNDING
 
 KEY = jax.random.key(3)
@@ -28,13 +28,10 @@ def three_blobs(n=150):
     return centres[np.arange(n) % 3] + rng.normal(size=(n, 2)), centres
 
 
-def covariance_of(family, x):
-    """The lecture's global variance, and its analogues."""
-    covariance = np.cov(x.T, bias=True)
-    return {
-        "Spherical": np.sum((x - x.mean(axis=0)) ** 2) / x.size,
-        "Diagonal": np.diag(covariance),
-    }.get(type(family).__name__, covariance)
+def assert_pooled(family, covariances, x, k):
+    """Every component has the lecture's variance, that of all the data, or its analogue."""
+    expected = KINDS[family].form.reduced(np.stack([np.cov(x.T, bias=True)] * k), np.full(k, 1 / k))
+    np.testing.assert_allclose(covariances, expected, rtol=20 * ROUNDING, atol=20 * ROUNDING)
 
 
 @pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
@@ -47,9 +44,7 @@ def test_kmeans_start_is_the_lectures(family):
     for j in range(3):
         np.testing.assert_allclose(means[j], x[labels == j].mean(axis=0), rtol=20 * ROUNDING, atol=20 * ROUNDING)
         np.testing.assert_allclose(start.weights[j], np.mean(labels == j), rtol=10 * ROUNDING)
-    expected = covariance_of(family, x)
-    each = covariances if isinstance(family, jaxem.Tied) else covariances[1]
-    np.testing.assert_allclose(each, expected, rtol=20 * ROUNDING, atol=20 * ROUNDING)
+    assert_pooled(family, covariances, x, 3)
 
 
 @pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
@@ -62,9 +57,7 @@ def test_random_start_is_the_lectures(family):
     assert distance.min(axis=-1).max() < 10 * ROUNDING
     rows = distance.argmin(axis=-1)
     assert all(len(set(row)) == 4 for row in rows.tolist())
-    covariances = starts.components.covariances
-    each = covariances[5] if isinstance(family, jaxem.Tied) else covariances[5, 2]
-    np.testing.assert_allclose(each, covariance_of(family, x), rtol=20 * ROUNDING, atol=20 * ROUNDING)
+    assert_pooled(family, starts.components.covariances[5], x, 4)
     np.testing.assert_allclose(jnp.sum(starts.weights, axis=1), 1.0, rtol=10 * ROUNDING)
     # Dirichlet(1, 1, 1, 1) has mean 1/4 and variance 3/80
     weights = np.asarray(starts.weights, float)
@@ -130,7 +123,7 @@ def test_rows_of_weight_zero_are_never_drawn():
 
 
 def test_from_responsibilities_is_one_m_step():
-    case = Case(jaxem.Full(), 3, 2, 0)
+    case = Case(jaxem.Full(), 3, 2)
     x = case.data(40)
     resp = np.random.default_rng(0).dirichlet(np.ones(3), 40)
     starts = jaxem.starts(KEY, case.family, x, 3, 2, jaxem.FromResponsibilities(jnp.asarray(resp)))
@@ -144,7 +137,7 @@ def test_from_responsibilities_is_one_m_step():
 
 
 def test_from_mixture_is_that_mixture():
-    case = Case(jaxem.Diagonal(), 2, 2, 0)
+    case = Case(jaxem.Diagonal(), 2, 2)
     mixture, x = case.mixture(), case.data(30) + 1e3
     starts = jaxem.starts(KEY, case.family, x, 2, 3, jaxem.FromMixture(mixture))
     for a, b in zip(jax.tree.leaves(starts), jax.tree.leaves(mixture), strict=True):

@@ -39,7 +39,7 @@ def test_result_is_true_of_its_mixture(case):
 
 
 def test_loop_is_m_step_after_e_step():
-    case = Case(jaxem.Full(), 2, 2, 0)
+    case = Case(jaxem.Full(), 2, 2)
     mixture, x = case.mixture(), case.data()
     result = jaxem.fit(mixture, x, stop=FOREVER, max_iter=5)
     for i in range(5):
@@ -160,14 +160,14 @@ def test_degeneracy_does_not_depend_on_the_scale_of_weights():
 
 
 def test_pieces_make_the_same_climb():
-    case = Case(jaxem.Diagonal(), 3, 2, 0)
+    case = Case(jaxem.Diagonal(), 3, 2)
     mixture, x = case.mixture(), case.data()
     rows = loop.rows_to_fit(mixture, x, None)
     whole = jaxem.fit(mixture, x, stop=GainBelow(1e-6))
-    state = loop.begin(loop.centred(mixture, rows), rows, loop.MAX_ITER)
+    state = loop.begin(mixture.to_frame(rows.frame), loop.MAX_ITER)
     while int(state.status) == Status.RUNNING:
         state = jaxem.advance(state, rows, 3, stop=GainBelow(1e-6))
-    result = loop.finish(state, rows)
+    result = loop.finish(state, rows.frame)
     assert int(result.n_iter) == int(whole.n_iter)
     np.testing.assert_allclose(result.objective, whole.objective, rtol=ROUNDING)
     again = jaxem.advance(state, rows, 3, stop=GainBelow(1e-6))
@@ -308,7 +308,7 @@ def test_a_maximum_is_one_for_scipy_too():
 
 def test_derivatives_by_means_survive_the_compiler():
     """A product with a broadcast operand is miscompiled by XLA's CPU backend (jax 0.10.2) unless fenced off."""
-    case = Case(jaxem.Full(), 2, 16, 0)
+    case = Case(jaxem.Full(), 2, 16)
     mixture, x = case.mixture(), jnp.asarray(case.data(300))
     params = mixture.components
 
@@ -371,7 +371,7 @@ class OnSome:
 
 def test_a_rule_with_patience_is_met_that_often_in_a_row():
     """Met at turns 3, 5 and 6: not the second time in all ends the climb, but the second in a row."""
-    case = Case(jaxem.Spherical(), 2, 3, 0)
+    case = Case(jaxem.Spherical(), 2, 3)
     x, start = case.data(), case.mixture()
     trace = jaxem.fit(start, x, stop=FOREVER, max_iter=9).trace
     result = jaxem.fit(start, x, stop=OnSome(trace[jnp.array([3, 5, 6])]), max_iter=9)
@@ -380,6 +380,6 @@ def test_a_rule_with_patience_is_met_that_often_in_a_row():
 
 def test_what_remains_must_be_little_twice():
     """Two gains are known after turn 2: however much may remain, turn 3 is the first at which the rule holds twice."""
-    case = Case(jaxem.Spherical(), 2, 3, 0)
+    case = Case(jaxem.Spherical(), 2, 3)
     result = jaxem.fit(case.mixture(), case.data(), stop=jaxem.RemainingGainBelow(1e9, step=1e9))
     assert (int(result.status), int(result.n_iter)) == (Status.CONVERGED, 3)

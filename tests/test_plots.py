@@ -19,6 +19,7 @@ import pytest
 import jaxem
 import jaxem.html
 from jaxem import plots
+from tests.cases import GAUSSIANS, KINDS
 from tests.conftest import X64
 from tests.test_cli import COMMAND, fails, run
 
@@ -43,11 +44,7 @@ def faithful():
     return x, results, jaxem.best(results)
 
 
-@pytest.mark.parametrize(
-    "family",
-    [jaxem.Spherical(), jaxem.Diagonal(), jaxem.Tied(), jaxem.Full()],
-    ids=lambda family: type(family).__name__,
-)
+@pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
 def test_ellipses_are_the_covariances(family, faithful):
     """The shadow of the outer ellipse on each axis is two standard deviations, by numpy."""
     x = faithful[0]
@@ -55,11 +52,9 @@ def test_ellipses_are_the_covariances(family, faithful):
     ax = plots.plot_mixture(mixture, x, columns=["eruption", "waiting"])
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("eruption", "waiting")
     covariances = np.asarray(mixture.components.covariances, float)
-    whole = {"Spherical": lambda c: c * np.eye(2), "Diagonal": np.diag}.get(type(family).__name__, lambda c: c)
     outer = [np.array(line.get_data()) for line in ax.get_lines()][1::2]
     for j, line in enumerate(outer):
-        covariance = whole(covariances if isinstance(family, jaxem.Tied) else covariances[j])
-        expected = 2 * np.sqrt(np.diag(covariance))
+        expected = 2 * np.sqrt(np.diag(KINDS[family].form.matrix(covariances, j, 2)))
         np.testing.assert_allclose((line.max(axis=1) - line.min(axis=1)) / 2, expected, rtol=5e-3)
         np.testing.assert_allclose(line[:, :-1].mean(axis=1), np.asarray(mixture.components.means[j]), rtol=1e-4)
 
@@ -109,7 +104,7 @@ def test_each_takes_an_ax_and_returns_it(faithful):
 def test_soft_colours_are_the_posteriors(faithful):
     x, _, best = faithful
     ax = plots.plot_responsibilities(best.mixture, x)
-    drawn = ax.collections[0].get_facecolors()[:, :3]
+    drawn = ax.collections[0].get_facecolors()[:, :3]  # type: ignore[attr-defined]
     resp = np.asarray(best.mixture.responsibilities(x), float)
     np.testing.assert_allclose(drawn, resp @ plots.colours(2), atol=1e-6)
 
@@ -121,7 +116,7 @@ def test_the_trace_and_the_landscape_are_what_was_found(faithful):
     np.testing.assert_array_equal(line, trace[np.isfinite(trace)])
     seen = jaxem.landscape(results)
     bars = plots.plot_landscape(seen).patches
-    assert [bar.get_width() for bar in bars] == seen.counts.tolist()
+    assert [bar.get_width() for bar in bars] == seen.counts.tolist()  # type: ignore[attr-defined]
 
 
 def test_colours_can_be_told_apart_in_grey():

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import jaxem
-from jaxem.families.gaussian import EXPANSION
+from jaxem.distances import PRODUCT_ERROR
+from jaxem.rows import as_rows
 from tests import oracle
-from tests.cases import GAUSSIANS, Case, blobs
+from tests.cases import GAUSSIANS, KINDS, Case, blobs
 from tests.conftest import X64
 
 NAMES = {"ids": lambda family: type(family).__name__}
@@ -20,8 +21,8 @@ def truth(family, x, k=2):
     resp = np.zeros((len(x), k))
     resp[np.arange(len(x)), np.minimum(np.arange(len(x)) * k // len(x), k - 1)] = 1.0
     for _ in range(60):
-        weights, params = oracle.m_step(type(family).__name__, resp, x, np.ones(len(x)))
-        resp, _ = oracle.e_step(type(family).__name__, weights, params, x, np.ones(len(x)))
+        weights, params = oracle.m_step(KINDS[family].oracle, resp, x, np.ones(len(x)))
+        resp, _ = oracle.e_step(KINDS[family].oracle, weights, params, x, np.ones(len(x)))
     return resp, params
 
 
@@ -87,7 +88,7 @@ def test_float32_pair_of_points_with_their_own_components():
 def test_log_prob_far_from_the_origin(family):
     """Differences are taken before anything is squared: float32 log densities at 1e6 are those at 0."""
     x = blobs(50, step=2.0**-4)
-    params = oracle.m_step(type(family).__name__, truth(family, x)[0], x, np.ones(50))[1]
+    params = oracle.m_step(KINDS[family].oracle, truth(family, x)[0], x, np.ones(50))[1]
     means = np.round(params["means"] * 16) / 16
     near = jaxem.GaussianParams(jnp.asarray(means, jnp.float32), jnp.asarray(params["covariances"], jnp.float32))
     far = near._replace(means=jnp.asarray(means + 1e6, jnp.float32))
@@ -104,7 +105,7 @@ def two_clusters(family, distance, dtype, d=12, n=4000):
     x = blobs(n, separation=distance, d=d)
     resp = np.zeros((n, 2))
     resp[: n // 2, 0] = resp[n // 2 :, 1] = 1.0
-    weights, params = oracle.m_step(type(family).__name__, resp, x - x.mean(axis=0), np.ones(n))
+    weights, params = oracle.m_step(KINDS[family].oracle, resp, x - x.mean(axis=0), np.ones(n))
     leaves = (np.log(weights), params["means"] + x.mean(axis=0), params["covariances"])
     log_weights, means, covariances = (jnp.asarray(leaf, dtype) for leaf in leaves)
     return x.astype(dtype), jaxem.Mixture(log_weights, jaxem.GaussianParams(means, covariances), family), params
@@ -117,7 +118,7 @@ def test_distances_by_products_up_to_the_border(family, dtype):
     only where it may be, and far outside, where it would be wrong, it is not."""
     eps = float(np.finfo(dtype).eps)
     # by feature and in variances, eps (distance / 2)^2 / d is the bound
-    border = 2 * np.sqrt(EXPANSION[np.finfo(dtype).bits] / eps * 12)
+    border = 2 * np.sqrt(PRODUCT_ERROR[np.finfo(dtype).bits] / eps * 12)
     for distance, products in (
         (0.5 * border, True),
         (0.9 * border, True),
@@ -140,12 +141,12 @@ def test_lanes_on_both_sides_of_the_border_agree_with_lanes_alone(family):
     """One lane beyond the border sends all to differences; none is the worse for it."""
     dtype = "float32"
     x, far, _ = two_clusters(family, 200.0, dtype)
-    near = Case(family, 2, 12, 0).mixture().astype(dtype)
+    near = Case(family, 2, 12).mixture().astype(dtype)
     near = jaxem.Mixture(
         near.log_weights, near.components._replace(covariances=far.components.covariances * 1e4), family
     )
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), far, near)
-    rows = jaxem.em.made_ready(family, x, None, 4)
+    rows = as_rows(family, x, None, 4)
     together = jax.jit(jax.vmap(lambda mixture: jaxem.e_step(mixture, rows)))(both)
     for i, mixture in enumerate((far, near)):
         alone = jaxem.e_step(mixture, rows)
@@ -156,8 +157,8 @@ def test_lanes_on_both_sides_of_the_border_agree_with_lanes_alone(family):
 
 def test_a_branch_stays_a_branch_under_vmap():
     """The choice of form is one scalar for all lanes: XLA sees a conditional, not a select of two computed passes."""
-    rows = jaxem.em.made_ready(jaxem.Spherical(), blobs(100, d=12), None, 4)
-    mixture = Case(jaxem.Spherical(), 2, 12, 0).mixture()
+    rows = as_rows(jaxem.Spherical(), blobs(100, d=12), None, 4)
+    mixture = Case(jaxem.Spherical(), 2, 12).mixture()
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), mixture)
     text = str(jax.make_jaxpr(jax.vmap(lambda mixture: jaxem.e_step(mixture, rows)))(both))
     assert "cond[" in text

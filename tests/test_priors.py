@@ -19,7 +19,7 @@ W = np.where(np.arange(N) % 4 == 0, 0.0, 1.0 + np.arange(N) % 3).astype(DTYPE)
 
 def moments(family, w=None):
     """A mixture, and by numpy the counts, means and scatter matrices `[k, d, d]` of its posteriors."""
-    mixture = Case(family, K, D, 0).mixture().astype(DTYPE)
+    mixture = Case(family, K, D).mixture().astype(DTYPE)
     resp = np.asarray(mixture.responsibilities(X), float) * (np.ones(N) if w is None else w)[:, None]
     counts = resp.sum(axis=0)
     means = resp.T @ X / counts[:, None]
@@ -108,7 +108,7 @@ def test_dirichlet_is_imagined_rows():
 
 def test_a_density_by_hand():
     """-1/2 (nu log |S| + tr(L inv(S))) - 1/2 (log |S| + kappa (mu - m)' inv(S) (mu - m)), over the components."""
-    mixture = Case(jaxem.Full(), K, D, 0).mixture().astype(DTYPE)
+    mixture = Case(jaxem.Full(), K, D).mixture().astype(DTYPE)
     means, covariances = (np.asarray(leaf, float) for leaf in mixture.components)
     scatter, m = np.diag([1.0, 2.0, 3.0]), np.array([0.5, -1.0, 2.0])
     prior = jaxem.NormalInverseWishart(4.0, jnp.asarray(scatter, DTYPE), 0.2, jnp.asarray(m, DTYPE))

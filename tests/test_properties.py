@@ -16,6 +16,7 @@ from experiments.restarts import RestartsConfig
 from jaxem import datasets
 from jaxem.sklearn import FORMS, GaussianMixture
 from tests import fuzz
+from tests.cases import KINDS
 from tests.conftest import X64
 
 pytestmark = pytest.mark.skipif(not X64, reason="the same in either mode: run once")
@@ -58,7 +59,7 @@ def test_shapes_and_dtypes(data, form, dtype):
     x = data.draw(arrays.arrays(dtype, (n, d), elements=elements))
     model = fitted(x, form)
     kept = np.float32 if dtype == np.float32 else np.float64
-    shape = {"full": (2, d, d), "tied": (d, d), "diag": (2, d), "spherical": (2,)}[form]
+    shape = KINDS[FORMS[form]].form.reduced(np.zeros((2, d, d)), [0.5, 0.5]).shape
     for name, expected in (("weights_", (2,)), ("means_", (2, d)), ("covariances_", shape), ("precisions_", shape)):
         values = getattr(model, name)
         assert (values.shape, values.dtype) == (expected, kept)

@@ -8,7 +8,8 @@ import optax
 import pytest
 
 import jaxem
-from jaxem import GainBelow, Status, restarts
+from jaxem import GainBelow, Status, queue
+from jaxem.rows import as_rows
 from tests.cases import (
     GAUSSIANS,
     REFERENCE_FAMILIES,
@@ -24,7 +25,7 @@ KEY = jax.random.key(0)
 
 @pytest.mark.parametrize("family", [*GAUSSIANS[::3], jaxem.Bernoulli()], ids=lambda family: type(family).__name__)
 def test_a_restart_alone_gives_what_it_gives_in_a_batch(family):
-    x = Case(family, 3, 2, 0).data(150)
+    x = Case(family, 3, 2).data(150)
     starts = jaxem.starts(KEY, family, x, 3, 20)
     together = jaxem.fit_restarts(starts, x, stop=GainBelow(1e-7 if X64 else 1e-4), max_iter=300)
     for i in (0, 7, 19):
@@ -134,7 +135,7 @@ def test_idle_lanes_are_rare():
 @pytest.mark.parametrize("r", [1, 2, 15, 16, 17, 33])
 def test_every_restart_is_climbed_once(r, monkeypatch):
     """Widths of 4, queues that divide by it or not: restart i ends where it ends alone."""
-    monkeypatch.setattr("jaxem.restarts.WIDTH", 4)
+    monkeypatch.setattr("jaxem.queue.WIDTH", 4)
     x = blobs(60)
     starts = jaxem.starts(KEY, jaxem.Diagonal(), x, 2, r, jaxem.RandomPoints())
     options = {"stop": GainBelow(1e-4), "max_iter": 60}
@@ -147,29 +148,20 @@ def test_every_restart_is_climbed_once(r, monkeypatch):
         np.testing.assert_array_equal(results.status, alone.status)
 
 
-def test_starts_and_fits_in_one_program_are_those_of_two():
+def test_ready_rows_with_a_callback_give_what_x_gives():
     x = blobs(90)
-    rows = jaxem.em.made_ready(jaxem.Full(), x, None, 2)
-    heard = []
-    one = restarts.fit_from_starts(
-        KEY,
-        jaxem.Full(),
-        rows,
-        2,
-        20,
-        jaxem.KMeansPlusPlus(),
-        stop=GainBelow(1e-5),
-        max_iter=100,
-        callback=heard.append,
-    )
-    two = jaxem.fit_restarts(jaxem.starts(KEY, jaxem.Full(), x, 2, 20), x, stop=GainBelow(1e-5), max_iter=100)
+    rows = as_rows(jaxem.Full(), x, None, 2)
+    heard: list[jaxem.RestartsProgress] = []
+    options = {"stop": GainBelow(1e-5), "max_iter": 100}
+    one = jaxem.fit_restarts(jaxem.starts(KEY, jaxem.Full(), rows, 2, 20), rows, callback=heard.append, **options)
+    two = jaxem.fit_restarts(jaxem.starts(KEY, jaxem.Full(), x, 2, 20), x, **options)
     np.testing.assert_allclose(one.objective, two.objective, rtol=1000 * ROUNDING)
     assert heard[-1].finished == 20
 
 
 def test_pieces_of_one_turn_make_the_same_climb(monkeypatch):
-    monkeypatch.setattr("jaxem.restarts.FIRST_SECONDS", 0.0)
-    monkeypatch.setattr("jaxem.restarts.PIECE_SECONDS", 0.0)
+    monkeypatch.setattr("jaxem.queue.FIRST_SECONDS", 0.0)
+    monkeypatch.setattr("jaxem.queue.PIECE_SECONDS", 0.0)
     x = blobs(50)
     starts = jaxem.starts(KEY, jaxem.Spherical(), x, 2, 20, jaxem.RandomPoints())
     options = {"stop": GainBelow(1e-3), "max_iter": 10}
@@ -183,7 +175,7 @@ def test_pieces_of_one_turn_make_the_same_climb(monkeypatch):
 
 
 def test_an_accelerator_in_the_queue_begins_anew_with_every_restart(monkeypatch):
-    monkeypatch.setattr("jaxem.restarts.WIDTH", 3)
+    monkeypatch.setattr("jaxem.queue.WIDTH", 3)
     x = blobs(80, separation=2.5)
     starts = jaxem.starts(KEY, jaxem.Diagonal(), x, 2, 8, jaxem.RandomPoints())
     options = {"stop": GainBelow(1e-5), "max_iter": 200, "accelerator": optax.with_extra_args_support(optax.trace(0.5))}
@@ -207,11 +199,11 @@ def test_restarts_compile_once():
     x = blobs(64)
     starts = jaxem.starts(KEY, jaxem.Full(), x, 2, 8)
     jaxem.fit_restarts(starts, x, stop=GainBelow(1e-3))
-    before = restarts._fit_restarts.small._cache_size()
+    before = queue._climb_all.small._cache_size()
     assert before > 0
     for seed, tol in enumerate((1e-4, 1e-6)):
         jaxem.fit_restarts(jaxem.starts(jax.random.key(seed), jaxem.Full(), x, 2, 8), x + 1, stop=GainBelow(tol))
-    assert restarts._fit_restarts.small._cache_size() == before
+    assert queue._climb_all.small._cache_size() == before
 
 
 @pytest.mark.skipif(not X64, reason="1e-6 nats need float64")

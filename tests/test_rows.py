@@ -7,8 +7,8 @@ import pytest
 
 import jaxem
 from jaxem import loop
-from jaxem.em import made_ready
-from jaxem.rows import Rows, bucket, mesh_of, ready, ready_on_host
+from jaxem.devices import mesh_of
+from jaxem.rows import Rows, as_rows, bucket, ready, ready_on_host
 from tests.cases import GAUSSIANS, Case, blobs
 from tests.conftest import ROUNDING, X64
 
@@ -52,9 +52,9 @@ def test_numpy_and_jax_make_the_same_rows(n, d, weighted, centred):
         np.testing.assert_allclose(matrix[:n][counted], expected[counted], rtol=ROUNDING, atol=20 * ROUNDING)
         np.testing.assert_array_equal(weights, np.pad(weight, (0, len(weights) - n)))
         assert np.all(np.abs(matrix) < 1e29)  # what has no weight is a row that counts
-        np.testing.assert_allclose(rows.centre, mean if centred else np.zeros(d), rtol=ROUNDING, atol=ROUNDING)
+        np.testing.assert_allclose(rows.frame.centre, mean if centred else np.zeros(d), rtol=ROUNDING, atol=ROUNDING)
         variance = np.average((x.astype(float) - mean) ** 2, axis=0, weights=weight)
-        np.testing.assert_allclose(rows.variance, variance, rtol=50 * ROUNDING, atol=ROUNDING)
+        np.testing.assert_allclose(rows.frame.variance, variance, rtol=50 * ROUNDING, atol=ROUNDING)
         norms = np.asarray(rows.norms).reshape(-1)
         np.testing.assert_allclose(norms, np.sum(matrix**2, axis=1), rtol=10 * ROUNDING, atol=ROUNDING)
 
@@ -64,13 +64,13 @@ def test_the_mean_of_many_float32_rows_keeps_its_digits():
     x = np.full((2**18, 1), 1000.1, np.float32)
     x[::2] += 1.0
     rows = ready_on_host(x, None, centred=True, block=4096)
-    np.testing.assert_allclose(rows.centre, x.astype(float).mean(), rtol=1e-7)
-    np.testing.assert_allclose(rows.variance, x.astype(float).var(), rtol=1e-6)
+    np.testing.assert_allclose(rows.frame.centre, x.astype(float).mean(), rtol=1e-7)
+    np.testing.assert_allclose(rows.frame.variance, x.astype(float).var(), rtol=1e-6)
 
 
 def test_ready_rows_serve_starts_and_fits():
     x = blobs(70).astype(DTYPE)
-    rows = made_ready(jaxem.Full(), x, None, 2)
+    rows = as_rows(jaxem.Full(), x, None, 2)
     assert isinstance(rows, Rows)
     one = jaxem.starts(jax.random.key(0), jaxem.Full(), rows, 2, 3)
     other = jaxem.starts(jax.random.key(0), jaxem.Full(), x, 2, 3)
@@ -84,22 +84,22 @@ def test_ready_rows_serve_starts_and_fits():
 
 def test_many_numbers_of_rows_share_few_programs():
     x = blobs(400).astype(DTYPE)
-    mixture = Case(jaxem.Spherical(), 2, 2, 0).mixture().astype(DTYPE)
+    mixture = Case(jaxem.Spherical(), 2, 2).mixture().astype(DTYPE)
     loop._fit.small.clear_cache()
-    jaxem.mixture._map_rows.clear_cache()
+    jaxem.mixture._map_rows.small.clear_cache()
     for n in range(200, 400, 5):
         jaxem.fit(mixture, x[:n], max_iter=5)
         assert mixture.predict(x[:n]).shape == (n,)
         assert mixture.log_joint(x[:n]).shape == (n, 2)
     assert loop._fit.small._cache_size() == 2  # 256 and 512 rows
-    assert jaxem.mixture._map_rows._cache_size() == 4  # of each function
+    assert jaxem.mixture._map_rows.small._cache_size() == 4  # of each function
 
 
 @pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
 def test_padding_changes_nothing(family):
     """33 rows in a bucket of 64: what numpy or JAX makes ready, eagerly or traced, gives the same fit."""
     x = blobs(33).astype(DTYPE)
-    mixture = Case(family, 2, 2, 0).mixture().astype(DTYPE)
+    mixture = Case(family, 2, 2).mixture().astype(DTYPE)
     options = {"stop": jaxem.GainBelow(-jnp.inf), "max_iter": 8}
     padded = jaxem.fit(mixture, x, **options)
     exact = jax.jit(lambda x: jaxem.fit(mixture, x, **options))(x)
@@ -109,7 +109,7 @@ def test_padding_changes_nothing(family):
 
 def test_predict_is_the_likeliest_component():
     x = blobs(3000).astype(DTYPE)
-    mixture = Case(jaxem.Full(), 3, 2, 0).mixture().astype(DTYPE)
+    mixture = Case(jaxem.Full(), 3, 2).mixture().astype(DTYPE)
     expected = np.asarray(mixture.responsibilities(x)).argmax(axis=1)
     np.testing.assert_array_equal(mixture.predict(x), expected)
     np.testing.assert_array_equal(mixture.predict(x, chunk_size=100), expected)
@@ -119,6 +119,6 @@ def test_predict_is_the_likeliest_component():
 def test_per_row_functions_over_several_chunks(monkeypatch):
     monkeypatch.setattr("jaxem.rows.CHUNK", 64)
     x = blobs(333).astype(DTYPE)
-    mixture = Case(jaxem.Tied(), 3, 2, 0).mixture().astype(DTYPE)
+    mixture = Case(jaxem.Tied(), 3, 2).mixture().astype(DTYPE)
     traced = jax.jit(lambda x: mixture.log_prob(x))(x)
     np.testing.assert_allclose(mixture.log_prob(x), traced, rtol=100 * ROUNDING)

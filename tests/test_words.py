@@ -210,7 +210,7 @@ def test_a_landscape_is_printed(results):
     assert "1 climb had no finite objective" in text
     none = jaxem.landscape(results._replace(status=jnp.full(5, int(Status.DEGENERATE))))
     assert str(none).splitlines() == ["0 optima that 5 climbs ended in", *str(none).splitlines()[1:]]
-    assert "<table>" in seen._repr_html_()
+    assert "<table>" in seen._repr_html_()  # type: ignore[attr-defined]  # a decorator sets it
 
 
 def test_a_search_a_selection_and_a_report_are_printed(results):

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from jaxem.init import Initializer
     from jaxem.laws import Report
     from jaxem.mixture import Mixture
+    from jaxem.queue import RestartsProgress
     from jaxem.racing import Candidate, Search, SearchProgress, Selection
-    from jaxem.restarts import RestartsProgress
     from jaxem.stopping import StoppingRule
 
 app = typer.Typer(
@@ -406,8 +406,8 @@ def _initializer(init: Init) -> Initializer:
 def _fit(table: Table, data: Path | None, settings: Settings, files: Files, *, verified: bool, keep: bool) -> None:
     """Fit, save, print, verify, draw and report."""
     import jaxem
+    from jaxem.checks import as_components
     from jaxem.io import save
-    from jaxem.rows import as_components
     from jaxem.stopping import Status
 
     for k in settings.counts:
@@ -450,8 +450,8 @@ def _compile_verification(table: Table, settings: Settings) -> threading.Thread:
     family, k, values = _family(settings.covariance), settings.counts[0], table.values
     with jax.enable_x64(True):
         shapes = jax.eval_shape(lambda x: family.init(x, k), values)
-        params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes)
-        return compile_verify(jaxem.Mixture(np.zeros(k), params, family), values)
+        log_weights, params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), (np.zeros(k), shapes))
+        return compile_verify(jaxem.Mixture(log_weights, params, family), values)
 
 
 def _climb(table: Table, settings: Settings) -> Outcome:
@@ -465,10 +465,10 @@ def _restart(table: Table, settings: Settings) -> Outcome:
     import jax
 
     import jaxem
+    from jaxem.devices import mesh_of
     from jaxem.display import count_of
-    from jaxem.em import made_ready
-    from jaxem.restarts import fit_from_starts, lane_count
-    from jaxem.rows import mesh_of
+    from jaxem.queue import lane_count
+    from jaxem.rows import as_rows
 
     family, k = _family(settings.covariance), settings.counts[0]
     devices, restarts = jax.local_devices(), settings.restarts or 1
@@ -481,14 +481,12 @@ def _restart(table: Table, settings: Settings) -> Outcome:
             update(seen.finished, f"{seen.passes} passes, best {seen.best:.4f}")
 
         lanes = lane_count(restarts)
-        rows = made_ready(family, table.values, None, k * lanes, chunk_size=settings.chunk_size, mesh=mesh)
-        results = fit_from_starts(
-            jax.random.key(settings.seed),
-            family,
+        rows = as_rows(family, table.values, None, k, lanes=lanes, chunk_size=settings.chunk_size, mesh=mesh)
+        key, initializer = jax.random.key(settings.seed), _initializer(settings.init)
+        starts = jaxem.starts(key, family, rows, k, restarts, initializer)
+        results = jaxem.fit_restarts(
+            starts,
             rows,
-            k,
-            restarts,
-            _initializer(settings.init),
             stop=settings.stop,
             max_iter=settings.max_iter,
             accelerator=jaxem.hybrid(),

@@ -141,7 +141,7 @@ def start_jax(work: int, *, keep: bool = True) -> None:
     """
     import jax
 
-    from jaxem.compiling import SMALL, cores
+    from jaxem.program import SMALL, cores
 
     folder = os.environ.get(CACHE_VARIABLE)
     if not keep or folder == "":

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from jaxem.laws import Report
     from jaxem.loop import Result
     from jaxem.mixture import Mixture
+    from jaxem.queue import Landscape
     from jaxem.racing import Selection
-    from jaxem.restarts import Landscape
     from jaxem.stopping import Status
 
 MOST_SHOWN = 6

@@ -2,32 +2,26 @@
 
 A family describes p(x | params_j) for all k components at once. In the lecture's symbols, with r_ij the responsibilities,
 
-    log_prob(params, x)                [n, d] -> [n, k]      log p(x_i | params_j)
-    suff_stats(params, x, resp)                              sum_i r_ij T(x_i), additive over rows, taken about `params`
-    m_step(params, counts, stats)                            argmax over params of sum_ij r_ij log p(x_i | params_j)
+    log_prob(params, x)            [n, d] -> [n, k]   log p(x_i | params_j)
+    suff_stats(params, x, resp)                       sum_i r_ij T(x_i) and its counts; they add over rows
+    m_step(params, stats)                             argmax over params of sum_ij r_ij log p(x_i | params_j)
 
-Everything else has a default built from these: `block_stats`, the fused pass over one block of rows, is overridden for
-speed only. The laws in laws.py bind the parts together; `jaxem.verify` tries them on any family.
+Everything else has a default built from these. `prepare` and `block_stats` are overridden for speed only. The laws in
+laws.py bind the parts together; `jaxem.verify` tries them on any family.
 """
 
 import abc
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
 
+from jaxem.primitives import alive, normalise, tiny, weighted_sum
 from jaxem.stats import Stats
 
 Params = Any
 """a family's parameters: a pytree whose leaves lead with the component axis, except where components share one"""
-
-
-BlockStats = Callable[[Array, Array, Array], Stats]
-"""what a pass makes of one block: rows x `[d, b]`, their weights `[b]` and norms |x|^2 `[b]`"""
 
 
 class Family(abc.ABC):
@@ -36,8 +30,11 @@ class Family(abc.ABC):
     Subclass as a frozen dataclass whose fields, if any, are hashable settings.
     """
 
-    location: ClassVar[bool] = False
-    """Whether x + offset has the same family with `shift(params, offset)`. The data are then centred during a fit."""
+    location: ClassVar[bool | tuple[int, ...]] = False
+    """Which columns may move: where x + offset has the same family with `shift(params, offset)`. True is all of them, a
+    tuple names some. A fit centres those columns."""
+    conjugate: ClassVar[tuple[type, ...]] = ()
+    """The kinds of prior that speak of this family's parameters."""
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
@@ -57,17 +54,18 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def suff_stats(self, params: Params, x: Array, resp: Array) -> Any:
-        """Sufficient statistics, a pytree of sums over rows.
+        """Sufficient statistics with their counts, a pytree of sums over rows.
 
         `x` is `[n, d]`, `resp` `[n, k]` (times the sample weight). They may be taken about `params`, the parameters the
         responsibilities come from: differences from a current mean keep digits that raw moments lose.
         """
 
     @abc.abstractmethod
-    def m_step(self, params: Params, counts: Array, stats: Any, prior: Any = None) -> Params:
-        """The parameters that maximise the proxy (plus the log prior) given `counts` `[k]` and `suff_stats`.
+    def m_step(self, params: Params, stats: Any) -> Params:
+        """The parameters that maximise the proxy given what `suff_stats` returns.
 
-        `params` are those the statistics were taken about. A component without rows (see `alive`) keeps its own.
+        `params` are those the statistics were taken about. A component without rows (see `primitives.alive`) keeps its
+        own. A prior adds imagined statistics, so the counts need not be those of rows.
         """
 
     @abc.abstractmethod
@@ -84,22 +82,43 @@ class Family(abc.ABC):
 
     # -- what follows from it -----------------------------------------------------------------------------------------
 
-    def block_stats(self, params: Params, log_weights: Array, x: Array, w: Array) -> Stats:
-        """E-step and statistics of one block in one go: `x` `[d, b]`, `w` `[b]` -> Stats."""
+    def bound(self, new: Params, old: Params, x: Array) -> Array:
+        """What the M-step raises, `[n, k]`: at most `log_prob(new, x)`, and equal to it at new = old.
+
+        By default it is `log_prob` itself. A family with a latent variable of its own (a scale, a missing value) takes
+        its expectation under `old` here.
+        """
+        del old
+        return self.log_prob(new, x)
+
+    def prepare(self, params: Params, log_weights: Array | None = None) -> Any:
+        """What no block changes, worked out once a pass; `block_stats` receives it. By default the arguments.
+
+        Without `log_weights` `[k]` all components weigh 1.
+        """
+        return params, log_weights
+
+    def block_stats(self, prepared: Any, x: Array, w: Array, norms: Array) -> Stats:
+        """E-step and statistics of one block: columns `x` `[d, b]`, weights `w` `[b]`, `norms` |x|^2 `[b]`."""
+        del norms
+        params, log_weights = prepared
         rows = x.T  # [b, d]
-        log_prob, resp = normalise(self.log_prob(params, rows) + log_weights[None, :], axis=1)
+        log_joint = self.log_prob(params, rows)
+        if log_weights is not None:
+            log_joint = log_joint + log_weights[None, :]
+        log_prob, resp = normalise(log_joint, axis=1)
         resp = resp * w[:, None]
         return Stats(weighted_sum(w, log_prob), jnp.sum(resp, axis=0), self.suff_stats(params, rows, resp))
 
-    def pass_stats(self, params: Params, log_weights: Array, over_blocks: Callable[[BlockStats], Stats]) -> Stats:
-        """`block_stats` summed by `over_blocks`: override it to work out once a pass what no block changes."""
-        return over_blocks(lambda x, w, _: self.block_stats(params, log_weights, x, w))
-
-    def place(self, params: Params, x: Array, centres: Array, sample_weight: Array | None = None) -> Params:
+    def place(
+        self, params: Params, x: Array, centres: Array, sample_weight: Array | None = None, *, narrow: bool = False
+    ) -> Params:
         """Pooled `params` (from `init` on `x`) moved to `centres` `[k, d]`: a start with component j at row j.
 
-        By default the M-step of one half pooled data and one half the centre, which every family can do.
+        `narrow` asks for the spread that each of k clusters side by side would have, where the family can tell. By
+        default this is the M-step of one half pooled data and one half the centre, which every family can do.
         """
+        del narrow
         k = centres.shape[0]
         w = jnp.ones(x.shape[0], x.dtype) if sample_weight is None else sample_weight
         pooled = jnp.broadcast_to((0.5 * w / jnp.sum(w))[:, None], (x.shape[0], k))
@@ -108,14 +127,10 @@ class Family(abc.ABC):
             self.suff_stats(params, x, pooled),
             self.suff_stats(params, centres, 0.5 * jnp.eye(k, dtype=x.dtype)),
         )
-        return self.m_step(params, jnp.ones(k, x.dtype), stats)
-
-    def narrowed(self, params: Params) -> Params:
-        """Pooled `params` (from `init`) with the spread that each of k clusters side by side would have; by default as is."""
-        return params
+        return self.m_step(params, stats)
 
     def shift(self, params: Params, offset: Array) -> Params:
-        """Parameters of x + offset `[d]`; needed where `location` is true."""
+        """Parameters of x + offset `[d]`; needed where `location` is not False."""
         raise NotImplementedError(f"{type(self).__name__} is no location family: it has no shift")
 
     def degenerate(self, params: Params, counts: Array, variance: Array) -> Array:
@@ -128,12 +143,13 @@ class Family(abc.ABC):
         sizes = [
             jnp.max(jnp.abs(b - a)) / jnp.maximum(jnp.max(jnp.abs(a)), tiny(a.dtype))
             for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
+            if jnp.issubdtype(a.dtype, jnp.floating)
         ]
-        return jnp.max(jnp.stack(sizes))
+        return jnp.max(jnp.stack(sizes)) if sizes else jnp.zeros(())
 
     def units(self, params: Params, weights: Array) -> Array:
-        """Natural units `[p]` of the chart's coordinates, by default 1: their standard errors from one row in all, of which
-        component j has the share `weights[j]`.
+        """The standard error `[p]` of each chart coordinate from a single row in all, of which component j has the share
+        `weights[j]`: 1 / sqrt of the diagonal of the complete-data information. By default 1.
 
         Accelerators measure lengths in them; right ones make a climb independent of the features' units.
         """
@@ -174,58 +190,5 @@ class Family(abc.ABC):
         return None
 
     def row_floats(self, n_components: int, n_features: int) -> int:
-        """Numbers a row that the largest array of a pass keeps, by which rows are cut into blocks: by default k d."""
+        """How many numbers the largest array of a pass keeps for each row; blocks are cut by it. By default k d."""
         return n_components * n_features
-
-
-def tiny(dtype: Any) -> float:
-    """The smallest normal number of a dtype."""
-    return float(jnp.finfo(dtype).tiny)
-
-
-def epsilon(dtype: Any) -> float:
-    """The distance from 1 to the next number of a dtype."""
-    return float(jnp.finfo(dtype).eps)
-
-
-def alive(counts: Array) -> Array:
-    """Which components own any rows at all, to rounding, `[k]` of bool; the others have nothing to be fitted to."""
-    return counts > tiny(counts.dtype) / epsilon(counts.dtype)
-
-
-def normalise(log_joint: Array, axis: int) -> tuple[Array, Array]:
-    """Log of the sum of exponentials along the component axis, and each one's share of it: log p(x) and p(j | x).
-
-    A row that no component can produce has log p(x) = -inf and no responsibilities (zeros).
-    """
-    top = jax.lax.stop_gradient(jnp.max(log_joint, axis=axis, keepdims=True))
-    top = jnp.where(top == -jnp.inf, 0.0, top)
-    joint = jnp.exp(log_joint - top)
-    total = jnp.sum(joint, axis=axis, keepdims=True)
-    resp = joint * (1.0 / jnp.where(total > 0, total, 1.0))
-    return jnp.squeeze(top + jnp.log(total), axis), jnp.where(jnp.isnan(total), jnp.nan, resp)
-
-
-def weighted_sum(w: Array, values: Array) -> Array:
-    """sum_i w_i values_i, `[]`, where a weight of 0 silences even an infinite value."""
-    return jnp.sum(jnp.where(w > 0, w * values, 0.0))
-
-
-# An identity on `[]` of bool that under vmap asks all lanes: the answer stays one scalar, so that a `lax.cond` on it stays
-# a branch, where one on a batched predicate would compute both sides.
-_all_lanes_p = Primitive("all_lanes")
-_all_lanes_p.def_impl(lambda yes: yes)
-_all_lanes_p.def_abstract_eval(lambda yes: yes)
-mlir.register_lowering(_all_lanes_p, lambda _, yes: [yes])
-
-
-def _over_lanes(args: tuple[Array], dims: tuple[int]) -> tuple[Array, Any]:
-    return _all_lanes_p.bind(jnp.all(args[0], axis=dims[0])), None  # not mapped
-
-
-batching.primitive_batchers[_all_lanes_p] = _over_lanes
-
-
-def all_lanes(yes: Array) -> Array:
-    """Whether `yes` `[]` of bool holds in every lane of the vmaps around it; without any, `yes` itself."""
-    return _all_lanes_p.bind(yes)

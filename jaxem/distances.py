@@ -1,0 +1,75 @@
+"""Distances of columns from means and their first moments: from differences, or by matrix products where those are precise.
+
+Squared distances have a slow form that is always right, from differences x - m, and a fast one, a matrix product:
+|x - m|^2 = |x|^2 - 2 m'x + |m|^2 in units of the variance. The product's rounding error, in units of the variance and by
+feature, is eps max_j m_j' inv(Sigma_j) m_j / d about the data's mean. It is taken where that is below `PRODUCT_ERROR`, in all
+lanes of a vmap, and there are more than `FEW_FEATURES` features.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.primitives import dot
+
+PRODUCT_ERROR = {64: 1e-12, 32: 1e-5}
+"""relative error of a variance that distances by products may bring, by bits of the dtype"""
+FEW_FEATURES = 8
+"""features up to which differences are as fast; beyond, distances may be products, and a CPU that takes differences works
+on one component at a time"""
+
+
+def at_once(d: int) -> bool:
+    """Whether differences from all means are worked on at once, in an array `[k, d, b]`."""
+    return d <= FEW_FEATURES or jax.default_backend() != "cpu"
+
+
+def over_components(of_one: Callable[..., Any], d: int) -> Callable[..., Any]:
+    """`of_one(leaf of component, ...)` for all: at once, or on a CPU with many features one after the other."""
+    if at_once(d):
+        return jax.vmap(of_one)
+    return lambda *leaves: jax.lax.map(lambda component: of_one(*component), leaves)
+
+
+def first_moments_by_differences(means: Array, x: Array, resp: Array) -> Array:
+    """sum_b resp_jb (x_b - m_j), `[k, d]`, from differences."""
+
+    def of_one(mean: Array, resp: Array) -> Array:
+        return dot("db,b->d", difference(mean, x), resp)
+
+    return over_components(of_one, x.shape[0])(means, resp)
+
+
+def first_moments_by_products(means: Array, x: Array, resp: Array) -> Array:
+    """The same by a product of matrices."""
+    return dot("kb,db->kd", resp, x) - jnp.sum(resp, axis=1)[:, None] * means
+
+
+def distances(means: Array, x: Array) -> Array:
+    """|x - m|^2, `[k, b]`, from differences."""
+    return jnp.sum(jax.vmap(difference, (0, None))(means, x) ** 2, axis=1)
+
+
+def distances_by_products(means: Array, x: Array, norms: Array) -> Array:
+    """The same by a product of matrices, given |x|^2 `[b]`."""
+    products = norms[None, :] - 2.0 * dot("kd,db->kb", means, x)
+    return jnp.maximum(products + jnp.sum(means**2, axis=1)[:, None], 0.0)
+
+
+def whitened_squares(means: Array, whiteners: Array, x: Array) -> Array:
+    """|inv(L_j) (x - m_j)|^2, `[k, b]`, from differences."""
+
+    def of_one(mean: Array, whitener: Array) -> Array:
+        return jnp.sum(dot("ij,jb->ib", whitener, difference(mean, x)) ** 2, axis=0)
+
+    return over_components(of_one, x.shape[0])(means, whiteners)
+
+
+def difference(mean: Array, x: Array) -> Array:
+    """Columns `x` `[d, b]` less a mean `[d]`."""
+    # beware: XLA's CPU compiler (jax 0.10.2, YNN fusion) makes of a matrix product with a plainly broadcast operand, as
+    # the derivative by the mean would be, a read of memory nobody wrote (tests/test_loop); x == x hides the broadcast
+    return x - jnp.where(x == x, mean[:, None], jnp.nan)

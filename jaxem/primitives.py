@@ -1,0 +1,138 @@
+"""Primitives: small functions of arrays that every floor above uses and that know nothing of mixtures."""
+
+import contextlib
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+HIGHEST = jax.lax.Precision.HIGHEST
+"""the precision of every contraction: by default a GPU may multiply in TF32 and a TPU in bfloat16, which destroys
+covariances"""
+
+
+def dot(subscripts: str, *operands: Array) -> Array:
+    """`jnp.einsum` at the highest precision."""
+    return jnp.einsum(subscripts, *operands, precision=HIGHEST)
+
+
+def tiny(dtype: Any) -> float:
+    """The smallest normal number of a dtype."""
+    return float(jnp.finfo(dtype).tiny)
+
+
+def epsilon(dtype: Any) -> float:
+    """The distance from 1 to the next number of a dtype."""
+    return float(jnp.finfo(dtype).eps)
+
+
+def alive(counts: Array) -> Array:
+    """Whether each count, of any shape, is more than rounding; a component without rows has nothing to be fitted to."""
+    return counts > tiny(counts.dtype) / epsilon(counts.dtype)
+
+
+def positive(counts: Array) -> Array:
+    """The counts with 1 in place of those that are not `alive`: safe to divide by."""
+    return jnp.where(alive(counts), counts, 1.0)
+
+
+def normalise(log_joint: Array, axis: int) -> tuple[Array, Array]:
+    """Log of the sum of exponentials along the component axis, and each one's share of it: log p(x) and p(j | x).
+
+    A row that no component can produce has log p(x) = -inf and no responsibilities (zeros).
+    """
+    top = jax.lax.stop_gradient(jnp.max(log_joint, axis=axis, keepdims=True))
+    top = jnp.where(top == -jnp.inf, 0.0, top)
+    joint = jnp.exp(log_joint - top)
+    total = jnp.sum(joint, axis=axis, keepdims=True)
+    resp = joint * (1.0 / jnp.where(total > 0, total, 1.0))
+    return jnp.squeeze(top + jnp.log(total), axis), jnp.where(jnp.isnan(total), jnp.nan, resp)
+
+
+def weighted_sum(w: Array, values: Array) -> Array:
+    """sum_i w_i values_i, `[]`, where a weight of 0 silences even an infinite value."""
+    return jnp.sum(jnp.where(w > 0, w * values, 0.0))
+
+
+def select(condition: Array, new: Any, old: Any) -> Any:
+    """`jnp.where` over two pytrees: `new` where the condition `[]` holds, else `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def all_finite(tree: Any) -> Array:
+    """Whether every number of a pytree is finite, `[]` of bool."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def is_traced(*values: Any) -> bool:
+    """Whether any value is abstract, inside jit, vmap or grad: then only its shape can be checked."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+# The primitive is an identity on `[]` of bool that under vmap asks all lanes. The answer stays one scalar, so that a
+# `lax.cond` on it stays a branch; on a batched predicate it would compute both sides.
+_all_lanes_p = Primitive("all_lanes")
+_all_lanes_p.def_impl(lambda yes: yes)
+_all_lanes_p.def_abstract_eval(lambda yes: yes)
+mlir.register_lowering(_all_lanes_p, lambda _, yes: [yes])
+
+
+def _over_lanes(args: tuple[Array], dims: tuple[int]) -> tuple[Array, Any]:
+    return _all_lanes_p.bind(jnp.all(args[0], axis=dims[0])), None  # not mapped
+
+
+batching.primitive_batchers[_all_lanes_p] = _over_lanes
+
+
+def all_lanes(yes: Array) -> Array:
+    """Whether `yes` `[]` of bool holds in every lane of the vmaps around it; without any, `yes` itself."""
+    return _all_lanes_p.bind(yes)
+
+
+# The primitive is an identity with a derivative but no transpose.
+_forward_only_p = Primitive("forward_only")
+_forward_only_p.def_impl(lambda x: x)
+_forward_only_p.def_abstract_eval(lambda x: x)
+mlir.register_lowering(_forward_only_p, lambda _, x: [x])
+batching.primitive_batchers[_forward_only_p] = lambda args, dims: (_forward_only_p.bind(args[0]), dims[0])
+
+
+def _no_reverse(cotangent: Any, x: Any) -> Any:
+    raise NotImplementedError(
+        "fit has no reverse-mode derivative (jax.grad, jax.vjp); use forward mode, jax.jvp or jax.jacfwd"
+    )
+
+
+ad.deflinear2(_forward_only_p, _no_reverse)
+
+
+def forward_only(leaf: Array) -> Array:
+    """The same array, without a reverse-mode derivative: that is one clear line, not the fault of a loop."""
+    return _forward_only_p.bind(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def take(batch: Any, index: Any) -> Any:
+    """`leaf[index]` of all leaves `[r, ...]` of a batch; an IndexError for a number that is not there."""
+    if is_number(index):
+        check_number(index, jax.tree.leaves(batch)[0].shape[0])
+    # the NaN that pads a trace is no fault
+    with contextlib.nullcontext() if is_traced(batch, index) else jax.debug_nans(False):
+        return jax.tree.map(lambda leaf: leaf[index], batch)
+
+
+def is_number(index: Any) -> bool:
+    """Whether an index picks one entry, not several."""
+    return not isinstance(index, (slice, list)) and np.ndim(index) == 0
+
+
+def check_number(index: Any, n: int) -> None:
+    """Raise an IndexError if `index` is none of n entries; traced ones are not looked at."""
+    if isinstance(index, jax.core.Tracer):  # jax takes the nearest one there is
+        return
+    if not -n <= operator.index(index) < n:
+        raise IndexError(f"index {index} is out of range; there are {n}")
