@@ -45,7 +45,7 @@ class Counted(Poisson):
 
 def test_a_new_family_is_one_row(tmp_path, monkeypatch):
     monkeypatch.setitem(io.FAMILIES, "Counted", Counted())
-    counts = Case(Poisson(), 2, 3, 0).mixture()
+    counts = Case(Poisson(), 2, 3).mixture()
     mixture = jaxem.Mixture(counts.log_weights, counts.components, Counted())
     io.save(mixture, tmp_path / "m")
     loaded = io.load(tmp_path / "m")
@@ -61,7 +61,7 @@ def test_shapes_in_a_file_are_the_familys(family):
     """For sizes of which nothing could be computed, too."""
     for k, d in ((1, 1), (2, 4), (3, 5), (5, 3)):
         shapes, _ = io._shapes(family, k, d)
-        mixture = Case(family, k, d, 0).mixture()
+        mixture = Case(family, k, d).mixture()
         assert list(shapes.values()) == [leaf.shape for leaf in jax.tree.leaves(mixture.components)]
     first = next(iter(io._shapes(family, 10**9, 10**9)[0].values()))
     assert first == (10**9, 10**9)
