@@ -149,7 +149,9 @@ def test_a_result_is_still_a_named_tuple(results):
 def test_a_mixture_is_printed_with_its_weights(case):
     mixture = case.mixture()
     text = str(mixture)
-    assert text.startswith(f"Mixture of {case.k} {type(case.family).__name__} components, {case.n_parameters} parameters\n")
+    assert text.startswith(
+        f"Mixture of {case.k} {type(case.family).__name__} components, {case.n_parameters} parameters\n"
+    )
     for weight in np.asarray(mixture.weights):
         assert f"{weight:.4g}" in text
     assert repr(mixture).startswith("Mixture(log_weights=")
