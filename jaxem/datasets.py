@@ -1,8 +1,8 @@
 """The bundled data, and tables of numbers from files: CSV, TSV, Parquet and npy.
 
-Whatever is wrong with a file is said in one `DataError` that names the place and the text found there: in a text file its
-line and column, elsewhere the row, counted from 1. Nothing is allocated on the word of a header: what a file claims to
-hold is compared with its size first.
+If something is wrong with a file, one `DataError` names the place and the text found there: the line and the column of a
+text file, else the row, counted from 1. A header is not trusted: what a file claims to hold is compared with its size
+before memory is allocated.
 """
 
 import csv
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 SNIFFED = 65_536
-"""characters of a text file that tell its delimiter and header"""
+"""characters at the head of a text file that its delimiter and header are found by"""
 
 
 class DataError(ValueError):
@@ -79,21 +79,21 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> Table:
 
 def _read_npy(path: Path, columns: Sequence[str] | None) -> Table:
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)  # which compares the shape with the file's size
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # numpy compares the shape with the file's size
     except OSError:
         raise
     except Exception as error:  # a header is parsed as Python: it may be wrong in any way
-        raise DataError(f"{path} is no npy file of numbers ({_line(error)})") from error
+        raise DataError(f"{path} is no npy file of numbers ({_one_line(error)})") from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
         raise DataError(f"{path} holds {getattr(values, 'dtype', 'several arrays')}; give an npy file of real numbers")
     if values.ndim != 2:
         raise DataError(f"{path} holds an array of shape {values.shape}; give [n, d], for one feature [n, 1]")
     names = tuple(f"x{j + 1}" for j in range(values.shape[1]))
-    kept = _chosen(path, names, columns)
+    kept = _choose_columns(path, names, columns)
     values = values[:, [names.index(name) for name in kept]]
     with np.errstate(over="ignore"):
         values = values.astype(np.float32 if values.dtype == np.float32 else np.float64)
-    return _checked(path, values, kept)
+    return _as_table(path, values, kept)
 
 
 def _need_pyarrow() -> None:
@@ -113,7 +113,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None) -> Table:
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is no readable Parquet file ({_line(error)})") from error
+        raise DataError(f"{path} is no readable Parquet file ({_one_line(error)})") from error
     return _from_arrow(path, table, columns)
 
 
@@ -146,8 +146,9 @@ def _read_text(path: Path, columns: Sequence[str] | None) -> Table:
             convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
         )
     except pyarrow.ArrowException as error:
-        found = text.ragged_row() or f"is not a table: {_line(error)}"
-        raise DataError(f"{path}{found}; every row must have {len(names)} fields") from error
+        found = text.ragged_row() or f"is not a table: {_one_line(error)}"
+        fields = f"{len(names)} {'field' if len(names) == 1 else 'fields'}"
+        raise DataError(f"{path}{found}; every row must have {fields}") from error
     return _from_arrow(path, table.rename_columns(names), columns, text)
 
 
@@ -158,7 +159,7 @@ def _check_bytes(path: Path) -> None:
             nul = line.find(b"\0")
             if nul >= 0:
                 raise DataError(
-                    f"{path} holds a NUL byte in line {number}, column {nul + 1}: {line[:nul][-20:]!r}; it is no text file"
+                    f"{path} holds a NUL byte in line {number}, column {nul + 1}: {line[:nul][-20:]!r}; it is not a text file"
                 )
             if not line.isascii():
                 try:
@@ -170,7 +171,7 @@ def _check_bytes(path: Path) -> None:
 
 
 class Text(NamedTuple):
-    """A text file that something is wrong with: where rows lie in it."""
+    """A text file in which a place is to be named: where its rows lie."""
 
     path: Path
     delimiter: str
@@ -194,7 +195,7 @@ class Text(NamedTuple):
                 skipped, begin = skipped or bool(fields), reader.line_num + 1
 
     def ragged_row(self) -> str:
-        """What to say of the first row that has too few fields or too many."""
+        """Words about the first row that has too few fields or too many; empty if there is none."""
         for line, fields in self.rows():
             if len(fields) != self.n_fields:
                 found = self.delimiter.join(fields)[:40]
@@ -213,7 +214,7 @@ def _from_arrow(path: Path, table: Any, columns: Sequence[str] | None, text: Tex
     import pyarrow.types
 
     names = tuple(str(name) for name in table.column_names)
-    kept = _chosen(path, names, columns)
+    kept = _choose_columns(path, names, columns)
     arrays, single = [], True
     for name in kept:
         column = table.column(names.index(name))
@@ -233,10 +234,10 @@ def _from_arrow(path: Path, table: Any, columns: Sequence[str] | None, text: Tex
         as_float = column.cast("float64", safe=False).to_numpy() if numeric else np.full(len(column), np.nan)
         arrays.append(as_float.astype(np.float64))
     stacked = np.column_stack(arrays) if arrays else np.empty((table.num_rows, 0))
-    return _checked(path, stacked.astype(np.float32) if single else stacked, kept, text, names)
+    return _as_table(path, stacked.astype(np.float32) if single else stacked, kept, text, names)
 
 
-def _chosen(path: Path, names: tuple[str, ...], columns: Sequence[str] | None) -> tuple[str, ...]:
+def _choose_columns(path: Path, names: tuple[str, ...], columns: Sequence[str] | None) -> tuple[str, ...]:
     if columns is None:
         return names
     for name in columns:
@@ -247,7 +248,7 @@ def _chosen(path: Path, names: tuple[str, ...], columns: Sequence[str] | None) -
     return tuple(columns)
 
 
-def _checked(
+def _as_table(
     path: Path, values: np.ndarray, columns: tuple[str, ...], text: Text | None = None, names: tuple[str, ...] = ()
 ) -> Table:
     if values.shape[0] == 0:
@@ -284,5 +285,5 @@ def _is_number(field: str) -> bool:
     return True
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]

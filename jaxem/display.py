@@ -130,7 +130,7 @@ def mixture_card(mixture: "Mixture") -> Card | None:
             f"{' x '.join(map(str, shape))} mixtures of {count_of(k, f'{family} component')}",
             header=("mixture", "weights") if len(shape) == 1 else (),
             rows=tuple(batch),
-            notes=_hidden(len(flat), "mixture") + _hidden(k, "component") if len(shape) == 1 else (),
+            notes=_rest(len(flat), "mixture") + _rest(k, "component") if len(shape) == 1 else (),
         )
     with jax.debug_nans(False):
         found = {name: np.asarray(leaf) for name, leaf in mixture.family.table(mixture.components).items()}
@@ -146,7 +146,7 @@ def mixture_card(mixture: "Mixture") -> Card | None:
     d = max((leaf.shape[1] for leaf in found.values() if leaf.ndim == 2), default=0)
     columns_hidden = (f"({d - most} more columns of x are not shown)",) if d > most else ()
     title = f"Mixture of {count_of(k, f'{family} component')}, {count_of(mixture.n_parameters, 'parameter')}"
-    return Card(title, (), tuple(header), tuple(rows), _hidden(k, "component") + columns_hidden)
+    return Card(title, (), tuple(header), tuple(rows), _rest(k, "component") + columns_hidden)
 
 
 def result_card(result: "Result") -> Card | None:
@@ -179,7 +179,7 @@ def _batch_card(result: "Result", status: np.ndarray) -> Card:
         (str(i), f"{value:.5f}", Status(int(one)).name, str(n_iter))
         for i, (value, one, n_iter) in enumerate(zip(*(column[:MOST_ROWS] for column in columns), strict=True))
     ]
-    return Card(title, (), ("climb", "log-likelihood", "status", "turns"), tuple(rows), _hidden(status.size, "climb"))
+    return Card(title, (), ("climb", "log-likelihood", "status", "turns"), tuple(rows), _rest(status.size, "climb"))
 
 
 def landscape_card(landscape: "Landscape") -> Card:
@@ -200,7 +200,7 @@ def landscape_card(landscape: "Landscape") -> Card:
     ]
     made = int(counts.sum()) + landscape.degenerate + landscape.failed
     title = f"{count_of(len(values), 'optimum', 'optima')} that {count_of(made, 'climb')} ended in"
-    notes = _hidden(len(values), "optimum", "optima")
+    notes = _rest(len(values), "optimum", "optima")
     if landscape.degenerate:
         notes += (f"{count_of(landscape.degenerate, 'climb')} collapsed; they are not counted among the optima",)
     if landscape.failed:
@@ -248,7 +248,7 @@ def report_card(report: "Report") -> Card:
     return Card(header=("law", "verdict", "residual", "at most"), rows=tuple(rows), notes=notes)
 
 
-def _hidden(n: int, noun: str, plural: str = "") -> tuple[str, ...]:
+def _rest(n: int, noun: str, plural: str = "") -> tuple[str, ...]:
     """A note of what a table of `MOST_ROWS` rows leaves out of n."""
     more = count_of(n - MOST_ROWS, f"more {noun}", f"more {plural or noun + 's'}")
     return (f"({more} not shown)",) if n > MOST_ROWS else ()

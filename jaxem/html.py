@@ -1,13 +1,13 @@
 """A fit as one HTML file: summary, parameters, verification, landscape, and EM to play step by step.
 
-The file needs no network and no library: numbers travel as JSON, pictures are SVG drawn by a few dozen lines of JavaScript
-in page.js beside this file. The player walks through plain EM from a random start: rows take the colours of their posteriors,
-ellipses move, the log-likelihood grows, and beside it l-hat is drawn against the log-likelihood on the line from theta_t
-to theta_t+1 = M(theta_t) in the chart,
+The file needs no network and no library: it holds the numbers as JSON, and page.js, a few dozen lines of JavaScript, draws
+them as SVG. The player walks through plain EM from a random start: rows take the colours of their posteriors, ellipses
+move, the log-likelihood rises. Beside it l-hat and the log-likelihood are drawn along the line from theta_t to
+theta_t+1 = M(theta_t) in the chart,
 
     theta(s) = theta_t + s (theta_t+1 - theta_t):   l-hat(theta(0)) = l(theta(0)),  l-hat <= l,  argmax_s l-hat = 1.
 
-Large data are sampled for drawing, and the page says so. Whatever comes from the data is escaped.
+Of large data a sample is drawn, and the page says so. Text that comes from the data is escaped.
 """
 
 import base64
@@ -39,15 +39,15 @@ from jaxem.stopping import Status, has_failed
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9A8C00", "#444444")
 MOST_CLIMBED, MOST_DRAWN = 2_000, 500
-"""rows that the player's EM climbs on, and rows that it draws"""
+"""rows that the player's EM uses, and rows that it draws, at most"""
 TRIED, MOST_TURNS, MOST_FRAMES = 16, 400, 60
-"""starts that the player's climb is chosen from, its longest, and pictures it shows"""
+"""starts that the player's climb is chosen from, turns it makes and pictures it shows, at most"""
 LIVELY = 30
 """turns that make a good show"""
 ALONG = np.arange(-12, 39) / 20
-"""where l and l-hat are drawn, in steps of EM"""
+"""where l and l-hat are drawn along the line, in EM steps"""
 MOST_SHOWN = 12
-"""components, features and optima that a table shows"""
+"""components, features and optima that a table shows, at most"""
 
 
 def report(
@@ -87,14 +87,14 @@ def report(
     if any(not 0 <= feature < d for feature in shown):
         raise ValueError(f"features = {features}; give two columns from 0 to {d - 1}")
     verification = verify(result.mixture, values) if verification is None else verification
-    played = _played(result, values, shown, [names[feature] for feature in shown], seed)
+    played = _player_climb(result, values, shown, [names[feature] for feature in shown], seed)
     page = importlib.resources.files("jaxem") / "page"
-    return _filled(
+    return _fill(
         (page / "page.html").read_text(encoding="utf-8"),
         TITLE=_text(title),
         STYLE=(page / "page.css").read_text(encoding="utf-8"),
         SCRIPT=(page / "page.js").read_text(encoding="utf-8"),
-        SUBTITLE=_text(f"{n:,} rows, {d} {'column' if d == 1 else 'columns'}; {_described(result.mixture)}"),
+        SUBTITLE=_text(f"{n:,} rows, {d} {'column' if d == 1 else 'columns'}; {_description(result.mixture)}"),
         CARDS=_cards(result, n),
         PARAMETERS=_parameters(result.mixture, names),
         VERIFICATION=_verification(verification),
@@ -107,17 +107,17 @@ def report(
 # -- the player ----------------------------------------------------------------------------------------------------------
 
 
-class Played(NamedTuple):
-    """A climb to be shown."""
+class Climb(NamedTuple):
+    """What the player shows."""
 
     numbers: dict[str, Any]
-    rows: int  # that it climbed on
-    drawn: int
+    rows: int  # that it uses
+    drawn: int  # rows
     turns: int
-    is_best: bool  # whether it ends where the fit did
+    is_best: bool  # whether it ends in the fit's optimum
 
 
-def _played(result: Result, values: np.ndarray, shown: list[int], names: list[str], seed: int) -> Played | None:
+def _player_climb(result: Result, values: np.ndarray, shown: list[int], names: list[str], seed: int) -> Climb | None:
     """Plain EM from a random start that ends well and is worth watching; None if there is nothing to draw."""
     mixture = result.mixture
     if not isinstance(mixture.components, GaussianParams):
@@ -149,26 +149,26 @@ def _played(result: Result, values: np.ndarray, shown: list[int], names: list[st
     kept = climbed[frames]
     drawn = np.sort(rng.choice(len(sampled), min(MOST_DRAWN, len(sampled)), False))
     resp = np.asarray(jax.vmap(lambda one: one.responsibilities(jnp.asarray(sampled[drawn])))(kept), float)
-    below, above = (np.asarray(one, float) for one in _against_proxy(kept, jnp.asarray(sampled), jnp.asarray(ALONG)))
+    below, above = (np.asarray(one, float) for one in _proxy_along(kept, jnp.asarray(sampled), jnp.asarray(ALONG)))
     means, factors = _ellipses(kept, shown)
     weights = np.exp(np.asarray(kept.log_weights, float))
-    order = _numbered_as(mixture, kept[-1])
+    order = _matching_order(mixture, kept[-1])
     soft = resp[..., order] @ _colours(k)
     numbers = {
         "names": names,
-        "points": _rounded(sampled[drawn][:, shown]),
+        "points": _as_lists(sampled[drawn][:, shown]),
         "colours": base64.b64encode(np.clip(np.round(soft * 255), 0, 255).astype(np.uint8).tobytes()).decode(),
         "palette": list(_palette(k)),
         "turns": frames.tolist(),
-        "weights": _rounded(weights[:, order]),
-        "means": _rounded(means[:, order]),
-        "factors": _rounded(factors[:, order]),
-        "trace": _rounded(np.asarray(log_likelihood, float), 10),
-        "along": _rounded(ALONG),
-        "log_likelihood": _rounded(above, 10),
-        "proxy": _rounded(below, 10),
+        "weights": _as_lists(weights[:, order]),
+        "means": _as_lists(means[:, order]),
+        "factors": _as_lists(factors[:, order]),
+        "trace": _as_lists(np.asarray(log_likelihood, float), 10),
+        "along": _as_lists(ALONG),
+        "log_likelihood": _as_lists(above, 10),
+        "proxy": _as_lists(below, 10),
     }
-    return Played(numbers, len(sampled), len(drawn), made - 1, bool(near.any() and reached > -math.inf))
+    return Climb(numbers, len(sampled), len(drawn), made - 1, bool(near.any() and reached > -math.inf))
 
 
 def _climb(start: Mixture, x: Array, made: int) -> tuple[Mixture, Array]:
@@ -181,7 +181,7 @@ def _climb(start: Mixture, x: Array, made: int) -> tuple[Mixture, Array]:
     return jax.jit(lambda start: jax.lax.scan(turn, start, None, made)[1])(start)
 
 
-def _against_proxy(mixtures: Mixture, x: Array, along: Array) -> tuple[Array, Array]:
+def _proxy_along(mixtures: Mixture, x: Array, along: Array) -> tuple[Array, Array]:
     """l-hat and l, `[frames, s]` each, at steps `along` from each theta_t to the M-step from it."""
 
     def of_one(mixture: Mixture) -> tuple[Array, Array]:
@@ -197,7 +197,7 @@ def _against_proxy(mixtures: Mixture, x: Array, along: Array) -> tuple[Array, Ar
     return jax.jit(lambda mixtures: jax.lax.map(of_one, mixtures))(mixtures)
 
 
-def _numbered_as(mixture: Mixture, other: Mixture) -> np.ndarray:
+def _matching_order(mixture: Mixture, other: Mixture) -> np.ndarray:
     """The order of the other's components in which they lie nearest to this one's."""
     ours, theirs = (np.asarray(one.components.means, float) for one in (mixture, other))
     scale = np.std(np.concatenate([ours, theirs]), axis=0)
@@ -227,7 +227,7 @@ def _palette(k: int) -> tuple[str, ...]:
 # -- the page ------------------------------------------------------------------------------------------------------------
 
 
-def _filled(template: str, **parts: str) -> str:
+def _fill(template: str, **parts: str) -> str:
     """The template with its parts put in at once, so that no part is searched for another's mark."""
     pieces = template.split("{{")
     return pieces[0] + "".join(parts[name] + rest for name, rest in (piece.split("}}", 1) for piece in pieces[1:]))
@@ -243,7 +243,7 @@ def _json(numbers: dict[str, Any]) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _rounded(values: np.ndarray, digits: int = 5) -> Any:
+def _as_lists(values: np.ndarray, digits: int = 5) -> Any:
     """Nested lists of so many digits; null where not finite."""
 
     def short(value: Any) -> Any:
@@ -254,7 +254,7 @@ def _rounded(values: np.ndarray, digits: int = 5) -> Any:
     return short(np.asarray(values, float).tolist())
 
 
-def _described(mixture: Mixture) -> str:
+def _description(mixture: Mixture) -> str:
     k = mixture.n_components
     return f"{k} {'component' if k == 1 else 'components'}, {type(mixture.family).__name__}, {mixture.n_parameters} parameters"
 
@@ -343,17 +343,17 @@ def _landscape(landscape: Landscape) -> str:
     )
 
 
-def _player(played: Played | None, n: int) -> str:
+def _player(played: Climb | None, n: int) -> str:
     if played is None:
         return "<p class=note>There is no player for this family, or no climb that could be shown.</p>"
     told = []
     if played.rows < n:
-        told.append(f"climbs on a sample of {played.rows:,} of the {n:,} rows")
+        told.append(f"uses a sample of {played.rows:,} of the {n:,} rows")
     if played.drawn < played.rows:
         told.append(f"draws {played.drawn:,} of them")
     if len(played.numbers["turns"]) <= played.turns:
-        told.append(f"shows {len(played.numbers['turns'])} of {played.turns + 1} iterations, most of them early")
+        told.append(f"shows {len(played.numbers['turns'])} of {played.turns + 1} turns, most of them early")
     if played.rows == n and not played.is_best:
-        told.append("ends in another optimum than the fit: no start that was tried for it found that one by plain EM")
+        told.append("ends in another optimum than the fit: none of its starts led plain EM to that one")
     note = f"<p class=note>It {'; it '.join(told)}.</p>" if told else ""
     return f'<div id="player"></div>{note}'

@@ -8,7 +8,7 @@ and
     KMeansPlusPlus    rows far from each other (greedy k-means++: Arthur and Vassilvitskii 2007; Celebi et al. 2013), each
                       row then given to the nearest, and one M-step.
     RandomPoints      the same from k random rows.
-    Recipe            rows of either kind, moved by k-means or not, as centres of wide or narrow components.
+    Recipe            one of these, or others, by numbers: the kinds of start that a search races.
     FromResponsibilities, FromMixture     whatever is given.
 
 All are pure functions of (key, family, x, n_components, sample_weight), pytrees themselves, and run under jit and vmap.
@@ -110,10 +110,11 @@ class Recipe:
     """A start whose kind is data, so that all arms of `search` share one program.
 
     Attributes:
-        apart: whether the centres are rows of greedy k-means++, far from each other, or random rows.
-        n_lloyd: steps of Lloyd's algorithm that move them, at most.
-        nearest: whether each row is given to the nearest and one M-step made. Else all components have equal weights and
-        narrow: the spread of one of k clusters side by side, or that of all the data.
+        apart: whether the centres are rows of greedy k-means++, far from each other; else they are random rows.
+        n_lloyd: steps of Lloyd's algorithm that move the centres, at most.
+        nearest: whether each row goes to the nearest centre and one M-step is made; else all components have equal weights.
+        narrow: where no M-step is made, whether components have the spread of one of k clusters side by side; else they
+            have that of all the data.
     """
 
     apart: Array | bool = True

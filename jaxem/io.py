@@ -2,8 +2,9 @@
 
 A file holds the arrays `log_weights` and `components.<field>` and these strings: `format` ("jaxem-mixture"), `version`,
 `family` (one of FAMILIES), `n_components`, `n_features` and `sha256`, the digest of the arrays with their names, dtypes
-and shapes. Nothing else may be there. Files are written beside their destination, flushed and renamed, so that the path
-holds the old model or the new one, never half of one.
+and shapes. It may hold nothing else. The family itself says which fields it has, of which shapes, and what is wrong with
+their values. A file is written beside its destination, flushed and renamed, so that the path holds the old model or the
+new one, never half of one.
 """
 
 import contextlib
@@ -37,20 +38,20 @@ FAMILIES: dict[str, Family] = {
 ENTRY = {"dtype", "shape", "data_offsets"}
 METADATA = {"format", "version", "family", "n_components", "n_features", "sha256"}
 MAX_HEADER = 2**16
-"""bytes of a header; ours have a few hundred"""
+"""bytes a header may have; those that `save` writes have a few hundred"""
 SUM = {4: 1e-4, 8: 1e-8}
-"""how far weights may be from summing to one, by bytes of a number"""
+"""how far the sum of the weights may be from one, by bytes of a number"""
 PROBES = ((2, 3), (4, 5))
 """two numbers of components, and two of features, for which the shapes of parameters are tried"""
 DTYPES: dict[str, np.dtype] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 
 WRITING = threading.Lock()
-"""held while a file is written: who ends the process takes it first"""
+"""held while a file is written; whoever ends the process waits for it"""
 
 
 class ModelFormatError(ValueError):
-    """A file that is not a model of ours; the message is one line and names the field."""
+    """A file that `save` did not write, or that was changed since; the message is one line and names the field."""
 
 
 def save(mixture: Mixture, path: str | Path, *, overwrite: bool = True) -> None:
@@ -67,7 +68,7 @@ def save(mixture: Mixture, path: str | Path, *, overwrite: bool = True) -> None:
     if mixture.log_weights.ndim != 1:
         raise ValueError(f"mixture has log_weights of shape {mixture.log_weights.shape}; save one mixture, not a batch")
     params = jax.tree.map(np.asarray, mixture.components)
-    arrays = {"log_weights": np.asarray(mixture.log_weights), **_named(params)}
+    arrays = {"log_weights": np.asarray(mixture.log_weights), **_by_name(params)}
     for field, array in arrays.items():
         if np.isnan(array).any() or (field != "log_weights" and np.isinf(array).any()):
             raise ValueError(f"{field} holds values that are not finite; a failed fit is not saved")
@@ -94,15 +95,15 @@ def load(path: str | Path) -> Mixture:
     """Read a mixture that `save` wrote.
 
     Raises:
-        ModelFormatError: naming the field, for anything else: truncated, changed, or no model at all.
+        ModelFormatError: if `save` did not write the file, or it was cut or changed since; it names the field.
         OSError: if the file cannot be read.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; check the name")
-    if not (path.is_file() or path.is_dir()):  # a pipe or a device may never end
+    if not (path.is_file() or path.is_dir()):  # reading a pipe or a device may never end
         raise ModelFormatError(f"{path} is no regular file; give the name of a saved model")
-    with path.open("rb") as file:  # once: the path may be given another model while we read
+    with path.open("rb") as file:  # opened once: another model may take the path while we read
         header, start, size = _header(path, file)
         metadata = header.pop("__metadata__", None)
         k, d = _check_metadata(path, metadata)
@@ -130,7 +131,7 @@ def load(path: str | Path) -> Mixture:
     return Mixture(jnp.asarray(log_weights), jax.tree.map(jnp.asarray, params), family)
 
 
-def _named(params: Any) -> dict[str, Any]:
+def _by_name(params: Any) -> dict[str, Any]:
     """The leaves of parameters by the names that a file gives them, such as `components.means`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     return {f"components.{jax.tree_util.keystr(path, simple=True, separator='.')}": leaf for path, leaf in leaves}
@@ -154,7 +155,7 @@ def _patterns(family: Family) -> tuple[dict[str, tuple[tuple[int, int], ...]], A
         jax.eval_shape(functools.partial(family.init, n_components=k), jax.ShapeDtypeStruct((1, d), np.float32))
         for k, d in zip(*PROBES, strict=True)
     )
-    pairs = zip(_named(small).items(), _named(large).values(), strict=True)
+    pairs = zip(_by_name(small).items(), _by_name(large).values(), strict=True)
     patterns = {name: tuple(zip(one.shape, other.shape, strict=True)) for (name, one), other in pairs}
     return patterns, jax.tree.structure(small)
 
@@ -165,7 +166,7 @@ def _header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], bytes, int]:
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if size < 8 or length > min(MAX_HEADER, size - 8):
-        raise ModelFormatError(f"{path}: header is truncated or too long; this is no model of jaxem")
+        raise ModelFormatError(f"{path}: header is truncated or too long; this is not a model that jaxem saved")
     start += file.read(length)
     try:
         header = json.loads(start[8:].decode("utf-8"), object_pairs_hook=_no_duplicates)
@@ -179,7 +180,7 @@ def _header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], bytes, int]:
 def _check_metadata(path: Path, metadata: Any) -> tuple[int, int]:
     """The numbers of components and features that the header claims, once the rest of it is what it should be."""
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise ModelFormatError(f"{path}: format is not {FORMAT!r}; this is no model of jaxem")
+        raise ModelFormatError(f"{path}: format is not {FORMAT!r}; this is not a model that jaxem saved")
     if metadata.get("version") != VERSION:
         raise ModelFormatError(f"{path}: version is {metadata.get('version')!r}; this jaxem reads {VERSION!r}")
     if set(metadata) != METADATA:
@@ -193,7 +194,7 @@ def _check_metadata(path: Path, metadata: Any) -> tuple[int, int]:
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key is there twice")
     return found
 
 
@@ -219,7 +220,7 @@ def _check_arrays(path: Path, header: dict[str, Any], expected: dict[str, tuple[
         raise ModelFormatError(f"{path}: dtype differs between arrays: {sorted(dtypes)}")
     if total != size:
         raise ModelFormatError(
-            f"{path}: data has {size} bytes where the shapes need {total}; the file is not whole, or more than a model"
+            f"{path}: data has {size} bytes where the shapes need {total}; the file is not whole, or holds more than a model"
         )
 
 
@@ -228,7 +229,7 @@ def _check_values(path: Path | str, log_weights: np.ndarray, params: Any, family
     log_weights = log_weights.astype(np.float64)
     if np.isnan(log_weights).any() or abs(np.exp(np.minimum(log_weights, 1.0)).sum() - 1) > off:
         raise ModelFormatError(f"{path}: log_weights do not belong to weights that sum to one")
-    for name, array in _named(params).items():
+    for name, array in _by_name(params).items():
         if not np.isfinite(array).all():
             raise ModelFormatError(f"{path}: {name} holds values that are not finite")
     wrong = family.check(jax.tree.map(lambda leaf: leaf.astype(np.float64), params))

@@ -1,11 +1,11 @@
 """Pictures of a fit, by matplotlib: data and components, soft colours, the climb, the landscape of optima.
 
-Every function draws on the `ax` it is given, or on a new one, and returns it. Colours are Okabe and Ito's (2008), which the
-colour-blind tell apart, in an order of falling lightness; components carry their number and a line style of their own, so
-that pictures read in grey as well.
+Every function draws on the `ax` it is given, or on a new one, and returns it. The colours are those of Okabe and Ito (2008),
+which the colour-blind can tell apart. Each component also has its number and a line style, so that pictures can be read in
+grey as well.
 
-The ellipse of r deviations of N(mu, Sigma) in two features is  mu + r L (cos t, sin t),  L L' the 2 x 2 block of Sigma: its
-shadow on each axis is r standard deviations.
+The ellipse of r deviations of N(mu, Sigma) in two features is  mu + r L (cos t, sin t)  with L L' the 2 x 2 block of Sigma.
+Its shadow on each axis reaches r standard deviations from the mean.
 """
 
 import math
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 LINES = ("-", "--", "-.", ":")
 DEVIATIONS = (1.0, 2.0)
-"""ellipses that are drawn of a component"""
+"""the ellipses of a component, in standard deviations"""
 MOST_POINTS = 5_000
-"""rows that are drawn; of more an even sample"""
+"""rows that are drawn at most; of more rows an even sample"""
 MOST_BARS = 12
-"""optima that are drawn; the rest is said in words"""
+"""optima that are drawn at most; a note counts the others"""
 GREY = "0.45"
 
 
@@ -77,7 +77,7 @@ def plot_mixture(
     if len(shown) == 1:
         return _densities(mixture, means, covariances, x, shown[0], ax)
     if x is not None:
-        data = _sampled(np.asarray(x))[0]
+        data = _even_sample(np.asarray(x))[0]
         ax.scatter(data[:, shown[0]], data[:, shown[1]], s=_size(len(data)), c=GREY, alpha=0.6, linewidths=0)
     return _ellipses(mixture, means, covariances, ax)
 
@@ -92,12 +92,12 @@ def plot_responsibilities(
 ) -> "Axes":
     """Rows in the soft colours of their posteriors, with the components' ellipses; the arguments are those of `plot_mixture`.
 
-    The larger a row's doubt, the smaller its dot, so that doubt shows in grey as well.
+    The less sure a row's component, the smaller its dot, so that doubt shows in grey as well.
     """
     means, covariances, shown = _moments(mixture, features)
     ax = _axes(ax)
     _label(ax, shown, columns)
-    data, _ = _sampled(np.asarray(x))
+    data, _ = _even_sample(np.asarray(x))
     resp = np.asarray(mixture.responsibilities(data), float)  # [n, k]
     soft = np.clip(resp @ colours(mixture.n_components), 0, 1)
     size = _size(len(data)) * (0.3 + 0.7 * resp.max(axis=1) ** 2)
@@ -113,7 +113,7 @@ def plot_responsibilities(
 
 
 def plot_trace(result: Result, *, ax: "Axes | None" = None) -> "Axes":
-    """The objective along the climb, `result.trace`; of many restarts a line each, the best drawn over the others."""
+    """The objective along the climb, `result.trace`; of a batch a line for each climb, the best on top."""
     ax = _axes(ax)
     traces = np.atleast_2d(np.asarray(result.trace, float))
     finals = np.atleast_1d(np.asarray(result.objective, float))
@@ -127,17 +127,17 @@ def plot_trace(result: Result, *, ax: "Axes | None" = None) -> "Axes":
             ax.plot(made.size - 1, made[-1], "o", color=colour, markersize=5, zorder=4)
             ax.annotate(f"{made[-1]:.2f}", (made.size - 1, made[-1]), (-4, -12), textcoords="offset points", ha="right")
     tops = traces[np.isfinite(traces)]
-    if tops.size > 4:  # the first turns climb so far that nothing else would be seen
+    if tops.size > 4:  # the first turns rise so far that the others would look flat
         low = np.quantile(tops, 0.05)
         if np.max(tops) - low < 0.5 * np.ptp(tops):
             ax.set_ylim(low - 0.1 * (np.max(tops) - low), np.max(tops) + 0.1 * (np.max(tops) - low))
-    ax.set_xlabel("EM iteration")
+    ax.set_xlabel("turn of EM")
     ax.set_ylabel("log-likelihood")
-    return _plain(ax)
+    return _hide_frame(ax)
 
 
 def plot_landscape(landscape: Landscape, *, ax: "Axes | None" = None) -> "Axes":
-    """The distinct optima, best first, and how many restarts ended in each."""
+    """The distinct optima, best first, and how many climbs ended in each."""
     ax = _axes(ax)
     values, counts = np.asarray(landscape.objective, float)[:MOST_BARS], np.asarray(landscape.counts)[:MOST_BARS]
     places = np.arange(len(values))
@@ -149,13 +149,13 @@ def plot_landscape(landscape: Landscape, *, ax: "Axes | None" = None) -> "Axes":
     ax.set_yticks(places, [f"{value:.2f}" for value in values])
     ax.invert_yaxis()
     ax.set_xlim(0, 1.35 * max(1, counts.max(initial=0)))
-    ax.set_xlabel("restarts")
+    ax.set_xlabel("climbs")
     ax.set_ylabel("log-likelihood")
     hidden, lost = len(landscape.counts) - len(values), landscape.degenerate + landscape.failed
-    told = [f"{hidden} more optima"] * (hidden > 0) + [f"{lost} collapsed or failed"] * (lost > 0)
-    if told:
-        ax.text(0.98, 0.02, ", ".join(told), transform=ax.transAxes, ha="right", va="bottom", fontsize=8, color=GREY)
-    return _plain(ax)
+    notes = [f"{hidden} more optima"] * (hidden > 0) + [f"{lost} collapsed or failed"] * (lost > 0)
+    if notes:
+        ax.text(0.98, 0.02, ", ".join(notes), transform=ax.transAxes, ha="right", va="bottom", fontsize=8, color=GREY)
+    return _hide_frame(ax)
 
 
 def ellipse(mean: np.ndarray, covariance: np.ndarray, deviations: float, points: int = 96) -> np.ndarray:
@@ -189,7 +189,7 @@ def _ellipses(mixture: Mixture, means: np.ndarray, covariances: np.ndarray, ax: 
             str(j), means[j], ha="center", va="center", fontsize=10, fontweight="bold", color=palette[j], zorder=4,
             path_effects=halo,
         )  # fmt: skip
-    return _plain(ax)
+    return _hide_frame(ax)
 
 
 def _densities(
@@ -217,7 +217,7 @@ def _densities(
     ax.plot(grid, parts.sum(axis=0), color="black", linewidth=1.0, zorder=2)
     ax.set_ylabel("density")
     ax.set_ylim(bottom=0)
-    return _plain(ax)
+    return _hide_frame(ax)
 
 
 def _axes(ax: "Axes | None") -> "Axes":
@@ -232,16 +232,16 @@ def _label(ax: "Axes", shown: list[int], columns: Sequence[str] | None) -> None:
 
 
 def _verbatim(name: str) -> str:
-    """A name as it is: a dollar sign begins no formula."""
+    """A name for matplotlib to print as it is, although a dollar sign begins a formula there."""
     return str(name).replace("$", r"\$")
 
 
-def _plain(ax: "Axes") -> "Axes":
+def _hide_frame(ax: "Axes") -> "Axes":
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
-def _sampled(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _even_sample(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """At most `MOST_POINTS` rows, evenly spaced, and their numbers."""
     index = np.arange(len(x))
     if len(x) > MOST_POINTS:

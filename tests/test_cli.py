@@ -38,7 +38,7 @@ def run(*arguments):
     stdout, stderr = StringIO(), StringIO()
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, COLUMNS="80"))
-        stack.enter_context(mock.patch.object(cli, "_DEBUGGING", []))
+        stack.enter_context(mock.patch("jaxem.cli.terminal._DEBUGGING", []))
         stack.enter_context(contextlib.redirect_stdout(stdout))
         stack.enter_context(contextlib.redirect_stderr(stderr))
         left = stack.enter_context(pytest.raises(SystemExit))

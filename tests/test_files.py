@@ -16,7 +16,7 @@ import pytest
 
 import jaxem
 from jaxem import datasets, io
-from tests.cases import ORACLES, Case, named
+from tests.cases import ORACLES, Case, Poisson, named
 from tests.conftest import DTYPE
 
 
@@ -31,6 +31,40 @@ def test_save_and_load(case, tmp_path):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype == DTYPE
     assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+class Counted(Poisson):
+    """A family that files get to know by one row; it says how many features it has and what is wrong with rates."""
+
+    def n_features(self, params):
+        return params.rates.shape[-1]
+
+    def check(self, params):
+        return None if (params.rates > 0).all() else "rates holds values that are not positive"
+
+
+def test_a_new_family_is_one_row(tmp_path, monkeypatch):
+    monkeypatch.setitem(io.FAMILIES, "Counted", Counted())
+    counts = Case(Poisson(), 2, 3).mixture()
+    mixture = jaxem.Mixture(counts.log_weights, counts.components, Counted())
+    io.save(mixture, tmp_path / "m")
+    loaded = io.load(tmp_path / "m")
+    assert loaded.family == Counted()
+    np.testing.assert_array_equal(loaded.components.rates, mixture.components.rates)
+    wrong = jaxem.Mixture(mixture.log_weights, jax.tree.map(jnp.negative, mixture.components), Counted())
+    with pytest.raises(io.ModelFormatError, match=r"components\.rates holds values that are not positive"):
+        io.save(wrong, tmp_path / "m")
+
+
+@pytest.mark.parametrize("family", io.FAMILIES.values(), ids=io.FAMILIES)
+def test_shapes_in_a_file_are_the_familys(family):
+    """For sizes of which nothing could be computed, too."""
+    for k, d in ((1, 1), (2, 4), (3, 5), (5, 3)):
+        shapes, _ = io._shapes(family, k, d)
+        mixture = Case(family, k, d).mixture()
+        assert list(shapes.values()) == [leaf.shape for leaf in jax.tree.leaves(mixture.components)]
+    first = next(iter(io._shapes(family, 10**9, 10**9)[0].values()))
+    assert first == (10**9, 10**9)
 
 
 def test_a_dead_component_is_kept(tmp_path):

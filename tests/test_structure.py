@@ -24,7 +24,8 @@ FLOORS = {
     "queue": 7, "laws": 7,
     "racing": 8, "io": 8, "datasets": 8,
     "sklearn": 9, "plots": 9, "html": 9,
-    "cli": 10,
+    "cli.terminal": 10, "cli.words": 10,
+    "cli.commands": 11, "cli.__main__": 12,
 }  # fmt: skip
 READ_CORE = {
     "stats": 45, "families.base": 205, "families.gaussian": 730, "families.discrete": 120, "priors": 305, "mixture": 215,

@@ -81,7 +81,7 @@ def test_components_in_another_order_are_the_same_mixture(case):
 
 
 def test_a_dead_component_alone_has_weight_one():
-    mixture = Case(jaxem.Full(), 3, 2, 0).mixture()
+    mixture = Case(jaxem.Full(), 3, 2).mixture()
     dead = jaxem.Mixture(jnp.asarray([0.0, -jnp.inf, -jnp.inf]), mixture.components, mixture.family)
     assert float(dead[1].weights[0]) == 1.0
     np.testing.assert_allclose(dead[1:].weights, [0.5, 0.5], rtol=ROUNDING)
@@ -149,7 +149,9 @@ def test_a_result_is_still_a_named_tuple(results):
 def test_a_mixture_is_printed_with_its_weights(case):
     mixture = case.mixture()
     text = str(mixture)
-    assert text.startswith(f"Mixture of {case.k} {type(case.family).__name__} components, {case.p} parameters\n")
+    assert text.startswith(
+        f"Mixture of {case.k} {type(case.family).__name__} components, {case.n_parameters} parameters\n"
+    )
     for weight in np.asarray(mixture.weights):
         assert f"{weight:.4g}" in text
     assert repr(mixture).startswith("Mixture(log_weights=")
@@ -157,7 +159,7 @@ def test_a_mixture_is_printed_with_its_weights(case):
 
 
 def test_means_and_deviations_are_printed():
-    mixture = Case(jaxem.Tied(), 2, 2, 0).mixture()
+    mixture = Case(jaxem.Tied(), 2, 2).mixture()
     lines = str(mixture).splitlines()
     assert lines[1].split() == ["component", "weight", "mean", "x1", "mean", "x2", "sd", "x1", "sd", "x2"]
     found = np.array([line.split()[1:] for line in lines[2:]], float)
@@ -167,7 +169,7 @@ def test_means_and_deviations_are_printed():
 
 
 def test_what_a_table_leaves_out_is_said():
-    text = str(Case(jaxem.Diagonal(), 12, 9, 0).mixture())
+    text = str(Case(jaxem.Diagonal(), 12, 9).mixture())
     assert "(4 more components not shown)" in text
     assert "(5 more columns of x are not shown)" in text
     assert len(text.splitlines()) == 2 + display.MOST_ROWS + 2
@@ -239,7 +241,7 @@ def test_a_search_a_selection_and_a_report_are_printed(results):
 
 
 def test_what_has_no_values_is_printed_as_python_does():
-    mixture = Case(jaxem.Full(), 2, 2, 0).mixture()
+    mixture = Case(jaxem.Full(), 2, 2).mixture()
     seen = []
 
     @jax.jit
@@ -284,7 +286,7 @@ def test_criteria():
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("Lanes", "restarts.RestartsProgress"), ("Raced", "racing.SearchProgress"), ("Settings", "init.Recipe")],
+    [("Lanes", "queue.RestartsProgress"), ("Raced", "racing.SearchProgress"), ("Settings", "init.Recipe")],
 )
 def test_a_name_of_the_version_before_works_and_warns(old, new):
     module, name = new.split(".")
@@ -296,6 +298,6 @@ def test_a_name_of_the_version_before_works_and_warns(old, new):
 
 
 def test_a_family_of_your_own_is_printed_too():
-    mixture = Case(Poisson(), 2, 2, 0).mixture()
+    mixture = Case(Poisson(), 2, 2).mixture()
     assert "rates x1" in str(mixture)
     assert list(itertools.islice(mixture, 3))[1].n_components == 1

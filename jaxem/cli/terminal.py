@@ -1,0 +1,172 @@
+"""The process of a command: its thread, its signals and exit codes, how JAX starts, and the bar that shows progress.
+
+XLA cannot be stopped while it computes, so the work runs in a thread and the main thread waits for it and for Ctrl-C. Who
+leaves early waits for a file that is being written and for nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+CACHE_VARIABLE = "JAXEM_CACHE"
+"""environment variable with the folder of compiled programs, or empty for none; without it JAX's own setting holds"""
+_DEBUGGING: list[bool] = []
+"""holds True once --debug was given"""
+
+
+class WorkError(Exception):
+    """The work failed in a way that was foreseen; the message is what the user reads."""
+
+
+def run_command_line(app: Callable[[], object]) -> None:
+    """The life of the process, from the first signal handler to the exit code."""
+    for name in ("stdout", "stderr"):
+        # it was closed before we began: that is no worse than a reader who has left
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it stays open as long as the process lives
+    signal.signal(signal.SIGTERM, lambda *_: leave("terminated", 128 + signal.SIGTERM))
+    try:
+        app()
+    except OSError as error:  # --help into a full disk
+        _drop_stdout()
+        if error.errno != errno.EPIPE:
+            print(f"jaxem: error: {error}", file=sys.stderr)
+            sys.exit(1)
+    except KeyboardInterrupt:
+        leave("interrupted", 128 + signal.SIGINT)
+
+
+def run(work: Callable[[], None]) -> None:
+    """Do the work in a thread, so that Ctrl-C is heard while XLA computes. An error becomes one line and exit code 1."""
+    errors: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            work()
+            sys.stdout.flush()
+        except BaseException as error:
+            errors.append(error)
+
+    worker = threading.Thread(target=attempt, daemon=True)
+    worker.start()
+    try:
+        while worker.is_alive():
+            worker.join(0.1)
+    except KeyboardInterrupt:
+        leave("interrupted", 128 + signal.SIGINT)
+    if errors:
+        _report_error(errors[0])
+
+
+def _report_error(error: BaseException) -> NoReturn:
+    """Say what went wrong, in one line, and exit."""
+    if isinstance(error, (typer.Exit, typer.BadParameter)):  # an option that is wrong for these data
+        raise error
+    if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ENOSPC):
+        _drop_stdout()
+    if isinstance(error, BrokenPipeError):  # the reader of stdout has left, which is no fault of ours
+        raise typer.Exit(0)
+    if _DEBUGGING:
+        traceback.print_exception(error)
+    if isinstance(error, MemoryError):
+        error = MemoryError("out of memory; use --chunk-size, fewer --restarts, a smaller --max-iter or fewer rows")
+    message = str(error).replace("\n", " ").strip() or type(error).__name__
+    foreseen = (WorkError, ValueError, TypeError, OSError, MemoryError, OverflowError, ImportError)
+    if not isinstance(error, foreseen):
+        message = (
+            f"{type(error).__name__}: {message[:300]}; this is a fault of jaxem: "
+            "please report it with what --debug shows"
+        )
+    print(f"jaxem: error: {message}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def _drop_stdout() -> None:
+    """Send what is still to be written nowhere: its reader has left, or the disk is full."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def leave(word: str, code: int) -> NoReturn:
+    """End the process at once; only a file that is being written is finished first."""
+    print(f"\njaxem: {word}", file=sys.stderr)
+    sys.stderr.flush()
+    writing = getattr(sys.modules.get("jaxem.io"), "WRITING", None)  # the module may be half imported
+    if writing is not None:
+        writing.acquire(timeout=10)
+    os._exit(code)
+
+
+def show_errors(on: bool) -> None:
+    """Show where an error was raised from now on, if `on`."""
+    if on:
+        _DEBUGGING.append(True)
+
+
+@contextlib.contextmanager
+def progress_bar(name: str, total: int, *, counts: bool = True, wanted: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar on stderr while the block runs, and `update(completed, words)` to move it; nothing where there is no terminal.
+
+    `counts` adds how many of how many are done; without `wanted` no bar is shown.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    counter = [MofNCompleteColumn()] if counts else []
+    columns = (TextColumn("{task.description}"), BarColumn(), *counter, TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (wanted and console.is_terminal)) as progress:
+        task = progress.add_task(name, total=total)
+
+        def update(completed: int, words: str) -> None:
+            progress.update(task, completed=min(completed, total), description=f"{name}, {words}")
+
+        yield update
+
+
+def start_jax(work: int, *, keep: bool = True) -> None:
+    """Settle what must be settled before JAX starts: where compiled programs are kept, and a device for each core.
+
+    `work` is the count of numbers that a turn of all climbs touches: where it is small one device is faster.
+    """
+    import jax
+
+    from jaxem.program import SMALL, cores
+
+    folder = os.environ.get(CACHE_VARIABLE)
+    if not keep or folder == "":
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif folder is not None or "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        _keep_programs(folder)
+    if (
+        work > SMALL
+        and jax.config.values["jax_num_cpu_devices"] < 0
+        and "device_count" not in os.environ.get("XLA_FLAGS", "")
+    ):
+        jax.config.update("jax_num_cpu_devices", cores())
+
+
+def _keep_programs(name: str | None) -> None:
+    """Keep compiled programs in the named folder, by default `jaxem` in the user's caches; if it cannot be written, not."""
+    import jax
+    import platformdirs
+
+    folder = Path(name) if name else platformdirs.user_cache_path("jaxem")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

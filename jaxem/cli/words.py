@@ -1,0 +1,189 @@
+"""What the commands print: tables of a fit, its optima and its verification, advice where a fit failed, and CSV.
+
+Everything is made by numpy and plain strings: nothing is compiled after the fit.
+"""
+
+from __future__ import annotations
+
+import csv
+import io as text_io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxem.datasets import Table
+    from jaxem.laws import Report
+    from jaxem.loop import Result
+    from jaxem.mixture import Mixture
+    from jaxem.queue import Landscape
+    from jaxem.racing import Selection
+    from jaxem.stopping import Status
+
+MOST_SHOWN = 6
+"""features, components and optima that a printed table shows"""
+MOST_COMPARED = 100_000
+"""rows that are compared to count the distinct ones"""
+BUNDLED = "Old Faithful (bundled)"
+
+
+class Outcome(NamedTuple):
+    """What `fit` has to tell."""
+
+    result: Result
+    covariance: str  # the name of the form, as --covariance takes it
+    landscape: Landscape
+    origin: str  # which climbs the landscape is of
+    selection: Selection | None
+
+
+def print_fit(source: str, table: Table, outcome: Outcome, status: Status) -> None:
+    """The mixture, its log-likelihood and BIC, how the climb ended, and the optima that others ended in."""
+    from jaxem.display import count_of
+    from jaxem.racing import criteria
+    from jaxem.stopping import Status
+
+    n, d = table.values.shape
+    result, mixture, total = outcome.result, outcome.result.mixture, float(outcome.result.log_likelihood)
+    k, p = mixture.n_components, mixture.n_parameters
+    if outcome.selection is not None:
+        print(f"{outcome.selection}\n")
+    print(
+        f"{source}: {count_of(n, 'row')}, {count_of(d, 'column')}; {count_of(k, 'component')}, "
+        f"{outcome.covariance} covariances, {count_of(p, 'parameter')}\n"
+    )
+    _print_components(mixture, outcome.covariance, table.columns)
+    meaning = "" if status == Status.CONVERGED else f": {in_options(status.meaning)}"
+    print(f"log-likelihood  {total:.5f}")
+    print(f"BIC             {criteria(total, p, n).bic:.3f} (lower is better)")
+    print(f"status          {status.name} after {count_of(int(result.n_iter), 'pass', 'passes')}{meaning}\n")
+    _print_landscape(outcome.landscape, outcome.origin)
+
+
+def in_options(words: str) -> str:
+    """Words about arguments of Python as words about options of the command line."""
+    return words.replace("max_iter", "--max-iter")
+
+
+def _print_landscape(landscape: Landscape, origin: str) -> None:
+    from jaxem.display import count_of
+
+    print(f"Landscape of optima, {origin}")
+    found = list(zip(landscape.log_likelihood.tolist(), landscape.counts.tolist(), strict=True))
+    _print_table(["log-likelihood", "climbs"], [[f"{value:.5f}", str(count)] for value, count in found[:MOST_SHOWN]])
+    if len(found) > MOST_SHOWN:
+        climbs = count_of(sum(count for _, count in found[MOST_SHOWN:]), "climb")
+        print(f"... {len(found) - MOST_SHOWN} more, from {climbs}")
+    if landscape.degenerate:
+        are = "is" if landscape.degenerate == 1 else "are"
+        print(f"{count_of(landscape.degenerate, 'climb')} collapsed and {are} not counted")
+    if landscape.failed:
+        print(f"{count_of(landscape.failed, 'climb')} failed")
+    print()
+
+
+def _print_components(mixture: Mixture, covariance: str, columns: tuple[str, ...]) -> None:
+    """A table of weights and means, and one of the covariances."""
+    import numpy as np
+
+    from jaxem.display import count_of
+
+    weights = np.exp(np.asarray(mixture.log_weights))  # by numpy, not jax: nothing is compiled after the fit
+    means, covariances = (np.asarray(leaf) for leaf in mixture.components)
+    k, names = len(weights), list(columns[:MOST_SHOWN])
+    rows = [
+        [str(j), f"{weights[j]:.5f}", *(f"{value:.6g}" for value in means[j, :MOST_SHOWN])]
+        for j in range(min(k, MOST_SHOWN))
+    ]
+    _print_table(["component", "weight", *(f"mean {name}" for name in names)], rows)
+    print()
+    _print_table(*_covariance_table(covariances, covariance, names))
+    if k > MOST_SHOWN or len(columns) > MOST_SHOWN:
+        shown = f"{count_of(k, 'component')} and {count_of(len(columns), 'column')}"
+        print(f"(the first {MOST_SHOWN} of {shown}; --out saves all)")
+    print()
+
+
+def _covariance_table(covariances: np.ndarray, form: str, names: list[str]) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows: a line for each component, or for each row of each matrix."""
+    if form in ("spherical", "diag"):
+        header = ["component", *(["variance"] if form == "spherical" else [f"var {name}" for name in names])]
+        of_each = (
+            covariances[:MOST_SHOWN].reshape(-1, 1) if form == "spherical" else covariances[:MOST_SHOWN, :MOST_SHOWN]
+        )
+        return header, [[str(j), *(f"{value:.6g}" for value in line)] for j, line in enumerate(of_each)]
+    matrices = covariances[None] if form == "tied" else covariances[:MOST_SHOWN]
+    labels = ["all"] if form == "tied" else [str(j) for j in range(len(matrices))]
+    rows = [
+        [label if i == 0 else "", name, *(f"{value:.6g}" for value in matrix[i, :MOST_SHOWN])]
+        for label, matrix in zip(labels, matrices, strict=True)
+        for i, name in enumerate(names)
+    ]
+    return ["covariance", "feature", *names], rows
+
+
+def _print_table(header: list[str], rows: list[list[str]]) -> None:
+    from jaxem.display import table_lines
+
+    print("\n".join(table_lines(header, rows)))
+
+
+def print_verification(report: Report) -> None:
+    """How many laws hold, the ones the lecture speaks of, and those that fail."""
+    failed = [law for law in report.laws if not law.ok]
+    residuals = {law.name: law.residual for law in report.laws}
+    print(f"Verified by autodiff: {len(report.laws) - len(failed)} of {len(report.laws)} laws hold")
+    print(f"  gradient of the proxy at the M-step {residuals['stationary']:.1e} (zero to rounding)")
+    print(f"  its Hessian is negative definite, largest scaled eigenvalue {residuals['maximal']:.2g}")
+    print(f"  proxy = log-likelihood at the E-step to {residuals['tight']:.1e}; an EM step never lowers it")
+    for law in failed:
+        print(f"  FAILS {law.name}: residual {law.residual:.1e}, at most {law.tolerance:.0e}")
+    for note in report.notes:
+        print(f"  {note}")
+    print()
+
+
+def advice(table: Table, components: int, covariance: str, status: Status) -> str:
+    """Why a fit probably failed, and what to do."""
+    import numpy as np
+
+    values = table.values
+    constant = [name for name, spread in zip(table.columns, np.ptp(values, axis=0), strict=True) if spread == 0]
+    distinct = len(np.unique(values[:MOST_COMPARED], axis=0))
+    if constant and covariance != "spherical":
+        reason = f"column {constant[0]!r} is constant, so its variance is zero; leave it out with --columns"
+    elif distinct < components:
+        reason = f"there are {distinct} distinct rows for {components} components; lower -k"
+    elif np.max(np.abs(values)) > np.sqrt(np.finfo(values.dtype).max / values.size):
+        reason = "the squares of the values overflow; rescale the data"
+    else:
+        reason = "components collapsed on too few rows; lower -k or use --covariance diag, spherical or tied"
+    return f"the fit is {status.name} and was not saved: {reason}"
+
+
+def check_density(log_prob: Any) -> None:
+    """Raise for a row that no component can produce: nothing that is said of it would be true."""
+    import numpy as np
+
+    lost = np.flatnonzero(~np.isfinite(log_prob))
+    if lost.size:
+        raise ValueError(
+            f"row {lost[0] + 1} is so far from every component that its density is zero ({lost.size} such rows); drop it"
+        )
+
+
+def write_csv(header: list[str], rows: Any, out: Path | None, force: bool) -> None:
+    """Write a table to a file, or to stdout."""
+    buffer = text_io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    if out is None:
+        sys.stdout.write(buffer.getvalue())
+        return
+    from jaxem.io import write_atomically
+
+    write_atomically(out, buffer.getvalue().encode(), force)
+    print(f"saved to {out}", file=sys.stderr)
