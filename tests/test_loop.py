@@ -13,7 +13,7 @@ import scipy.optimize
 
 import jaxem
 from jaxem import GainBelow, Status, StepBelow, loop
-from tests.cases import CASES, GAUSSIANS, Case, blobs, named
+from tests.cases import CASES, FEW, GAUSSIANS, Case, blobs, named
 from tests.conftest import ROUNDING, X64
 
 FOREVER = GainBelow(-jnp.inf)
@@ -24,7 +24,7 @@ def start_of(family, x, k, seed=0):
     return jax.tree.map(lambda leaf: leaf[0], jaxem.starts(jax.random.key(seed), family, x, k, 1))
 
 
-@pytest.mark.parametrize("case", **named(CASES))
+@pytest.mark.parametrize("case", **named(CASES, first=len(FEW)))
 def test_result_is_true_of_its_mixture(case):
     x = case.data()
     result = jaxem.fit(case.mixture(), x, prior=case.prior, stop=FOREVER, max_iter=7)

@@ -48,8 +48,8 @@ def test_what_a_search_returns():
 @pytest.mark.parametrize("family", [*GAUSSIANS, jaxem.Bernoulli()], ids=lambda family: type(family).__name__)
 def test_any_family_and_weights(family):
     """Weight 3 is three rows, weight 0 none; a family that knows nothing of narrow starts is searched too."""
-    x = blobs(90) if family in GAUSSIANS else (blobs(90) > 1.0).astype(float)
-    w = np.where(np.arange(90) % 3 == 0, 3.0, 1.0)
+    x = blobs(70) if family in GAUSSIANS else (blobs(70) > 1.0).astype(float)  # once and copied: in one bucket of rows
+    w = np.where(np.arange(70) % 3 == 0, 3.0, 1.0)
     w[:5] = 0.0
     x[0] = x[0] if family in GAUSSIANS else 1.0
     found = jaxem.search(KEY, family, x.astype(DTYPE), 2, w, budget=120)
@@ -64,7 +64,7 @@ def test_a_spike_never_passes_for_an_optimum(family):
     optimum elsewhere and find it; the other two have none where the rows are two."""
     for far, sound in ((2, family in (jaxem.Full(), jaxem.Tied())), (12, True)):
         rng = np.random.default_rng(0)
-        x = np.concatenate([blobs(60), 50.0 + rng.normal(size=(far, 2)) * (far > 2)]).astype(DTYPE)
+        x = np.concatenate([blobs(70), 50.0 + rng.normal(size=(far, 2)) * (far > 2)]).astype(DTYPE)
         best = jaxem.search(KEY, family, x, 2).best
         covariances = np.asarray(best.mixture.components.covariances)
         counts = np.asarray(best.mixture.responsibilities(x)).sum(axis=0)
@@ -120,19 +120,20 @@ def test_bad_options(options, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("budget", [1, 2, 5, 40])
+@pytest.mark.parametrize("budget", [1, 5, *(pytest.param(budget, marks=pytest.mark.slow) for budget in (2, 40))])
 def test_small_budgets(budget):
     x = jaxem.datasets.faithful().astype(DTYPE)
-    found = jaxem.search(KEY, jaxem.Full(), x, 2, budget=budget, arms="k-means++")
+    found = jaxem.search(KEY, jaxem.Diagonal(), x, 2, budget=budget, arms="k-means++")
     assert int(found.best.status) in (Status.CONVERGED, Status.PRECISION_LIMITED)  # the winner is polished to the end
     assert set(found.arms) == {"k-means++"}
 
 
 @pytest.mark.skipif(not X64, reason="criteria to nine digits")
-def test_select_against_scipy():
+@pytest.mark.parametrize("counts", [(2, 3), pytest.param((1, 2, 3, 4), marks=pytest.mark.slow)], ids=str)
+def test_select_against_scipy(counts):
     """The table on Old Faithful: mclust's choice, EEE with three components, and the criteria by scipy and numpy."""
     x = jaxem.datasets.faithful()
-    chosen = jaxem.select(KEY, [jaxem.Tied(), jaxem.Full()], x, range(1, 5), budget=400)
+    chosen = jaxem.select(KEY, [jaxem.Tied(), jaxem.Full()], x, counts, budget=400)
     one = chosen.candidates[chosen.chosen]
     assert (type(one.family).__name__, one.n_components) == ("Tied", 3)
     assert one.bic == min(candidate.bic for candidate in chosen.candidates)
@@ -153,7 +154,7 @@ def test_select_against_scipy():
     printed = str(chosen)
     assert "less is better" in printed
     assert printed.count("chosen") == 1
-    assert len(printed.splitlines()) == 9
+    assert len(printed.splitlines()) == 1 + 2 * len(counts)
 
 
 def test_select_refuses():
@@ -184,8 +185,8 @@ NASTY = {
 }
 
 
-def check_nasty(family, count, seed):
-    """`count` data sets x 4 restarts x 4 ways: no NaN, no fall, and with a prior no failure."""
+def check_nasty(family, count, seed, accelerators):
+    """`count` data sets x 4 restarts, with and without a prior: no NaN, no fall, and with a prior no failure."""
     rng, d, k = np.random.default_rng(seed), 2, 3
     for i in range(count):
         n, name = int(rng.integers(k, 61)), list(NASTY)[i % len(NASTY)]
@@ -194,7 +195,7 @@ def check_nasty(family, count, seed):
         unit = float(np.max(np.var(x[:n], axis=0))) or 1.0
         prior = jaxem.chen_tan(x, w) + jaxem.variance_floor(x, 1e-6 * unit, w)
         starts = jaxem.starts(jax.random.key(i), family, x, k, 4, sample_weight=w)
-        for accelerator in (None, jaxem.hybrid()):
+        for accelerator in accelerators:
             for chosen in (None, prior):
                 results = jaxem.fit_restarts(starts, x, w, accelerator=accelerator, max_iter=200, prior=chosen)
                 assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results.mixture.components)), (name, n)
@@ -216,11 +217,11 @@ def check_nasty(family, count, seed):
 @pytest.mark.skipif(not X64, reason="tolerances of float64")
 @pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
 def test_nasty_data(family):
-    check_nasty(family, 12, 0)
+    check_nasty(family, 12, 0, [jaxem.hybrid()])
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not X64, reason="tolerances of float64")
 @pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
 def test_much_nasty_data(family):
-    check_nasty(family, 160, 1)  # four families: 10,240 fits
+    check_nasty(family, 160, 1, [None, jaxem.hybrid()])  # four families: 10,240 fits

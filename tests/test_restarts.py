@@ -16,6 +16,7 @@ from tests.cases import (
     blobs,
     reference_data,
     reference_fits,
+    slow_but_first,
 )
 from tests.conftest import ROUNDING, X64
 
@@ -124,7 +125,7 @@ def test_callback_hears_of_progress_and_changes_nothing():
 
 
 def test_idle_lanes_are_rare():
-    """The issue's measure: 1,000 restarts of 2,000 x 2 with K = 5 keep at least 0.85 of the lane-turns useful."""
+    """1,000 restarts of 2,000 x 2 with K = 5 keep at least 0.85 of the lane-turns useful."""
     rng = np.random.default_rng(0)
     centres = 3 * rng.normal(size=(5, 2))
     x = (centres[rng.integers(0, 5, 2000)] + rng.normal(size=(2000, 2))).astype(np.float32)
@@ -221,7 +222,9 @@ def test_restarts_compile_once():
 
 
 @pytest.mark.skipif(not X64, reason="1e-6 nats need float64")
-@pytest.mark.parametrize("fit", reference_fits(), ids=lambda fit: f"{fit['data']}-{fit['K']}-{fit['cov']}")
+@pytest.mark.parametrize(
+    "fit", slow_but_first(reference_fits()), ids=lambda fit: f"{fit['data']}-{fit['K']}-{fit['cov']}"
+)
 def test_reference_fits(fit):
     """The best of 64 restarts from k-means++ is the best known maximum, and no degenerate one."""
     x, family = reference_data(fit["data"]), REFERENCE_FAMILIES[fit["cov"]]
