@@ -197,6 +197,10 @@ def slow_but_first(values, first=1):
     return [*values[:first], *(pytest.param(value, marks=pytest.mark.slow) for value in values[first:])]
 
 
+SOME_GAUSSIANS = slow_but_first((Full(), Spherical(), Diagonal(), Tied()), first=2)
+"""for tests that take seconds for each: two forms that differ most by default, all with -m slow"""
+
+
 def reference_fits():
     """The best known maxima of small real data: tests/data/reference_fits.json."""
     return json.loads((DATA / "reference_fits.json").read_text())["fits"]

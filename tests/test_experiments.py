@@ -32,7 +32,7 @@ def run(name, config, out):
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """One line of complaint and exit code 2, in this process."""
+    """Run an experiment in this process, and expect one line of complaint and exit code 2."""
 
     def refused(message, kind, experiment, *arguments, paths=()):
         monkeypatch.setattr(sys, "argv", ["experiment", *map(str, arguments)])
@@ -65,7 +65,7 @@ def test_smoke(name, tmp_path):
 
 
 def test_digits_from_files(tmp_path, refused):
-    """Files in idx format, plain or gzipped, on the command line; what is wrong with them is one line, before any work."""
+    """The command line takes files in idx format, plain or gzipped; one line says what is wrong with them, before any work."""
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, size=(60, 28, 28), dtype=np.uint8), np.arange(60, dtype=np.uint8) % 10
     images, names = tmp_path / "images.gz", tmp_path / "labels"

@@ -21,7 +21,7 @@ from tests.conftest import X64
 
 pytestmark = pytest.mark.skipif(not X64, reason="the same in either mode: run once")
 ROWS = 32
-"""one bucket of rows: one program for all n up to it"""
+"""rows of the smallest bucket: one program serves every n up to it"""
 quietly = settings(
     deadline=None,
     max_examples=40,
@@ -34,7 +34,7 @@ kinds = st.sampled_from([np.float64, np.float32, np.float16, np.int16, np.int64,
 
 
 def tried(call, refused):
-    """What a call gives, and what it says where it refuses."""
+    """The value of a call, or the words of its refusal."""
     try:
         return call(), ""
     except refused as error:

@@ -1,4 +1,4 @@
-"""Many climbs at once: what a lane gives, what it cannot spoil, and the optima they find."""
+"""Many climbs at once: a lane gives what it gives alone, spoils no other, and the best find the known optima."""
 
 import chex
 import jax
@@ -48,7 +48,7 @@ def test_a_restart_alone_gives_what_it_gives_in_a_batch(family):
 )
 def test_more_restarts_never_lose_one(initializer):
     x = blobs(50)
-    few, many = (jaxem.starts(KEY, jaxem.Full(), x, 3, r, initializer) for r in (5, 70))
+    few, many = (jaxem.starts(KEY, jaxem.Diagonal(), x, 3, r, initializer) for r in (5, 70))
     for a, b in zip(jax.tree.leaves(few), jax.tree.leaves(many), strict=True):
         np.testing.assert_allclose(a, b[:5], rtol=10 * ROUNDING, atol=10 * ROUNDING)
     different = {float(value) for value in many.components.means[:, 0, 0]}
@@ -109,7 +109,7 @@ def test_thousands_of_restarts():
     assert bool(jnp.all(results.status != Status.RUNNING))
 
 
-def test_callback_hears_of_progress_and_changes_nothing():
+def test_a_callback_gets_progress_and_changes_nothing():
     x = blobs(80)
     starts = jaxem.starts(KEY, jaxem.Diagonal(), x, 3, 100)
     heard = []
@@ -138,9 +138,9 @@ def test_idle_lanes_are_rare():
     assert 0.85 <= last.efficiency <= 1.0
 
 
-@pytest.mark.parametrize("r", [1, 2, 15, 16, 17, 33])
+@pytest.mark.parametrize("r", slow_but_first([1, 17, 2, 15, 16, 33], first=2))
 def test_every_restart_is_climbed_once(r, monkeypatch):
-    """Widths of 4, queues that divide by it or not: restart i ends where it ends alone."""
+    """Lanes are 4 wide, and r is a multiple of 4 or not: restart i ends where it ends alone."""
     monkeypatch.setattr("jaxem.restarts.WIDTH", 4)
     x = blobs(60)
     starts = jaxem.starts(KEY, jaxem.Diagonal(), x, 2, r, jaxem.RandomPoints())

@@ -26,17 +26,18 @@ def run_suite(seeds, float32):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_scikit_learns_tests_pass():
-    told = run_suite("42", float32=0)
+    output = run_suite("42", float32=0)
     assert {*LEFT_OUT} <= {*re.findall(r"def (test_\w+)", inspect.getsource(test_gaussian_mixture))}
     # all others run, except those that ask for float32, another array library or its settings
-    assert int(re.search(r"(\d+) passed", told).group(1)) >= 55
+    assert int(re.search(r"(\d+) passed", output).group(1)) >= 55
 
 
 @pytest.mark.slow
 def test_scikit_learns_tests_pass_at_ten_seeds_in_both_dtypes():
-    told = run_suite("0-9", float32=1)
-    assert int(re.search(r"(\d+) passed", told).group(1)) >= 72
+    output = run_suite("0-9", float32=1)
+    assert int(re.search(r"(\d+) passed", output).group(1)) >= 72
 
 
 RANDOM_STARTS = "starts are drawn by row: a row twice is not a row of weight 2 (tested from given starts instead)"
