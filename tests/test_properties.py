@@ -1,4 +1,4 @@
-"""What must hold for any data, weights, files and configs: properties, and hostile input by the hundred."""
+"""What must hold for any data, weights, files and configs: properties, and hostile input."""
 
 import json
 import tomllib
@@ -163,7 +163,7 @@ def test_any_toml_is_a_config_or_is_refused(values, tmp_path):
 
 
 def test_hostile_input():
-    counts = fuzz.fuzz(150, seed=1)
+    counts = fuzz.fuzz(40, seed=1)
     for kind in ("estimator", "table"):  # hostile, but not hopeless
         count, good = counts[kind]
         assert 0 < good < count
