@@ -52,11 +52,12 @@ class Program:
     ) -> None:
         self.static_argnums, self.work, self.nan_is_data = static_argnums, work, nan_is_data
 
-        self.plain = jax.jit(function, static_argnums=static_argnums)
-        self.small, self.large = (
-            jax.jit(function, static_argnums=static_argnums, compiler_options=dict(options)) if options else self.plain
-            for options in (small, large)
-        )
+        def compiled(options: Mapping[str, Any]) -> Any:
+            return jax.jit(function, static_argnums=static_argnums, compiler_options=dict(options))
+
+        self.plain: Any = jax.jit(function, static_argnums=static_argnums)
+        self.small: Any = compiled(small) if small else self.plain
+        self.large: Any = compiled(large) if large else self.plain
         self.has_options = self.small is not self.plain or self.large is not self.plain
         self.ahead: dict[Any, Any] = {}
         """programs compiled ahead, by what they were compiled for; None while that is under way"""

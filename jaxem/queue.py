@@ -514,7 +514,7 @@ def _best(results: Result, xp: Any) -> Result:
     sound = finite & ~has_failed(results.status)
     eligible = xp.where(xp.any(sound), sound, finite)
     i = xp.argmax(xp.where(eligible, results.objective, -xp.inf))
-    return jax.tree.map(lambda leaf: leaf[i], results)
+    return results[i]
 
 
 _best_on_device = Program(functools.partial(_best, xp=jnp), small=THOROUGH, nan_is_data=True)

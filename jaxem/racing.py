@@ -358,8 +358,10 @@ class Scores(NamedTuple):
     @classmethod
     def of(cls, queue: Queue, results: Result) -> "Scores":
         """Those of all climbs of a queue in which none runs."""
-        running, made = queue.states.status == Status.RUNNING, queue.states.n_iter + 1
-        return cls(*(np.asarray(leaf) for leaf in (results.objective, results.status, running, made)))
+        objective, status, own, n_iter = (  # numpy has nothing to compile
+            np.asarray(leaf) for leaf in (results.objective, results.status, queue.states.status, queue.states.n_iter)
+        )
+        return cls(objective, status, own == Status.RUNNING, n_iter + 1)
 
     @property
     def sound(self) -> np.ndarray:

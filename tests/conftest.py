@@ -43,3 +43,17 @@ def pytest_xdist_make_scheduler(config, log):
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"jax mode: {DTYPE} (JAX_ENABLE_X64={int(X64)}), backend {jax.default_backend()}")
+
+
+def resident():
+    """Bytes of memory that this process holds; infinite where the system does not say."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else float("inf")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs are kept for the next file until there are gigabytes of them."""
+    yield
+    if resident() > 2 * 2**30:
+        jax.clear_caches()

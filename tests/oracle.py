@@ -1,4 +1,4 @@
-"""EM in plain numpy and scipy, written from the textbook and sharing no line with jaxem: slow, obvious, float64.
+"""EM in plain numpy and scipy, written from the textbook and sharing no line with jaxem: obvious, in float64.
 
 A family is here a pair of functions; parameters are a dict of arrays with jaxem's names.
 """
@@ -74,10 +74,7 @@ def gaussian(form):
         means = np.array([np.average(x, axis=0, weights=r[:, j]) for j in range(len(counts))])
         matrices = []
         for j, mean in enumerate(means):
-            total = np.zeros((x.shape[1], x.shape[1]))
-            for i in range(len(x)):
-                total += r[i, j] * np.outer(x[i] - mean, x[i] - mean)
-            matrices.append(total / counts[j])
+            matrices.append((r[:, j, None] * (x - mean)).T @ (x - mean) / counts[j])
         return {"means": means, "covariances": form.reduced(np.array(matrices), counts / counts.sum())}
 
     return Oracle(log_prob, m_step)
@@ -88,9 +85,7 @@ def gaussian(form):
 
 def _bernoulli_m_step(r, x, prior):
     alpha, beta = (1.0, 1.0) if prior is None else (prior.alpha, prior.beta)
-    (n, d), k = x.shape, r.shape[1]
-    ones = np.array([[sum(r[i, j] * x[i, f] for i in range(n)) for f in range(d)] for j in range(k)])
-    return {"probs": (ones + alpha - 1) / (r.sum(axis=0)[:, None] + alpha + beta - 2)}
+    return {"probs": (r.T @ x + alpha - 1) / (r.sum(axis=0)[:, None] + alpha + beta - 2)}
 
 
 BERNOULLI = Oracle(

@@ -9,6 +9,7 @@ import sys
 import pytest
 import sklearn.mixture
 
+import tests.conftest  # noqa: F401 - quick compiling
 from jaxem.sklearn import GaussianMixture
 
 TESTS = ("sklearn.mixture.tests.test_gaussian_mixture", "sklearn.mixture.tests.test_mixture")

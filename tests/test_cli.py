@@ -228,8 +228,8 @@ def test_degenerate_data_get_advice(tmp_path):
     assert "CONVERGED" in done.stdout
 
 
-def test_programs_are_kept_where_told(model, tmp_path):
-    """In $JAXEM_CACHE, or nowhere: --no-cache, an empty name, a place that cannot be written to."""
+def test_compiled_programs_are_kept_where_the_user_says(model, tmp_path):
+    """In $JAXEM_CACHE; nowhere with --no-cache, an empty name or a place that cannot be written to."""
     here, other, data = tmp_path / "here", tmp_path / "other", tmp_path / "x.npy"
     np.save(data, np.random.default_rng(0).normal(size=(40, 2)))
     unset = mock.patch.dict(os.environ)
@@ -238,11 +238,11 @@ def test_programs_are_kept_where_told(model, tmp_path):
         quick = ("fit", data, "-k", 1, "--covariance", "spherical", "--restarts", 2, "--no-verify", "--max-iter", 3)
         done = run_process(*quick, JAXEM_CACHE=str(here), JAX_LOG_COMPILES="1")
         assert done.returncode == 0, done.stderr
-        assert programs(done) == {"_open_drawn"}  # starts, fit and best are one program
-        fits = set(here.glob("jit__open_drawn-*-cache"))
+        assert programs(done) == {"_draw_all", "_open_and_run"}  # the starts are one program, fit and best another
+        fits = set(here.glob("jit__open_and_run-*-cache"))
         assert len(fits) == 1
         assert run_process(*quick, JAXEM_CACHE=str(here)).returncode == 0
-        assert set(here.glob("jit__open_drawn-*-cache")) == fits
+        assert set(here.glob("jit__open_and_run-*-cache")) == fits
         assert run_process(*quick, "--no-cache", JAXEM_CACHE=str(other)).returncode == 0
         assert not other.exists()
         for nowhere in ("", str(data / "below a file")):
@@ -310,7 +310,7 @@ def test_termination_while_modules_are_imported(after):
 
 
 def test_rows_too_far_away(model, tmp_path):
-    """No number is told of a row that no component can produce, and squares that overflow are one line."""
+    """A row that no component can produce gets no number, and squares that overflow give one line."""
     (tmp_path / "far.csv").write_text("a,b\n3,60\n1e200,0\n")
     fails(run("predict", model, tmp_path / "far.csv", "--proba"), "row 2 is so far")
     fails(run("score", model, tmp_path / "far.csv"), "row 2 is so far")
@@ -325,8 +325,8 @@ def test_debug_shows_where(tmp_path):
     assert shown.stderr.splitlines()[-1].startswith("jaxem: error:")
 
 
-def test_a_fault_of_our_own_is_one_line(model, monkeypatch):
-    """Whatever is raised where nothing should be: one line that says whose fault it is, unless --debug."""
+def test_an_unforeseen_error_is_one_line(model, monkeypatch):
+    """An error that nobody foresaw prints one line, which says that the fault is in jaxem."""
     monkeypatch.setattr("jaxem.datasets.faithful_table", mock.Mock(side_effect=KeyError("unforeseen")))
     fails(run("score", model), "KeyError: 'unforeseen'; this is a fault of jaxem")
 

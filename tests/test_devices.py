@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.cases import slow_but_first
 from tests.conftest import X64
 
 PROGRAM = """
@@ -60,7 +61,7 @@ def alone():
 
 
 @pytest.mark.skipif(not X64, reason="1e-10 needs float64")
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("devices", slow_but_first([2, 4, 8]))
 def test_the_answer_does_not_depend_on_the_number_of_devices(devices, alone):
     """One pass, plain EM at equal steps, restarts by lanes and by rows, to 1e-10; 203 rows divide by none of them."""
     for family, values in run(devices).items():
@@ -83,9 +84,10 @@ print(json.dumps([float(found.best.log_likelihood), found.passes, np.asarray(sta
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not X64, reason="1e-10 needs float64")
 def test_a_search_and_its_starts_where_rows_are_spread():
-    """As on one device, and to an end: starts drawn from rows on two devices once waited for each other for ever."""
+    """As on one device; a draw of starts whose devices wait for each other would not end in time."""
     results = []
     for devices in (1, 2):
         command = [sys.executable, "-c", SEARCH, str(devices)]

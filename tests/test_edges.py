@@ -129,7 +129,7 @@ def test_bad_weights(weights, message):
         one_line(error)
 
 
-def test_batches_and_single_mixtures_are_told_apart():
+def test_a_batch_is_no_single_mixture_and_the_error_says_what_to_call():
     starts = jaxem.starts(KEY, jaxem.Full(), X, 2, 3)
     with pytest.raises(ValueError, match="fit_restarts many"):
         jaxem.fit(starts, X)
@@ -161,7 +161,7 @@ def test_constants_inside_jit_are_checked_too():
 
 
 def test_out_of_memory_names_chunk_size():
-    """A block of 2**40 rows and components is more than any machine has: XLA refuses, the message names the remedy."""
+    """No machine can hold a block of 2**40 rows and components: XLA refuses it, and the message names the remedy."""
     x = np.zeros((2**20, 1))
     means = jnp.zeros((2**20, 1))
     mixture = jaxem.Mixture(

@@ -39,7 +39,7 @@ def test_integer_weights_repeat_rows(case):
 @pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
 @pytest.mark.parametrize("far", [1e9, 1e200 if X64 else 1e30])
 def test_weight_zero_is_absent(family, far):
-    """Also for rows far away: in the pass, in a fit and in its starts."""
+    """Rows of weight 0 change nothing, however far away: neither the pass nor a fit nor its starts."""
     x = blobs(80)
     wild = np.concatenate([x[:40], np.full((3, 2), far), x[40:]])
     w = np.concatenate([np.ones(40), np.zeros(3), np.ones(40)])

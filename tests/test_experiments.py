@@ -1,17 +1,21 @@
-"""Every experiment has a config and a smoke config; the smoke version runs; bad configs are named in one line."""
+"""Every experiment has a config and a smaller one, with which it runs in seconds; bad configs are named in one line."""
 
 import gzip
+import importlib
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from experiments import common
 from experiments.common import ConfigError, load_config
-from experiments.digits import DigitsConfig, made, read_idx
-from experiments.restarts import RestartsConfig
+from experiments.digits import DigitsConfig, digits, made, read_idx
+from experiments.restarts import RestartsConfig, restarts
+from tests.conftest import X64
 
 ROOT = Path(__file__).parents[1]
 NAMES = [
@@ -26,9 +30,32 @@ def run(name, config, out):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Run an experiment in this process, and expect one line of complaint and exit code 2."""
+
+    def refused(message, kind, experiment, *arguments, paths=()):
+        monkeypatch.setattr(sys, "argv", ["experiment", *map(str, arguments)])
+        with pytest.raises(SystemExit, match="2"):
+            common.run(kind, experiment, paths)
+        stderr = capsys.readouterr().err
+        assert message in stderr
+        assert len(stderr.strip().splitlines()) == 1
+
+    yield refused
+    jax.config.update("jax_enable_x64", X64)  # an experiment sets it
+
+
 @pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_has_a_config_and_a_smaller_one(name):
+    module = importlib.import_module(f"experiments.{name}")
+    kind = getattr(module, name.title().replace("_", "") + "Config")
+    for folder in ("configs", "configs/smoke"):
+        assert isinstance(load_config(kind, ROOT / folder / f"{name}.toml"), kind)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "lecture" else pytest.mark.slow) for n in NAMES])
 def test_smoke(name, tmp_path):
-    assert (ROOT / "configs" / f"{name}.toml").exists()
     done = run(name, ROOT / "configs" / "smoke" / f"{name}.toml", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].startswith("measured on")
@@ -37,8 +64,8 @@ def test_smoke(name, tmp_path):
     assert all(path.stat().st_size > 0 for path in tmp_path.iterdir())
 
 
-def test_digits_of_ones_own(tmp_path):
-    """Files in idx format, plain or gzipped, on the command line; what is wrong with them is one line, before any work."""
+def test_digits_from_files(tmp_path, refused):
+    """The command line takes files in idx format, plain or gzipped; one line says what is wrong with them, before any work."""
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, size=(60, 28, 28), dtype=np.uint8), np.arange(60, dtype=np.uint8) % 10
     images, names = tmp_path / "images.gz", tmp_path / "labels"
@@ -66,19 +93,14 @@ def test_digits_of_ones_own(tmp_path):
         (["--images", tmp_path / "text", "--labels", names], "no idx file"),
         (["--images", names, "--labels", names], "shape"),
     ):
-        command = [sys.executable, "-m", "experiments.digits", "configs/smoke/digits.toml", *map(str, given)]
-        done = subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 2, done.stderr
-        assert message in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+        arguments = (ROOT / "configs" / "smoke" / "digits.toml", *given, "--out", tmp_path)
+        refused(message, DigitsConfig, digits, *arguments, paths=("images", "labels"))
     text = (ROOT / "configs" / "smoke" / "digits.toml").read_text()
     (tmp_path / "many.toml").write_text(text.replace("k = 3", "k = 5000"))
-    done = run("digits", tmp_path / "many.toml", tmp_path)
-    assert done.returncode == 2
-    assert "k: 5000 clusters" in done.stderr
+    refused("k: 5000 clusters", DigitsConfig, digits, tmp_path / "many.toml", "--out", tmp_path)
 
 
-def test_bad_configs(tmp_path):
+def test_bad_configs(tmp_path, refused):
     good = (ROOT / "configs" / "smoke" / "restarts.toml").read_text()
     for text, message in {
         good.replace("restarts = 8", "restart = 8"): "did you mean 'restarts'?",
@@ -90,7 +112,4 @@ def test_bad_configs(tmp_path):
         with pytest.raises(ConfigError, match=message) as error:
             load_config(RestartsConfig, tmp_path / "bad.toml")
         assert "\n" not in str(error.value)
-    done = run("restarts", tmp_path / "missing.toml", tmp_path)
-    assert done.returncode == 2
-    assert "cannot be read" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    refused("cannot be read", RestartsConfig, restarts, tmp_path / "missing.toml")

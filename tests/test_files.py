@@ -157,7 +157,7 @@ def test_a_pipe_is_no_model(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_save_killed_at_any_moment_leaves_a_model(tmp_path):
-    """The old or the new one, whenever the process is killed."""
+    """The file holds the old model or the new one, whenever the process is killed."""
     code = (
         "import sys, numpy as np, jaxem; from jaxem import io\n"
         "def model(v):\n"
@@ -206,7 +206,7 @@ def test_foreign_files(content, tmp_path):
 
 
 def test_parameters_that_are_no_mixture(tmp_path):
-    """Refused when saved, so that what was saved can be loaded."""
+    """`save` refuses them, so that every saved file can be loaded."""
     mixture = Case(jaxem.Full(), 2, 2).mixture()
     covariances = mixture.components.covariances
     for name, changed in {

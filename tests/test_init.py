@@ -113,7 +113,7 @@ def test_rows_are_drawn_in_proportion_to_their_weight():
 
 
 def test_rows_of_weight_zero_are_never_drawn():
-    """Also where rounding makes the cumulative sum of many weights rise at them: float32, half of 5,000 rows absent."""
+    """Not even where rounding makes the cumulative sum of the weights rise at them: float32, half of 5,000 rows absent."""
     rng = np.random.default_rng(0)
     x = jnp.arange(5000, dtype=jnp.float32)[:, None]
     w = jnp.asarray(rng.uniform(size=5000) * (rng.uniform(size=5000) < 0.5), jnp.float32)
@@ -151,7 +151,7 @@ def test_from_mixture_is_that_mixture():
     ids=lambda family: type(family).__name__,
 )
 def test_every_start_is_a_mixture(initializer, family):
-    """Finite, with finite likelihood: also with constant features, repeated rows and one row per component."""
+    """Parameters and likelihood are finite, also with constant features, repeated rows and one row per component."""
     rng = np.random.default_rng(0)
     for x in (
         np.repeat((rng.uniform(size=(2, 3)) < 0.5).astype(float), 5, axis=0),
@@ -164,7 +164,7 @@ def test_every_start_is_a_mixture(initializer, family):
 
 
 def test_settings_are_the_starts_they_describe():
-    """By numbers as by name: for all starts at once, or leaves `[r]` for each its own."""
+    """Numbers give the starts that names give: one set for all starts, or leaves `[r]` with one for each."""
     x, _ = three_blobs()
 
     def starts(initializer):
@@ -182,7 +182,7 @@ def test_settings_are_the_starts_they_describe():
 
 
 def test_starts_do_not_depend_on_an_offset():
-    """Differences of rows that float32 holds exactly are exact: a start is the same anywhere."""
+    """Rows and offset are exact in float32, so differences of rows are exact, and a start is the same anywhere."""
     x = blobs(100)
     for initializer in INITIALIZERS:
         near = jaxem.starts(KEY, jaxem.Full(), x, 3, 4, initializer)

@@ -1,4 +1,4 @@
-"""Factors, determinants and eigenvalues of covariances without LAPACK, against numpy's, which has it."""
+"""Factors, determinants and eigenvalues of covariances without LAPACK agree with numpy's, which are LAPACK's."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def matrices(d, ridge=0.05, seed=0):
 
 @pytest.mark.parametrize("d", [1, 2, 5, 16, 17, 40])
 def test_factors_are_numpys(d):
-    """Below and above the size that is factored column by column, alone and in a batch."""
+    """They agree below and above the size that is factored column by column, alone and in a batch."""
     sigma = matrices(d)
     factors, inverses = jax.jit(linalg.cholesky_factors)(jnp.asarray(sigma))
     expected = np.linalg.cholesky(sigma)

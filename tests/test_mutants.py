@@ -1,4 +1,4 @@
-"""The laws catch every seeded mutant: one by default, all with -m slow. `python -m tests.mutants` prints the table."""
+"""The laws catch every seeded bug: one is tried by default, all with -m slow. `python -m tests.mutants` prints the table."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.mutants import MUTANTS, killers
 pytestmark = pytest.mark.skipif(not X64, reason="verify computes in float64 in either mode")
 
 
-def test_there_are_twenty():
+def test_at_least_twenty_bugs_are_seeded():
     assert len(MUTANTS) >= 20
 
 
@@ -17,7 +17,7 @@ def test_one_mutant_is_killed():
 
 
 @pytest.mark.slow
-def test_the_unchanged_package_is_not():
+def test_the_unchanged_package_breaks_no_law():
     assert killers() == []
 
 

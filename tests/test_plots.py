@@ -119,7 +119,7 @@ def test_the_trace_and_the_landscape_are_what_was_found(faithful):
     assert [bar.get_width() for bar in bars] == seen.counts.tolist()  # type: ignore[attr-defined]
 
 
-def test_colours_can_be_told_apart_in_grey():
+def test_colours_differ_in_grey_too():
     """Neighbours differ in lightness; beyond eight components there are still as many colours as components."""
     light = plots.colours(4) @ np.array([0.299, 0.587, 0.114])
     assert np.abs(np.diff(light)).min() > 0.1
@@ -208,9 +208,9 @@ def test_reports_of_other_data():
     """One column, many columns, many rows (sampled, and it says so), another family, a degenerate fit."""
     rng = np.random.default_rng(0)
     many = np.concatenate([rng.normal(size=(2000, 2)), rng.normal(size=(2000, 2)) + 4])
-    told = jaxem.html.report(jaxem.best(fitted(many, jaxem.Spherical())), many)
-    assert "sample of 2,000 of the 4,000 rows" in told
-    assert "draws 500" in told
+    text = jaxem.html.report(jaxem.best(fitted(many, jaxem.Spherical())), many)
+    assert "sample of 2,000 of the 4,000 rows" in text
+    assert "draws 500" in text
     single = many[:200, :1]
     assert np.array(numbers_of(jaxem.html.report(jaxem.best(fitted(single)), single))["means"]).shape[-1] == 1
     wide = rng.normal(size=(90, 14))
@@ -251,9 +251,9 @@ def test_in_a_real_browser(tmp_path, width):
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": width, "height": 800})
-        told, asked = [], []
-        tab.on("console", lambda message: told.append(message.text))
-        tab.on("pageerror", lambda error: told.append(str(error)))
+        errors, asked = [], []
+        tab.on("console", lambda message: errors.append(message.text))
+        tab.on("pageerror", lambda error: errors.append(str(error)))
         tab.on("request", lambda request: asked.append(request.url))
         tab.goto(path.as_uri())
         assert tab.locator("#player circle").count() > 250
@@ -274,6 +274,6 @@ def test_in_a_real_browser(tmp_path, width):
         paused = slider.input_value()
         tab.wait_for_timeout(700)
         assert slider.input_value() == paused
-        assert told == []
+        assert errors == []
         assert asked == [path.as_uri()]
         browser.close()

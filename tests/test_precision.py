@@ -1,4 +1,4 @@
-"""Accuracy where the original loses it: far from the origin, and with clusters far apart, in float32."""
+"""Accuracy where digits are easily lost: float32, far from the origin, and with clusters far apart."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def truth(family, x, k=2):
 @pytest.mark.parametrize("family", GAUSSIANS, **NAMES)
 @pytest.mark.parametrize("offset", [0.0, 1e3, 1e4, 1e6])
 def test_float32_far_from_the_origin(family, offset):
-    """Rows exactly representable, two blobs six deviations apart: covariances within 1e-2 of float64's."""
+    """Two blobs six deviations apart, rows exact in float32: covariances are within 1e-2 of float64's."""
     step = 2.0**-4  # the spacing of float32 at 1e6
     x = blobs(300, step=step)
     _, params = truth(family, x)
@@ -47,7 +47,7 @@ def test_float32_far_from_the_origin(family, offset):
 @pytest.mark.parametrize("family", GAUSSIANS, **NAMES)
 @pytest.mark.parametrize("d", [2, 12])
 def test_float32_with_clusters_far_apart(family, d):
-    """Separation of 1,000 deviations: variances within 1e-4, relative."""
+    """Clusters 1,000 deviations apart have variances within 1e-4, relative."""
     x = blobs(400, separation=1000.0, d=d)
     _, params = truth(family, x)
     rows = x.astype(np.float32)
@@ -63,7 +63,7 @@ def test_float32_with_clusters_far_apart(family, d):
 
 @pytest.mark.parametrize("family", GAUSSIANS, **NAMES)
 def test_a_start_far_from_the_data_recovers(family):
-    """Means 10,000 deviations away, where the first step cancels all digits of float32: no NaN, the same answer."""
+    """From means 10,000 deviations away the first step cancels all digits of float32, and nothing becomes NaN."""
     x = blobs(200).astype(np.float32)
     resp, _ = truth(family, x.astype(float))
     start = jaxem.starts(jax.random.key(0), family, x, 2, 1, jaxem.FromResponsibilities(jnp.asarray(resp)))
@@ -138,7 +138,7 @@ def test_distances_by_products_up_to_the_border(family, dtype):
 
 @pytest.mark.parametrize("family", WIDE, **NAMES)
 def test_lanes_on_both_sides_of_the_border_agree_with_lanes_alone(family):
-    """One lane beyond the border sends all to differences; none is the worse for it."""
+    """One lane beyond the border makes all take differences, and each lane agrees with the same lane alone."""
     dtype = "float32"
     x, far, _ = two_clusters(family, 200.0, dtype)
     near = Case(family, 2, 12).mixture().astype(dtype)

@@ -64,7 +64,7 @@ def test_mclusts_prior(family):
 @pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
 @pytest.mark.parametrize("strength", [None, 0.7])
 def test_chen_and_tans_penalty(family, strength):
-    """Sigma_k = (2 a S + W_k) / (2 a + N_k), with weights; a = 1 / n unless told."""
+    """Sigma_k = (2 a S + W_k) / (2 a + N_k), with weights; a = 1 / n unless given."""
     mixture, counts, _, within = moments(family, W)
     _, _, found = stepped(mixture, jaxem.chen_tan(X, W, strength=strength), W)
     s = np.cov(X.astype(float).T, aweights=W, ddof=0)

@@ -1,4 +1,4 @@
-"""Data made ready: by numpy or by JAX the same, padded to few sizes, spread over devices; and few programs for many shapes."""
+"""Ready rows: numpy and JAX make the same ones, padded to few sizes, so that few programs serve many shapes."""
 
 import jax
 import jax.numpy as jnp

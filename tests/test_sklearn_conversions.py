@@ -25,7 +25,7 @@ pytestmark = only_once
 
 
 def test_random_states():
-    """Ints give the same in another process, a RandomState is consumed as scikit-learn consumes it."""
+    """An int gives the same fit in another process; a RandomState is consumed as scikit-learn consumes it."""
     code = (
         "import jaxem.datasets; from jaxem.sklearn import GaussianMixture as G; x = jaxem.datasets.faithful();"
         "print(G(3, n_init=2, init_params='random', random_state=11, max_iter=400).fit(x).means_.tolist())"

@@ -90,12 +90,12 @@ BAD_DATA = {
 
 @pytest.mark.parametrize("kind", BAD_DATA)
 def test_bad_data_gives_scikit_learns_error(kind):
-    told = []
+    errors = []
     for model in pair(3):
         with pytest.raises((ValueError, TypeError)) as raised:
             model.fit(BAD_DATA[kind])
-        told.append((type(raised.value), str(raised.value)))
-    assert told[0] == told[1]
+        errors.append((type(raised.value), str(raised.value)))
+    assert errors[0] == errors[1]
 
 
 BAD_OPTIONS = (
@@ -111,7 +111,7 @@ BAD_OPTIONS = (
 
 @pytest.mark.parametrize("options", BAD_OPTIONS, ids=str)
 def test_bad_options_name_the_parameter(options):
-    """In the type and the words of the original, where it has the parameter and refuses the value."""
+    """The error has the type and the words of the original's, where the original refuses the value."""
     options = {"n_components": 2, **options}
     with pytest.raises(ValueError) as ours:  # noqa: PT011 - what it says is compared below
         GaussianMixture(**options).fit(FAITHFUL)
@@ -130,7 +130,7 @@ def test_bad_options_name_the_parameter(options):
 
 
 def refusal(model):
-    """What fitting raises."""
+    """The error that fitting raises, or None."""
     try:
         model.fit(FAITHFUL)
     except ValueError as error:
@@ -139,7 +139,7 @@ def refusal(model):
 
 
 def test_warm_starts_from_other_data():
-    """Another dtype goes on in it; what cannot be a start is named, not met inside."""
+    """Data of another dtype are fitted in that dtype; a model that cannot be a start is refused by name."""
     model = GaussianMixture(2, warm_start=True, random_state=0).fit(np.float32(FAITHFUL))
     assert model.fit(FAITHFUL).means_.dtype == np.float64
     assert model.fit(np.float32(FAITHFUL)).means_.dtype == np.float32
@@ -155,7 +155,7 @@ def clone_with_parameters(model, **change):
 
 
 def test_attributes_may_be_set_by_hand():
-    """They are arrays to write to, and as in scikit-learn precisions_cholesky_ is what predicts."""
+    """Attributes are arrays that can be written to; as in scikit-learn predictions follow precisions_cholesky_."""
     ours, theirs = GaussianMixture(2, random_state=0).fit(FAITHFUL), Original(2, random_state=0).fit(FAITHFUL)
     for model in (ours, theirs):
         model.means_ += 0.5

@@ -40,7 +40,7 @@ def test_starts_turns_and_parameters_are_scikit_learns(form, init, n_init):
     theirs, ours = pair(3, covariance_type=form, init_params=init, n_init=n_init, random_state=5)
     np.testing.assert_allclose(fitted(ours, x).score(x), fitted(theirs, x).score(x), rtol=1e-9)
     if n_init > 1 and not np.allclose(ours.means_, theirs.means_):
-        # two restarts that are as high but for rounding are one optimum: the same but for the order of components
+        # two restarts whose heights differ by rounding alone are one optimum, with its components in any order
         np.testing.assert_allclose(np.sort(ours.weights_), np.sort(theirs.weights_), rtol=1e-4)
         np.testing.assert_allclose(np.sort(ours.means_, axis=0), np.sort(theirs.means_, axis=0), rtol=1e-4)
         return
@@ -62,7 +62,7 @@ def test_a_tied_start_at_rows_is_no_worse_than_scikit_learns():
 
 @by_form
 def test_given_starts(form):
-    """All given, some given, none of the turns made, and one more each time from where the last fit stopped."""
+    """Starts of which all or some parts are given, fits of no turn, and warm starts that go on from the last fit."""
     x = clusters()
     base = fitted(Original(3, covariance_type=form, random_state=2, max_iter=2), x)
     given = {"weights_init": base.weights_, "means_init": base.means_, "precisions_init": base.precisions_}
@@ -80,7 +80,7 @@ def test_given_starts(form):
 
 
 def test_what_verbose_prints(capsys):
-    """Line by line what scikit-learn prints, but for the time."""
+    """Every line that scikit-learn prints, with any time in it."""
     x = clusters()
     for verbose in (1, 2):
         lines = []
@@ -127,7 +127,7 @@ def test_integers_score_as_their_floats():
 @by_form
 @pytest.mark.parametrize("offset", [1e3, 1e6])
 def test_float32_far_from_the_origin(form, offset):
-    """Against the original in float64 on the same numbers, moved back."""
+    """The fit agrees with the original's in float64 on the same rows moved to the origin."""
     rng = np.random.default_rng(1)
     x = np.float32(rng.normal(size=(300, 2)) + np.array([[0, 0], [8, 0]])[rng.integers(0, 2, 300)] + offset)
     ours = GaussianMixture(2, covariance_type=form, random_state=0).fit(x)
@@ -164,7 +164,7 @@ def test_an_empty_component_takes_the_mean_and_no_weight(form):
 
 
 def spiked(seed=0):
-    """A cloud, and five rows that are the same."""
+    """Rows of a cloud, and five rows that are equal."""
     return np.concatenate([np.random.default_rng(seed).normal(size=(40, 2)), np.full((5, 2), 9.0)])
 
 

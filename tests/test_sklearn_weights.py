@@ -12,7 +12,7 @@ pytestmark = only_once
 
 @by_form
 def test_a_row_of_weight_two_stands_for_two(form):
-    """From given responsibilities, against plain repetition; rows of weight 0 are absent, whatever they hold."""
+    """From given responsibilities weights give what repeated rows give; rows of weight 0 are absent, whatever they hold."""
     x, weight = clusters(90), np.tile([1, 2, 0, 3, 1], 18)
     resp = np.eye(3)[np.random.default_rng(0).integers(0, 3, 90)] + 0.2
     weighted = fitted(GaussianMixture(3, covariance_type=form, init_params=resp), x, sample_weight=weight)
@@ -38,7 +38,7 @@ def test_weights_of_rows_reach_the_starts():
         assert np.abs(same.means_).max() < 20
 
 
-def test_starts_of_ones_own():
+def test_starts_that_the_user_gives_or_draws():
     halves = (FAITHFUL[:, 0] > 3).astype(int)
     given = GaussianMixture(2, init_params=np.eye(2)[halves]).fit(FAITHFUL)
     drawn = GaussianMixture(2, init_params=lambda x, k, random_state: np.eye(k)[halves], n_init=2).fit(FAITHFUL)
