@@ -69,7 +69,10 @@ class Program:
         quiet = jax.debug_nans(False) if self.nan_is_data else contextlib.nullcontext()
         with quiet, naming_memory():
             result = self._run(args)
-            large = any(np.size(leaf) > HUGE for leaf in jax.tree.leaves((args, result))) or self.work(*args) > HUGE
+            large = (
+                any(getattr(leaf, "size", 1) > HUGE for leaf in jax.tree.leaves((args, result)))
+                or self.work(*args) > HUGE
+            )
             # an asynchronous fault for want of memory is raised here, not where the result is read
             return jax.block_until_ready(result) if large else result
 
@@ -113,7 +116,7 @@ class Program:
     def _key(self, args: tuple[Any, ...]) -> Any:
         static = tuple(args[i] for i in self.static_argnums)
         leaves, structure = jax.tree.flatten([arg for i, arg in enumerate(args) if i not in self.static_argnums])
-        return static, structure, tuple((np.shape(leaf), jax.numpy.result_type(leaf)) for leaf in leaves)
+        return static, structure, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ from jaxem.loop import (
 )
 from jaxem.mixture import Mixture
 from jaxem.moments import zeros_like_result
-from jaxem.primitives import is_traced
+from jaxem.primitives import is_traced, take
 from jaxem.priors import Prior
 from jaxem.program import BRISK, THOROUGH, Program
 from jaxem.rows import Rows, as_rows, gathered
@@ -514,7 +514,7 @@ def _best(results: Result, xp: Any) -> Result:
     sound = finite & ~has_failed(results.status)
     eligible = xp.where(xp.any(sound), sound, finite)
     i = xp.argmax(xp.where(eligible, results.objective, -xp.inf))
-    return results[i]
+    return take(results, i)
 
 
 _best_on_device = Program(functools.partial(_best, xp=jnp), small=THOROUGH, nan_is_data=True)
