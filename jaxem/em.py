@@ -31,7 +31,7 @@ from jaxem.mixture import Mixture, log_joint
 from jaxem.primitives import alive, normalise, positive, tiny, weighted_sum
 from jaxem.priors import Prior
 from jaxem.program import THOROUGH, Program
-from jaxem.rows import Rows, as_rows, blocked, sum_blocks
+from jaxem.rows import Rows, as_rows, blocked, sum_blocks, turn_work
 from jaxem.stats import Stats
 
 
@@ -165,6 +165,6 @@ def _elbo_of_block(joint: Array, resp: Array, w: Array) -> Array:
     return weighted_sum(w, jnp.sum(jnp.where(used, resp * log_ratio, 0.0), axis=1))
 
 
-_e_step = Program(_e_step_of, small=THOROUGH)
-_proxy = Program(_proxy_of, small=THOROUGH)
-_elbo = Program(_elbo_of, small=THOROUGH)
+_e_step = Program(_e_step_of, work=lambda mixture, rows: turn_work(rows, mixture.n_components), small=THOROUGH)
+_proxy = Program(_proxy_of, work=lambda new, _, rows, __: turn_work(rows, new.n_components), small=THOROUGH)
+_elbo = Program(_elbo_of, work=lambda mixture, rows, *_: turn_work(rows, mixture.n_components), small=THOROUGH)

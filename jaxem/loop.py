@@ -42,7 +42,7 @@ from jaxem.mixture import Mixture
 from jaxem.primitives import all_finite, epsilon, forward_only, select, take
 from jaxem.priors import Prior
 from jaxem.program import Program
-from jaxem.rows import Frame, Rows, as_rows
+from jaxem.rows import Frame, Rows, as_rows, turn_work
 from jaxem.stats import Stats
 from jaxem.stopping import GainBelow, Progress, RemainingGainBelow, Status, StoppingRule
 
@@ -279,11 +279,6 @@ def _climb(
     prior = to_frame(prior, rows.frame)
     state = advance(state, rows, max_iter + 1, stop=stop, prior=prior, accelerator=accelerator)
     return finish(state, rows.frame)
-
-
-def turn_work(rows: Rows, k: int, lanes: int = 1) -> int:
-    """Numbers that a turn of so many lanes touches: rows x features x components x lanes."""
-    return rows.blocks.size * k * lanes
 
 
 _fit = Program(_climb, (4, 5), work=lambda mixture, rows, *_: turn_work(rows, mixture.n_components), nan_is_data=True)

@@ -175,7 +175,9 @@ def _over_blocks(per_row: Callable[..., Array], block: int, mesh: Mesh | None, m
     return over(x) if mesh is None else map_spread_rows(over, x, mesh)
 
 
-_map_rows = Program(_over_blocks, (0, 1, 2), small=THOROUGH)
+_map_rows = Program(
+    _over_blocks, (0, 1, 2), work=lambda _, block, __, mixture, ___: block * mixture.n_components, small=THOROUGH
+)
 
 
 def _log_prob(mixture: Mixture, rows: Array) -> Array:

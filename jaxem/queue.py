@@ -41,14 +41,13 @@ from jaxem.loop import (
     to_frame,
     trace_index,
     turn,
-    turn_work,
 )
 from jaxem.mixture import Mixture
 from jaxem.moments import zeros_like_result
 from jaxem.primitives import is_traced, take
 from jaxem.priors import Prior
 from jaxem.program import BRISK, THOROUGH, Program
-from jaxem.rows import Rows, as_rows, gathered
+from jaxem.rows import Rows, as_rows, gathered, turn_work
 from jaxem.stopping import Status, StoppingRule, has_failed
 
 WIDTH, WIDTH_ELSEWHERE = 8, 64

@@ -30,11 +30,11 @@ from jaxem.devices import mesh_of
 from jaxem.display import readable, search_card, selection_card
 from jaxem.families.base import Family
 from jaxem.init import Recipe
-from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, NOISE, Result, as_options, turn_work
+from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, NOISE, Result, as_options
 from jaxem.priors import NormalInverseWishart, Prior, chen_tan, variance_floor
 from jaxem.program import HASTY, Program
 from jaxem.queue import Landscape, Queue, Settings, best, draw, landscape, lane_count, queue_of, run
-from jaxem.rows import Rows, as_rows, gathered
+from jaxem.rows import Rows, as_rows, gathered, turn_work
 from jaxem.stopping import Status, StoppingRule, has_failed
 
 BUDGET = 1000

@@ -139,6 +139,8 @@ def as_rows(
     if isinstance(data, np.ndarray) and (weights is None or isinstance(weights, np.ndarray)):
         return ready_on_host(data, weights, centred=centred, block=size_of_block((bucket(n), d)), mesh=mesh)
     mesh = mesh_under(data)
+    if weights is None and not is_traced(data):  # an argument: XLA would fold constants of this size for long
+        weights = jnp.ones_like(data[:, 0])
     return _ready(data, weights, centred, size_of_block((n if mesh is None else n // mesh.size, d)), mesh)
 
 
@@ -283,6 +285,11 @@ def bucket(n: int) -> int:
     steps = 1 if n <= 2**9 else 2 if n <= 2**12 else 4 if n <= 2**16 else 16
     step = max(1, 2 ** (math.ceil(math.log2(n)) - 1) // steps)
     return max(32, -(-n // step) * step)
+
+
+def turn_work(rows: Rows, k: int, lanes: int = 1) -> int:
+    """Numbers that a turn of so many lanes touches: rows x features x components x lanes."""
+    return rows.blocks.size * k * lanes
 
 
 def sum_blocks(per_block: Callable[..., Any], rows: Rows, *more: Array) -> Any:

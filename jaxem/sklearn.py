@@ -404,11 +404,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             made += min(turns - made, self.verbose_interval - made % self.verbose_interval if self.verbose else turns)
             queue, _ = run(queue.rung(np.arange(r), made - 1), rows, prior, stop, np.int32(NO_LIMIT), settings)
         printer.end(queue, total)
-        states, traces = jax.tree.map(np.asarray, (queue.states, queue.traces))
-        shifted = (one.from_frame(rows.frame) for one in (states.here.mixture, states.here.plain))
-        here, plain = jax.tree.map(np.asarray, tuple(shifted))
-        made_by, bounds = states.n_iter + 1, states.here.objective / total
-        return [End(here[i], plain[i], int(states.status[i]), int(made_by[i]), bounds[i], traces[i]) for i in range(r)]
+        states, traces, frame = jax.tree.map(np.asarray, (queue.states, queue.traces, rows.frame))
+        return [
+            End(
+                here=states.here.mixture[i].from_frame(frame),
+                plain=states.here.plain[i].from_frame(frame),
+                status=int(states.status[i]),
+                made=int(states.n_iter[i]) + 1,
+                bound=float(states.here.objective[i]) / total,
+                trace=traces[i],
+            )
+            for i in range(r)
+        ]
 
     def _best(self, ends: list["End"], rows: Rows) -> "Found":
         """The restart with the highest bound: of those that stayed sound, or else of those that collapsed on the way."""
@@ -441,7 +448,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         )
         converged = bool(sound[chosen] and end.status == Status.CONVERGED)
         trace = [dtype.type(float(value) / total) for value in end.trace[: end.made]]
-        return Found(Parameters.of(mixture), converged, trace, bounds, statuses, warning)
+        parameters = Parameters.of(mixture)
+        parameters.means[parameters.weights == 0] = rows.frame.centre  # where imagined rows put them, to the last digit
+        return Found(parameters, converged, trace, bounds, statuses, warning)
 
     def _search(self, x: np.ndarray, weight: np.ndarray | None, random_state: np.random.RandomState) -> "Found":
         """The best optimum of the likelihood itself that `jaxem.search` finds."""
