@@ -31,7 +31,7 @@ from jaxem.mixture import Mixture, log_joint
 from jaxem.primitives import alive, normalise, positive, tiny, weighted_sum
 from jaxem.priors import Prior
 from jaxem.program import THOROUGH, Program
-from jaxem.rows import Rows, as_rows, blocked, sum_blocks, turn_work
+from jaxem.rows import Rows, as_blocks, as_rows, sum_blocks, turn_work
 from jaxem.stats import Stats
 
 
@@ -134,7 +134,7 @@ def elbo(
     k = mixture.n_components
     rows = as_rows(mixture.family, x, sample_weight, k, like=mixture, chunk_size=chunk_size, centred=False)
     resp = resp if isinstance(resp, jax.Array) else np.asarray(resp)
-    return _elbo(mixture, rows, blocked(resp.astype(rows.blocks.dtype), rows), prior)
+    return _elbo(mixture, rows, as_blocks(resp.astype(rows.blocks.dtype), rows), prior)
 
 
 # -- programs ------------------------------------------------------------------------------------------------------------

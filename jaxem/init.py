@@ -31,7 +31,7 @@ from jaxem.families.base import Family
 from jaxem.mixture import Mixture
 from jaxem.moments import sum_chunks
 from jaxem.primitives import alive, dot, positive, select
-from jaxem.rows import Rows, block_size, blocked, ready, sum_blocks
+from jaxem.rows import Rows, as_blocks, block_size, ready, sum_blocks
 from jaxem.stats import Stats
 
 T = TypeVar("T")
@@ -131,12 +131,12 @@ class Recipe:
         )
         centres, _ = lloyd(x, sample_weight, centres, self.n_lloyd)
 
-        def placed() -> Mixture:
+        def place_components() -> Mixture:
             pooled = family.init(x, k, sample_weight)
             narrow, wide = (family.place(pooled, x, centres, sample_weight, narrow=yes) for yes in (True, False))
             return Mixture(jnp.full(k, -math.log(k), x.dtype), select(jnp.asarray(self.narrow), narrow, wide), family)
 
-        return jax.lax.cond(self.nearest, lambda: _nearest(family, x, sample_weight, centres), placed)
+        return jax.lax.cond(self.nearest, lambda: _nearest(family, x, sample_weight, centres), place_components)
 
 
 @_pytree()
@@ -161,7 +161,7 @@ class FromResponsibilities:
         resp = self.resp if isinstance(self.resp, jax.Array) else np.asarray(self.resp)
         if resp.shape != (n, k):
             raise ValueError(f"resp has shape {resp.shape}; give [n, k] = {(n, k)}")
-        return FromResponsibilities(blocked(resp, rows).reshape(-1, k))
+        return FromResponsibilities(as_blocks(resp, rows).reshape(-1, k))
 
 
 @_pytree()

@@ -235,7 +235,7 @@ def _try_all(
 ) -> dict[str, Array]:
     """The residuals of all laws, in one program; those of `sample` and `normalised` if the family lets them be tried."""
     weight, key = chance.weight, jax.random.wrap_key_data(chance.key)
-    theta, other = _displaced_twice(mixture, x, chance, prior)
+    theta, other = _displace_twice(mixture, x, chance, prior)
     return {
         **of_derivatives(theta, x, weight, chance, coordinates, prior),
         **of_stats(theta, x, weight, prior),
@@ -252,9 +252,9 @@ def _work(draws: bool, density: bool, mixture: Mixture, x: Any, *_: Any) -> int:
 _all_laws = Program(_try_all, (0, 1), work=_work, small=HASTY, large=BRISK, nan_is_data=True)
 
 
-def _displaced_twice(mixture: Mixture, x: Array, chance: Chance, prior: Prior | None) -> tuple[Mixture, Mixture]:
+def _displace_twice(mixture: Mixture, x: Array, chance: Chance, prior: Prior | None) -> tuple[Mixture, Mixture]:
     def once(drawn: tuple[Array, Array]) -> Mixture:
-        return displaced(mixture, x, chance.weight, *drawn, prior)
+        return displace(mixture, x, chance.weight, *drawn, prior)
 
     pair = jax.lax.map(once, (chance.jolts, chance.noise[:2]))
     return pair[0], pair[1]
@@ -376,10 +376,10 @@ def of_derivatives(
     # a coordinate nothing depends on (of a dead component) has no curvature to judge
     correlation = correlation - jnp.diag(jnp.where(curvature > 0, 0.0, 1.0))
 
-    def climbed(at: Mixture) -> Array:
+    def objective_at(at: Mixture) -> Array:
         return objective(at, e_step(at, x, sample_weight), prior)
 
-    ascent = jax.grad(climbed)(mixture)
+    ascent = jax.grad(objective_at)(mixture)
     by_chart = jax.vjp(mixture.constrain, free)[1](ascent)[0]
     laws = {
         "fisher": jnp.max(jnp.abs((by_chart - at_theta)[coordinates]) / unit),
@@ -531,7 +531,7 @@ def _fitted_and_drawn(family: Family, x: Array | np.ndarray, key: Array) -> tupl
 # -- what they share -----------------------------------------------------------------------------------------------------
 
 
-def displaced(
+def displace(
     mixture: Mixture, x: Array, sample_weight: Array, jolt: Array, noise: Array, prior: Prior | None = None
 ) -> Mixture:
     """A mixture elsewhere, in the data's own scale: an M-step from responsibilities and weights part random."""

@@ -47,7 +47,7 @@ from jaxem.moments import zeros_like_result
 from jaxem.primitives import is_traced, take
 from jaxem.priors import Prior
 from jaxem.program import BRISK, THOROUGH, Program
-from jaxem.rows import Rows, as_rows, gathered, turn_work
+from jaxem.rows import Rows, as_rows, on_one_device, turn_work
 from jaxem.stopping import Status, StoppingRule, has_failed
 
 WIDTH, WIDTH_ELSEWHERE = 8, 64
@@ -139,7 +139,7 @@ def starts(
     initializer = KMeansPlusPlus() if initializer is None else initializer
     if isinstance(initializer, FromResponsibilities):
         initializer = initializer.padded(np.shape(x)[0] if not isinstance(x, Rows) else rows.weights.size, k, rows)
-    return _draw(key, family, gathered(rows), k, r, initializer)
+    return _draw(key, family, on_one_device(rows), k, r, initializer)
 
 
 def fit_restarts(
@@ -253,7 +253,7 @@ class Queue(NamedTuple):
         first: Any = np.zeros(1, np.int32)
         return self._replace(order=padded, limit=limits, waiting=first)
 
-    def narrowed(self, width: int) -> "Queue":
+    def with_width(self, width: int) -> "Queue":
         """The same climbs in fewer lanes. No lane may be busy."""
         lanes, climb = jax.tree.map(lambda leaf: np.asarray(leaf)[:width], (self.lanes, self.climb))
         return self._replace(lanes=lanes, climb=climb)

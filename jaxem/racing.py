@@ -34,7 +34,7 @@ from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, NOISE, Result, as_options
 from jaxem.priors import NormalInverseWishart, Prior, chen_tan, variance_floor
 from jaxem.program import HASTY, Program
 from jaxem.queue import Landscape, Queue, Settings, best, draw, landscape, lane_count, queue_of, run
-from jaxem.rows import Rows, as_rows, gathered, turn_work
+from jaxem.rows import Rows, as_rows, on_one_device, turn_work
 from jaxem.stopping import Status, StoppingRule, has_failed
 
 BUDGET = 1000
@@ -150,12 +150,12 @@ def search(
     rows.check_components(k)
     stop, prior = as_options(family, rows, stop, prior, accelerator)
     race = Race(family, k, names, budget, max_iter, accelerator)
-    found = _raced(key, rows, prior, stop, race, callback, 0)
+    found = _race(key, rows, prior, stop, race, callback, 0)
     bounded = NormalInverseWishart in family.conjugate and np.isfinite(np.asarray(rows.frame.variance)).all()
     if has_failed(int(found.best.status)) and bounded:
-        penalty = _penalty(gathered(rows))
+        penalty = _penalty(on_one_device(rows))
         penalty = penalty if prior is None else prior + penalty
-        offered = _raced(key, rows, penalty, stop, race, callback, found.passes)
+        offered = _race(key, rows, penalty, stop, race, callback, found.passes)
         if not has_failed(int(offered.best.status)):
             degenerate = jnp.full_like(offered.best.status, int(Status.DEGENERATE))
             found = offered._replace(
@@ -279,7 +279,7 @@ class Race(NamedTuple):
     accelerator: Any
 
 
-def _raced(
+def _race(
     key: Array,
     rows: Rows,
     prior: Prior | None,
@@ -293,7 +293,7 @@ def _raced(
     arm_of = np.repeat(np.arange(len(race.arms)), _shared_out(r, race.arms))
     arms = jax.tree.map(lambda *values: np.asarray(values)[arm_of], *(ARMS[name] for name in race.arms))
     settings = Settings(lane_count(r), race.max_iter, race.accelerator)
-    opening = (key, race.family, gathered(rows), race.k, arms, settings)
+    opening = (key, race.family, on_one_device(rows), race.k, arms, settings)
     options = (rows, prior, stop, np.int32(NO_LIMIT), settings)
     if jax.default_backend() == "cpu" and rows.mesh is None:
         compiling = run.compile_ahead(_open.small.eval_shape(*opening), *options)
@@ -306,7 +306,7 @@ def _raced(
     def rung(queue: Queue, lanes: np.ndarray, n_steps: int) -> tuple[Queue, Scores, Result]:
         """`n_steps` turns of the climbs of these numbers."""
         if large and len(lanes) < queue.climb.shape[0]:  # no lane is idle
-            queue = queue.narrowed(len(lanes))
+            queue = queue.with_width(len(lanes))
         # long work runs in pieces, with a callback after each
         piece = queue.climb.shape[0] if large or callback is not None else r
         for begin in range(0, len(lanes), piece):
@@ -321,19 +321,19 @@ def _raced(
     for n_lanes, n_steps in _rungs(race.budget):
         lanes = lanes[:n_lanes]
         queue, scores, results = rung(queue, lanes, n_steps)
-        lanes = _in_turns(_ranked(scores, lanes), arm_of)
+        lanes = _in_turns(_ranking(scores, lanes), arm_of)
     lanes = lanes[:FINALISTS]
     while True:
         # as many go on as the budget may bring to an end; the leader in any case
         left = race.budget - scores.passes
-        ranked = _ranked(scores, lanes)
+        ranked = _ranking(scores, lanes)
         running = ranked[scores.running[ranked]]
         running = running[: max(1, left // TO_THE_END)] if left > 0 else running[running == ranked[0]]
         if running.size == 0:
             break
         n_steps = min(PIECE, max(1, left // running.size)) if left > 0 else PIECE
         queue, scores, results = rung(queue, running, n_steps)
-    lanes = _ranked(scores, lanes)
+    lanes = _ranking(scores, lanes)
     # by numpy, which has nothing to compile
     finalists = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[lanes]), results)
     names = tuple(race.arms[arm_of[lane]] for lane in lanes)
@@ -374,7 +374,7 @@ class Scores(NamedTuple):
         return int(np.sum(self.made))
 
 
-def _ranked(scores: Scores, lanes: np.ndarray) -> np.ndarray:
+def _ranking(scores: Scores, lanes: np.ndarray) -> np.ndarray:
     """Sound lanes best first, of those in one optimum only the best; the best of all if none is sound."""
     value = np.where(np.isfinite(scores.objective[lanes]), scores.objective[lanes], -np.inf)
     order = lanes[np.argsort(-value, kind="stable")]

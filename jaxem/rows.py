@@ -332,7 +332,7 @@ def _sum_blocks(per_block: Callable[..., Any], *blocks: Array) -> Any:
     return jax.lax.scan(add, zeros, blocks)[0]
 
 
-def blocked(of_rows: Array | np.ndarray, rows: Rows) -> Array:
+def as_blocks(of_rows: Array | np.ndarray, rows: Rows) -> Array:
     """An array of the rows `[n, ...]`, cut as `as_rows` cuts them and padded with zeros, `[m, b, ...]`."""
     m, b = rows.weights.shape
     devices = 1 if rows.mesh is None else rows.mesh.size
@@ -391,7 +391,7 @@ def block_size(shape: tuple[int, ...], row_floats: int, dtype: Any, *, chunk_siz
     return min(n, max(MIN_BLOCK, min(rows, MAX_BLOCK) if platform in CACHE_BYTES else rows))
 
 
-def gathered(rows: Rows) -> Rows:
+def on_one_device(rows: Rows) -> Rows:
     """Rows spread over devices as rows of the default one; others as they are.
 
     Copies do it: on a CPU the collective that XLA puts into a program with loops can deadlock.

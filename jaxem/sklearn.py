@@ -256,7 +256,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
         _check_scale(x, weight, 0.0 if searching else self.reg_covar)
         random_state = check_random_state(self.random_state)
-        with self._computing(x.dtype):
+        with self._float_scope(x.dtype):
             if searching:
                 found = self._search(x, weight, random_state)
             else:
@@ -579,7 +579,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         x = self._as_rows(X, reset=False)
         mixture = self.mixture_
-        with self._computing(np.result_type(x.dtype, mixture.log_weights.dtype)):
+        with self._float_scope(np.result_type(x.dtype, mixture.log_weights.dtype)):
             found = np.asarray(method(mixture, x, chunk_size=self.chunk_size))
         if within_range:
             lost = np.flatnonzero(~np.any(found > -np.inf, axis=1))  # NaN as well
@@ -604,7 +604,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             raise ValueError(f"X holds a whole number too large for float64 ({error}); rescale the data") from error
 
     @contextlib.contextmanager
-    def _computing(self, dtype: Any) -> Iterator[None]:
+    def _float_scope(self, dtype: Any) -> Iterator[None]:
         """The scope in which float64 is computed in float64, whatever JAX's setting."""
         with jax.enable_x64(np.dtype(dtype).itemsize == 8):
             yield
@@ -617,7 +617,7 @@ def from_sklearn(model: Any) -> GaussianMixture:
     if not isinstance(model, (sklearn.mixture.GaussianMixture, GaussianMixture)):
         raise TypeError(f"model is a {type(model).__name__}; give a fitted sklearn.mixture.GaussianMixture")
     check_is_fitted(model)
-    return _converted(model, GaussianMixture)
+    return _convert(model, GaussianMixture)
 
 
 def to_sklearn(model: "GaussianMixture | Mixture") -> Any:
@@ -626,10 +626,10 @@ def to_sklearn(model: "GaussianMixture | Mixture") -> Any:
 
     model = GaussianMixture.from_mixture(model) if isinstance(model, Mixture) else model
     check_is_fitted(model)
-    return _converted(model, sklearn.mixture.GaussianMixture)
+    return _convert(model, sklearn.mixture.GaussianMixture)
 
 
-def _converted(model: Any, kind: type) -> Any:
+def _convert(model: Any, kind: type) -> Any:
     known = kind().get_params()
     given = {name: value for name, value in model.get_params(deep=False).items() if name in known}
     if not isinstance(given["init_params"], str) or given["init_params"] == "search":

@@ -199,7 +199,13 @@ def named(cases, first=None):
 
 def slow_but_first(values, first=1):
     """Arguments of pytest.mark.parametrize: the first few by default, the others with -m slow."""
-    return [*values[:first], *(pytest.param(value, marks=pytest.mark.slow) for value in values[first:])]
+    return [
+        *values[:first],
+        *(
+            pytest.param(*(value if type(value) is tuple else (value,)), marks=pytest.mark.slow)
+            for value in values[first:]
+        ),
+    ]
 
 
 SOME_GAUSSIANS = slow_but_first((Full(), Spherical(), Diagonal(), Tied()), first=2)

@@ -40,9 +40,9 @@ LINALG, DISTANCES, PRIMITIVES, PRIORS = "linalg.py", "distances.py", "primitives
 MUTANTS = (
     Mutant("unbiased variance, N_k - 1", GAUSSIAN, "second = stats.second / positive(stats.degrees)[:, None, None]",
            "second = stats.second / (positive(stats.degrees) - 1.0)[:, None, None]", "Full"),
-    Mutant("d forgotten in the spherical variance", GAUSSIAN, "_cancelled(moved)) / delta.shape[1]",
-           "_cancelled(moved))", "Spherical"),
-    Mutant("stale mean in the variance", GAUSSIAN, "positive(stats.degrees)[:, None] - moved + _cancelled(moved)",
+    Mutant("d forgotten in the spherical variance", GAUSSIAN, "_rounding_margin(moved)) / delta.shape[1]",
+           "_rounding_margin(moved))", "Spherical"),
+    Mutant("stale mean in the variance", GAUSSIAN, "positive(stats.degrees)[:, None] - moved + _rounding_margin(moved)",
            "positive(stats.degrees)[:, None]", "Diagonal"),
     Mutant("a half missing in the density", GAUSSIAN, "_log_constants(params, precisions)[:, None] - 0.5 * squares",
            "_log_constants(params, precisions)[:, None] - 1.0 * squares", "Spherical"),

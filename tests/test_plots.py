@@ -204,6 +204,7 @@ def test_numbers_on_the_page_are_the_fits(page, faithful):
     assert re.search(r"\d+ of \d+</b> laws", page)
 
 
+@pytest.mark.slow
 def test_reports_of_other_data():
     """One column, many columns, many rows (sampled, and it says so), another family, a degenerate fit."""
     rng = np.random.default_rng(0)

@@ -16,7 +16,7 @@ from experiments.restarts import RestartsConfig
 from jaxem import datasets
 from jaxem.sklearn import FORMS, GaussianMixture
 from tests import fuzz
-from tests.cases import KINDS
+from tests.cases import KINDS, slow_but_first
 from tests.conftest import X64
 
 pytestmark = pytest.mark.skipif(not X64, reason="the same in either mode: run once")
@@ -48,9 +48,10 @@ def fitted(x, form, weight=None, **options):
         return model.fit(x, sample_weight=weight)
 
 
+@pytest.mark.parametrize("form", slow_but_first([*FORMS]))
 @quietly
-@given(data=st.data(), form=st.sampled_from([*FORMS]), dtype=kinds)
-def test_shapes_and_dtypes(data, form, dtype):
+@given(data=st.data(), dtype=kinds)
+def test_shapes_and_dtypes(form, data, dtype):
     """Attributes have scikit-learn's shapes, the data's dtype if that is float32 or float64, and no NaN."""
     n, d = data.draw(rows), data.draw(st.integers(1, 2))
     elements = (
@@ -70,9 +71,10 @@ def test_shapes_and_dtypes(data, form, dtype):
     assert np.isfinite(model.score_samples(x)).all()
 
 
+@pytest.mark.parametrize("form", slow_but_first([*FORMS]))
 @quietly
-@given(data=st.data(), form=st.sampled_from([*FORMS]))
-def test_weights_of_rows(data, form):
+@given(data=st.data())
+def test_weights_of_rows(form, data):
     """Whole weights stand for repeated rows, zeros for none, and a common factor changes nothing."""
     n = data.draw(rows)
     x = data.draw(arrays.arrays(np.float64, (n, 2), elements=finite))

@@ -407,7 +407,7 @@ class Spherical(Gaussian):
 
     def recentre(self, stats: GaussianStats, delta: Array) -> Array:
         moved = _ratio(stats) * jnp.sum(delta**2, axis=1)
-        return (stats.second / positive(stats.degrees) - moved + _cancelled(moved)) / delta.shape[1]
+        return (stats.second / positive(stats.degrees) - moved + _rounding_margin(moved)) / delta.shape[1]
 
     def scatter(self, matrix: Array, weights: Array) -> Array:
         return weights * jnp.trace(matrix)
@@ -479,7 +479,7 @@ class Diagonal(Gaussian):
 
     def recentre(self, stats: GaussianStats, delta: Array) -> Array:
         moved = _ratio(stats)[:, None] * delta**2
-        return stats.second / positive(stats.degrees)[:, None] - moved + _cancelled(moved)
+        return stats.second / positive(stats.degrees)[:, None] - moved + _rounding_margin(moved)
 
     def scatter(self, matrix: Array, weights: Array) -> Array:
         return weights[:, None] * jnp.diagonal(matrix)[None, :]
@@ -568,7 +568,7 @@ class Full(_ByMatrices):
 
     def recentre(self, stats: GaussianStats, delta: Array) -> Array:
         second = stats.second / positive(stats.degrees)[:, None, None]
-        return _recentred(second, _ratio(stats)[:, None, None] * self.outer(delta))
+        return _covariance_about_new_mean(second, _ratio(stats)[:, None, None] * self.outer(delta))
 
     def scatter(self, matrix: Array, weights: Array) -> Array:
         return weights[:, None, None] * matrix[None]
@@ -630,7 +630,9 @@ class Tied(_ByMatrices):
 
     def recentre(self, stats: GaussianStats, delta: Array) -> Array:
         total = jnp.sum(stats.degrees)
-        return _recentred(stats.second / total, dot("ki,kj->ij", (stats.counts / total)[:, None] * delta, delta))
+        return _covariance_about_new_mean(
+            stats.second / total, dot("ki,kj->ij", (stats.counts / total)[:, None] * delta, delta)
+        )
 
     def scatter(self, matrix: Array, weights: Array) -> Array:
         return jnp.sum(weights) * matrix
@@ -662,15 +664,15 @@ def _ratio(stats: GaussianStats) -> Array:
     return stats.counts / positive(stats.degrees)
 
 
-def _cancelled(moved: Array) -> Array:
+def _rounding_margin(moved: Array) -> Array:
     # subtracting delta^2 from a second moment leaves an error of a few units of rounding of delta^2: err upwards
     return CANCELLATION * epsilon(moved.dtype) * moved
 
 
-def _recentred(second: Array, moved: Array) -> Array:
+def _covariance_about_new_mean(second: Array, moved: Array) -> Array:
     """Covariance matrices `[..., d, d]` from moments about the old mean and the outer product of the mean's move."""
     identity = jnp.broadcast_to(jnp.eye(moved.shape[-1], dtype=moved.dtype), moved.shape)
-    covariances = second - moved + identity * _cancelled(moved)
+    covariances = second - moved + identity * _rounding_margin(moved)
     return 0.5 * (covariances + jnp.swapaxes(covariances, -1, -2))
 
 
