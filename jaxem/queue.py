@@ -60,6 +60,8 @@ PIECE_SECONDS, FIRST_SECONDS = 0.25, 1.0
 """seconds between two calls of a callback, where a turn takes no longer, and before the first"""
 SECONDS_A_TURN, SECONDS_A_NUMBER = 1e-4, 1e-9
 """rough cost of a turn, and of each number it touches: short climbs end in the first piece, long ones report early"""
+SAME = 1e-3
+"""nats within which two climbs are taken to have ended in one optimum"""
 MAX_RESTARTS, MAX_TRACES = 2**24, 2**30
 
 
@@ -519,6 +521,12 @@ def _best(results: Result, xp: Any) -> Result:
 _best_on_device = Program(functools.partial(_best, xp=jnp), small=THOROUGH, nan_is_data=True)
 
 
+def optimum_tol(objectives: np.ndarray) -> float:
+    """Nats within which two objectives are taken to belong to one optimum: `SAME`, or what rounding hides if that is more."""
+    largest = float(np.max(np.abs(objectives), initial=0.0))
+    return max(SAME, 100 * NOISE * float(np.finfo(objectives.dtype).eps) * largest)
+
+
 def landscape(results: Result, tol: float | None = None) -> Landscape:
     """Group restarts by the optimum they ended in.
 
@@ -535,9 +543,7 @@ def landscape(results: Result, tol: float | None = None) -> Landscape:
     degenerate = ~failed & (status == Status.DEGENERATE)
     order = np.flatnonzero(~failed & ~degenerate)
     order = order[np.argsort(-value[order], kind="stable")]
-    if tol is None:
-        largest = np.max(np.abs(value[order]), initial=0.0)
-        tol = max(1e-3, 100 * NOISE * float(np.finfo(value.dtype).eps) * float(largest))
+    tol = optimum_tol(value[order]) if tol is None else tol
     leaders: list[int] = []
     counts: list[int] = []
     for i in order.tolist():

@@ -30,10 +30,10 @@ from jaxem.devices import mesh_of
 from jaxem.display import readable, search_card, selection_card
 from jaxem.families.base import Family
 from jaxem.init import Recipe
-from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, NOISE, Result, as_options
+from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, Result, as_options
 from jaxem.priors import NormalInverseWishart, Prior, chen_tan, variance_floor
 from jaxem.program import HASTY, Program
-from jaxem.queue import Landscape, Queue, Settings, best, draw, landscape, lane_count, queue_of, run
+from jaxem.queue import Landscape, Queue, Settings, best, draw, landscape, lane_count, optimum_tol, queue_of, run
 from jaxem.rows import Rows, as_rows, on_one_device, turn_work
 from jaxem.stopping import Status, StoppingRule, has_failed
 
@@ -58,8 +58,6 @@ FIRST, MIDDLE = 0.3, 0.25
 """shares of the budget for the first rung, and for each between it and the finalists"""
 PASSES_A_START = 9
 """passes of the budget for each start"""
-SAME = 1e-3
-"""nats within which two lanes are taken to be in one optimum"""
 PIECE = 8
 """turns of the finalists between two looks at the budget"""
 TO_THE_END = 40
@@ -382,8 +380,7 @@ def _ranking(scores: Scores, lanes: np.ndarray) -> np.ndarray:
     if sound.size == 0:
         return order[:1]
     values = scores.objective[sound]
-    tol = max(SAME, 100 * NOISE * float(np.finfo(values.dtype).eps) * float(np.max(np.abs(values))))
-    return sound[np.concatenate([[True], -np.diff(values) > tol])]
+    return sound[np.concatenate([[True], -np.diff(values) > optimum_tol(values)])]
 
 
 def _in_turns(ranked: np.ndarray, arm_of: np.ndarray) -> np.ndarray:
