@@ -31,7 +31,7 @@ from jaxem.mixture import Mixture, log_joint
 from jaxem.primitives import alive, normalise, positive, tiny, weighted_sum
 from jaxem.priors import Prior
 from jaxem.program import THOROUGH, Program
-from jaxem.rows import Rows, as_blocks, as_rows, sum_blocks, turn_work
+from jaxem.rows import Frame, Rows, as_blocks, as_rows, sum_blocks, turn_work
 from jaxem.stats import Stats
 
 
@@ -47,7 +47,7 @@ def e_step(
         chunk_size: rows worked on at a time; computed from the shapes by default. No array `[n, k]` is made.
 
     Returns:
-        Stats about `mixture`; those of two sets of rows add.
+        Stats taken about `mixture`. Add the Stats of two sets of rows to get those of their union.
 
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
@@ -130,11 +130,16 @@ def elbo(
     """
     shape = (np.shape(x)[0], mixture.n_components) if np.ndim(x) == 2 else None
     if shape is not None and np.shape(resp) != shape:
-        raise ValueError(f"resp has shape {np.shape(resp)}; give one row for each of x, {shape}")
+        raise ValueError(f"resp has shape {np.shape(resp)}; give [n, k] = {shape}")
     k = mixture.n_components
     rows = as_rows(mixture.family, x, sample_weight, k, like=mixture, chunk_size=chunk_size, centred=False)
     resp = resp if isinstance(resp, jax.Array) else np.asarray(resp)
     return _elbo(mixture, rows, as_blocks(resp.astype(rows.blocks.dtype), rows), prior)
+
+
+def to_frame(prior: Prior | None, frame: Frame) -> Prior | None:
+    """The prior where the rows of a frame lie."""
+    return None if prior is None else prior.shift(-frame.centre)
 
 
 # -- programs ------------------------------------------------------------------------------------------------------------
@@ -145,6 +150,8 @@ def _e_step_of(mixture: Mixture, rows: Rows) -> Stats:
 
 
 def _proxy_of(new: Mixture, old: Mixture, rows: Rows, prior: Prior | None) -> Array:
+    new, old, prior = new.to_frame(rows.frame), old.to_frame(rows.frame), to_frame(prior, rows.frame)
+
     def of_block(block: Array, w: Array, _: Array) -> Array:
         bound = new.family.bound(new.components, old.components, block.T) + new.log_weights[None, :]
         return _elbo_of_block(bound, normalise(log_joint(old, block.T), axis=1)[1], w)
@@ -154,6 +161,7 @@ def _proxy_of(new: Mixture, old: Mixture, rows: Rows, prior: Prior | None) -> Ar
 
 
 def _elbo_of(mixture: Mixture, rows: Rows, resp: Array, prior: Prior | None) -> Array:
+    mixture, prior = mixture.to_frame(rows.frame), to_frame(prior, rows.frame)
     total = sum_blocks(lambda block, w, _, r: _elbo_of_block(log_joint(mixture, block.T), r, w), rows, resp)
     return total if prior is None else total + prior.log_prob(mixture)
 

@@ -1,4 +1,4 @@
-"""Where to start: an initialiser is an E-step without a model. It hands out responsibilities, or places components.
+"""Where to start: an initialiser makes a Mixture from data, from responsibilities or from chosen centres.
 
 The lecture's two:
     RandomParameters  means at random rows, the pooled covariance for all, weights drawn uniformly (Dirichlet(1)).
@@ -13,7 +13,7 @@ and
 
 All are pure functions of (key, family, x, n_components, sample_weight), pytrees themselves, and run under jit and vmap.
 Rows are drawn by inverting the cumulative sum of the weights with one uniform number: a row of weight 0 is never drawn,
-and but for rounding of that sum the draw is the same whether it is there or not.
+and it does not change the draw, except through rounding of that sum.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from jaxem.stats import Stats
 
 T = TypeVar("T")
 SHARE = 0.1
-"""what a row keeps for the components it is not nearest to, so that no component starts without spread"""
+"""part of a row that all components share evenly, so that no component starts without spread"""
 
 
 class Initializer(Protocol):
@@ -93,7 +93,7 @@ class KMeansPlusPlus:
     """Greedy k-means++ rows as centres, each row to the nearest, one M-step."""
 
     def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
-        return _nearest(family, x, sample_weight, kmeans_plus_plus(key, x, n_components, sample_weight))
+        return _start_from_centres(family, x, sample_weight, kmeans_plus_plus(key, x, n_components, sample_weight))
 
 
 @_pytree()
@@ -101,7 +101,7 @@ class RandomPoints:
     """Random rows as centres, each row to the nearest, one M-step."""
 
     def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
-        return _nearest(family, x, sample_weight, random_rows(key, x, sample_weight, n_components))
+        return _start_from_centres(family, x, sample_weight, random_rows(key, x, sample_weight, n_components))
 
 
 @jax.tree_util.register_dataclass
@@ -136,7 +136,9 @@ class Recipe:
             narrow, wide = (family.place(pooled, x, centres, sample_weight, narrow=yes) for yes in (True, False))
             return Mixture(jnp.full(k, -math.log(k), x.dtype), select(jnp.asarray(self.narrow), narrow, wide), family)
 
-        return jax.lax.cond(self.nearest, lambda: _nearest(family, x, sample_weight, centres), place_components)
+        return jax.lax.cond(
+            self.nearest, lambda: _start_from_centres(family, x, sample_weight, centres), place_components
+        )
 
 
 @_pytree()
@@ -253,8 +255,8 @@ def _block(x: Array, k: int) -> int:
     return block_size(x.shape, k * x.shape[1], x.dtype)
 
 
-def _nearest(family: Family, x: Array, sample_weight: Array, centres: Array) -> Mixture:
-    """One M-step after giving each row to its nearest centre, but for a small share to all."""
+def _start_from_centres(family: Family, x: Array, sample_weight: Array, centres: Array) -> Mixture:
+    """One M-step after each row went to its nearest centre; all components share a small part `SHARE` of it."""
     k = centres.shape[0]
     if k == 1:
         return Mixture(jnp.zeros(1, x.dtype), family.init(x, 1, sample_weight), family)
@@ -281,7 +283,9 @@ def _m_step_from(
 
     def once(_: Any, found: Mixture) -> Mixture:
         def of_chunk(x: Array, w: Array, *of_rows: Array) -> Stats:
-            x = jnp.where(w[:, None] > 0, x, anchor[None, :])  # 0 times a row of 1e200 is NaN
+            x = jnp.where(
+                w[:, None] > 0, x, anchor[None, :]
+            )  # the square of 1e200 is infinite, and 0 times that is NaN
             return stats_of(found, x, resp_of(x, *of_rows) * w[:, None])
 
         return m_step(found, sum_chunks(of_chunk, x, sample_weight, *more, size=block))

@@ -4,15 +4,15 @@
 
 so the likelihood reported is that of the parameters returned. A turn has two halves. `look` is one pass: a mixture and
 rows in, a Point out. `decide` takes a State and a Point and gives the next State: accept or refuse, propose, stop. Only
-`look` meets data, so whoever can add up Stats can drive a climb: `point_of` makes a Point of them. `advance` makes turns
-of one climb, or of many lanes at once under one scalar predicate; `fit` is one long advance. One select freezes a lane
-that has stopped.
+`look` reads data. If you add up Stats yourself, `point_of` makes a Point of them, and `decide` does the rest. `advance`
+makes turns of one climb, or of many lanes at once under one scalar predicate; `fit` is one long advance. One select
+freezes a lane that has stopped.
 
 An accelerator is an optax transformation of the displacement f = M(theta) - theta in the chart: from the anchor theta,
 at which the last pass was made, it proposes where to look next. The safeguard stands here once: if the objective at the
 proposal is not finite or lower than at the anchor by more than rounding, the proposal is refused and the anchor kept.
-M(anchor) is known, so that costs no pass, and the next turn is a plain EM step; `accepted=False` tells the transformation.
-Plain EM steps are never refused, and a refused one never ends the climb.
+The next turn is then a plain EM step to M(anchor), which is known already. `accepted=False` tells the transformation.
+A finite plain EM step is never refused. A refused proposal never meets the stopping rule.
 
 What is left to gain. Near the optimum the objective is quadratic with curvature I_c (I - J): I_c is the information of
 the complete data, J the Jacobian of M (Dempster, Laird and Rubin 1977). From theta the way left is e, with f = (I - J) e,
@@ -36,7 +36,7 @@ from jax.typing import ArrayLike
 
 from jaxem.checks import as_count, on_host
 from jaxem.display import readable, result_card
-from jaxem.em import m_step, objective, pass_over
+from jaxem.em import m_step, objective, pass_over, to_frame
 from jaxem.families.base import Family
 from jaxem.mixture import Mixture
 from jaxem.primitives import all_finite, epsilon, forward_only, select, take
@@ -121,7 +121,7 @@ class Route(NamedTuple):
 class State(NamedTuple):
     """A climb under way, in the frame of the rows."""
 
-    here: Point  # the anchor: the best parameters so far, finite; before the first pass the start
+    here: Point  # the anchor: the point accepted last; before the first pass the start
     route: Route | None
     gain: Array  # of the last accepted turn
     remaining_ratio: Array  # remaining gain / gain, at that turn; NaN if unknown
@@ -163,9 +163,9 @@ def advance(
     prior: Prior | None = None,
     accelerator: Any = None,
 ) -> State:
-    """Up to `n_steps` turns (the first E-step is one), fewer if the climb ends; all lanes at once if `state` has lanes.
+    """Make at most `n_steps` passes, the first E-step among them; all lanes at once if `state` has lanes.
 
-    Calling it again goes on where it stopped: any cutting into pieces gives the same climb.
+    A second call goes on where the first stopped. Many short calls give the same climb as a long one.
     """
     limit = state.n_iter + n_steps
     max_iter = state.trace.shape[-1] - 1
@@ -232,7 +232,7 @@ def fit(
     """Climb from `mixture` to a maximum of the objective by EM.
 
     Pure: use it under jit, vmap (over `mixture`, or anything else), jvp and jacfwd. For many starts on one data set
-    `fit_restarts` is faster than `vmap(fit)`. Reverse mode has no derivative yet and says so.
+    `fit_restarts` is faster than `vmap(fit)`. Reverse mode raises NotImplementedError.
 
     Args:
         mixture: the start.
@@ -240,8 +240,8 @@ def fit(
         sample_weight: `[n]`, non-negative; a row of weight 0 is absent, one of weight 3 stands for three.
         prior: what is known of the parameters; the objective is then log-likelihood + log prior.
         stop: when the climb is over; by default `GainBelow(1e-10)`, in float32 `GainBelow(1e-5)`; with an accelerator
-            `RemainingGainBelow(1e-8 + 1e-12 n)`, in float32 `RemainingGainBelow(1e-3 + 1e-5 n)`. Traced: another
-            tolerance compiles nothing.
+            `RemainingGainBelow(1e-8 + 1e-12 n)`, in float32 `RemainingGainBelow(1e-3 + 1e-5 n)`, n the total weight.
+            Traced: a new tolerance compiles nothing.
         max_iter: turns to make at most. Static.
         accelerator: `hybrid()`, `squarem()`, `anderson()`, or any `optax.GradientTransformationExtraArgs` of EM's
             displacement in the chart (see the head of loop.py); None for plain EM. Static.
@@ -351,9 +351,9 @@ def decide(
     here = select(accepted, there, old)
 
     if state.route is None:
-        route, (ratio, rate) = None, _by_gains(state, gain, noise)
+        route, (ratio, rate) = None, _ratio_and_rate(state, gain, noise)
     else:
-        route, ratio, rate = _by_accelerator(state, here, accepted, accelerator)
+        route, ratio, rate = _next_route(state, here, accepted, accelerator)
     remaining_gain = jnp.where(jnp.isfinite(gain), jnp.maximum(gain, noise) * ratio, jnp.nan)
     progress = Progress(
         gain=gain / total_weight,
@@ -372,11 +372,8 @@ def decide(
     n_iter = state.n_iter + (finite | ~is_plain)
     status = jnp.where((status == Status.RUNNING) & (n_iter >= max_iter), Status.MAX_ITER, status).astype(jnp.int32)
     fell = state.fell | (accepted & is_plain & fallen)
-    gain, ratio, rate, remaining_gain = select(
-        accepted,
-        (gain, ratio, rate, remaining_gain),
-        (state.gain, state.remaining_ratio, state.rate, state.remaining_gain),
-    )
+    before = state.gain, state.remaining_ratio, state.rate, state.remaining_gain
+    gain, ratio, rate, remaining_gain = select(accepted, (gain, ratio, rate, remaining_gain), before)
     new = State(here, route, gain, ratio, rate, remaining_gain, hits, accepted, fell, n_iter, status, trace=None)
     return select(is_going(state, limit), new, state._replace(trace=None))._replace(trace=state.trace)
 
@@ -389,7 +386,7 @@ def trace_index(state: State, new: State, max_iter: int) -> Array:
     return jnp.where(new.n_iter > state.n_iter, new.n_iter, max_iter + 1)
 
 
-def _by_gains(state: State, gain: Array, noise: Array) -> tuple[Array, Array]:
+def _ratio_and_rate(state: State, gain: Array, noise: Array) -> tuple[Array, Array]:
     """Remaining gain / gain, and EM's rate, from two gains in a row (Aitken)."""
     clear = (state.gain > 4 * noise) & (gain > 4 * noise) & jnp.isfinite(state.gain)
     ratio = jnp.where(clear, gain / state.gain, jnp.nan)
@@ -398,7 +395,7 @@ def _by_gains(state: State, gain: Array, noise: Array) -> tuple[Array, Array]:
     return jnp.where(known, ratio / (1.0 - ratio), state.remaining_ratio), jnp.where(known, jnp.sqrt(ratio), state.rate)
 
 
-def _by_accelerator(state: State, here: Point, accepted: Array, accelerator: Any) -> tuple[Route, Array, Array]:
+def _next_route(state: State, here: Point, accepted: Array, accelerator: Any) -> tuple[Route, Array, Array]:
     """Where an accelerator goes on from `here`, and what it sees ahead: remaining gain / gain, and EM's rate."""
     import optax  # here: it takes as long to import as the rest of the package
 
@@ -421,7 +418,7 @@ def _by_accelerator(state: State, here: Point, accepted: Array, accelerator: Any
 
 
 def _is_finite(point: Point) -> Array:
-    """Whether a point may be stood on, `[]`: weights may be zero, nothing else infinite or NaN."""
+    """Whether the mixture and the objective of a point are finite, `[]` of bool; a log weight may be -inf."""
     return all_finite((point.mixture.components, point.objective, point.mixture.weights))
 
 
@@ -436,7 +433,7 @@ def rows_to_fit(
     lanes: int = 1,
     chunk_size: int | None = None,
 ) -> Rows:
-    """Ready rows for a climb from `mixture`, and a ValueError if it has more components than rows count."""
+    """Ready rows for a climb from `mixture`, and a ValueError if there are fewer rows that count than components."""
     k = mixture.n_components
     rows = as_rows(mixture.family, x, sample_weight, k, like=mixture, lanes=lanes, chunk_size=chunk_size)
     rows.check_components(k)
@@ -446,7 +443,7 @@ def rows_to_fit(
 def as_options(
     family: Family, rows: Rows, stop: StoppingRule | None, prior: Prior | None, accelerator: Any
 ) -> tuple[StoppingRule, Prior | None]:
-    """The stopping rule, the default one if None, and the prior, with numbers of one dtype: one program for all."""
+    """The stopping rule (a default for None) and the prior, in the dtype of the rows, so that one program serves all."""
     if prior is not None and not isinstance(prior, Prior):
         raise TypeError(f"prior is a {type(prior).__name__}; give a jaxem.Prior, such as jaxem.chen_tan(x), or None")
     if prior is not None:
@@ -460,8 +457,3 @@ def as_options(
         total = rows.frame.total_weight
         stop = RemainingGainBelow(absolute + relative * cast(Array, np.asarray(total) if on_host(total) else total))
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (stop, prior))
-
-
-def to_frame(prior: Prior | None, frame: Frame) -> Prior | None:
-    """The prior where the rows of a frame lie."""
-    return None if prior is None else prior.shift(-frame.centre)

@@ -1,8 +1,8 @@
 """Priors: what is known of the parameters before the data. A prior makes EM climb log-likelihood + log prior.
 
-A conjugate prior is worth imagined rows. So a prior is a pytree with two methods: its log density over mixtures, up to a
-constant, and the statistics of the rows it imagines, which are added before the M-step. The M-step itself knows of no
-prior. Priors add: `chen_tan(x) + Dirichlet(2.0)`.
+A conjugate prior is worth imagined rows. So a prior is a pytree with two methods: its log density over mixtures, up to
+a constant, and the statistics of the rows it imagines, which are added before the M-step. The M-step itself is the
+same. Priors add: `chen_tan(x) + Dirichlet(2.0)`.
 
     Beta        on probabilities:   sum_kj (alpha - 1) log probs_kj + (beta - 1) log(1 - probs_kj)
     Dirichlet   on the weights:     (alpha - 1) sum_k log p_k                          (Gelman et al. 2013, 2.4 and 3.4)
@@ -50,7 +50,7 @@ class Prior:
         raise NotImplementedError(f"{type(self).__name__}.log_prob is not defined")
 
     def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
-        """The statistics that this prior adds to `stats` before the M-step, taken about `params`; by default none.
+        """The statistics that this prior adds to `stats` before the M-step, taken about `params`; zeros by default.
 
         With them the M-step maximises proxy + log prior.
         """
@@ -58,7 +58,7 @@ class Prior:
         return jax.tree.map(jnp.zeros_like, stats)
 
     def shift(self, offset: Array) -> "Prior":
-        """The same knowledge about data moved by `offset` `[d]`; a prior that knows no place stays as it is."""
+        """The same knowledge about data moved by `offset` `[d]`; a prior without a location stays as it is."""
         del offset
         return self
 
@@ -117,7 +117,7 @@ class Beta(Prior):
     With both above 1 no probability can reach 0 or 1.
 
     Attributes:
-        alpha: positive, a number or `[d]`; at least 1 for the maximum to be inside.
+        alpha: at least 1, a number or `[d]`.
         beta: likewise.
     """
 
@@ -139,7 +139,7 @@ class Beta(Prior):
         self.check(family)
         ones, zeros = self._tosses(params.probs)
         tosses = stats.components._replace(counts=ones + zeros, ones=ones)
-        return _of_components(stats, tosses)
+        return _component_stats(stats, tosses)
 
     def _tosses(self, probs: Array) -> tuple[Array, Array]:
         """The numbers of imagined ones and zeros, `[k, d]` each."""
@@ -201,7 +201,7 @@ class NormalInverseWishart(Prior):
 
     def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
         self.check(family)
-        return _of_components(stats, family.imagined(params, self))
+        return _component_stats(stats, family.imagined(params, self))
 
     def shift(self, offset: Array) -> Prior:
         return self if self.mean is None else dataclasses.replace(self, mean=self.mean + offset)
@@ -234,7 +234,7 @@ def fraley_raftery(
     *,
     shrinkage: float = 0.01,
 ) -> NormalInverseWishart:
-    """mclust's default prior for a Gaussian family: every component a little like a small part of the data.
+    """mclust's default prior for a Gaussian family: a weak pull to the data's mean and a scaled covariance.
 
     m is the data's mean, kappa 0.01; the inverse Wishart has d + 2 degrees and the scale S / k^(2 / d), for Spherical and
     Diagonal the average of its diagonal (Fraley and Raftery 2007, section 3).
@@ -272,7 +272,7 @@ def variance_floor(x: ArrayLike, floor: float, sample_weight: ArrayLike | None =
     return NormalInverseWishart(0.0, n * _positive("floor", floor) * eye)
 
 
-def _of_components(stats: Stats, imagined: Any) -> Stats:
+def _component_stats(stats: Stats, imagined: Any) -> Stats:
     """Imagined statistics of components; they count nothing for the weights."""
     return Stats(jnp.zeros_like(stats.log_likelihood), jnp.zeros_like(stats.counts), imagined)
 

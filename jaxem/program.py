@@ -1,5 +1,5 @@
-"""Program: the one door to XLA. A pure function goes in; calls of it choose the effort of compilation, name the remedy when
-memory runs out, wait for large results, and keep quiet about NaN where NaN is data.
+"""Program: the door to XLA for whole computations. Each call chooses how much effort XLA spends on compilation, names the
+remedy when memory runs out, waits for large results, and allows NaN where NaN is data.
 
 Small data spend their time in the compiler, not in the program. On a CPU XLA compiles two to four times faster without
 its fusion emitters and at a lower level of LLVM's optimisation. Measured (jax 0.10, 2 cores): `BRISK` halves compilation
@@ -23,18 +23,18 @@ HASTY: Mapping[str, Any] = {"xla_cpu_use_fusion_emitters": False, "xla_backend_o
 SMALL = 2**22
 """numbers that a turn touches (rows x features x components x lanes) up to which compiling costs more than computing"""
 HUGE = 2**28
-"""arrays of at least this many elements may not fit in memory"""
+"""arrays of more elements than this may not fit in memory"""
 
 
 class Program:
     """A pure function, compiled when called: on a CPU with options that suit the work, elsewhere as jit does.
 
-    Inside somebody's jit there is nothing to choose: the function becomes part of their program.
+    Inside another jit the options have no effect: the function becomes part of that program.
 
     Args:
         function: what to compile.
         static_argnums: as for `jax.jit`.
-        work: from the arguments to the numbers that a turn of the program touches.
+        work: a function of the arguments: how many numbers one turn of the program touches.
         small: how to compile for work of at most `SMALL`.
         large: how to compile for more.
         nan_is_data: whether NaN in the result is no fault, such as the padding of a trace.
@@ -60,36 +60,36 @@ class Program:
         self.large: Any = compiled(large) if large else self.plain
         self.has_options = self.small is not self.plain or self.large is not self.plain
         self.ahead: dict[Any, Any] = {}
-        """programs compiled ahead, by what they were compiled for; None while that is under way"""
+        """programs that `compile_ahead` made, by `_key`; None while one is being compiled"""
 
     def __call__(self, *args: Any) -> Any:
         """`function(*args)`."""
         if is_traced(*args) or (self.has_options and is_staging()):
             return self.plain(*args)
         quiet = jax.debug_nans(False) if self.nan_is_data else contextlib.nullcontext()
-        with quiet, naming_memory():
+        with quiet, memory_remedy():
             result = self._run(args)
             large = (
                 any(getattr(leaf, "size", 1) > HUGE for leaf in jax.tree.leaves((args, result)))
                 or self.work(*args) > HUGE
             )
-            # an asynchronous fault for want of memory is raised here, not where the result is read
+            # so a lack of memory is raised here, not later, where the result is read
             return jax.block_until_ready(result) if large else result
 
     def compile_ahead(self, *args: Any) -> threading.Thread:
         """Compile in the background for arguments like these, so that a call with such begins at once.
 
         Tracing holds Python's lock and is done before this returns; join the thread before the process ends. The thread
-        has nothing to do if that was done before.
+        does nothing if the program exists already.
         """
         key = self._key(args)
-        lowered = None if key in self.ahead else self._effort(args).lower(*args)
+        lowered = None if key in self.ahead else self._compiled_for(args).lower(*args)
         self.ahead.setdefault(key, None)
 
         def compile_it() -> None:
             if lowered is None:
                 return
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # the call meets it again, and knows what to do
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # the call raises it again
                 self.ahead[key] = lowered.compile()
 
         thread = threading.Thread(target=compile_it, daemon=True)
@@ -101,14 +101,14 @@ class Program:
         if ahead is not None:
             return ahead(*(arg for i, arg in enumerate(args) if i not in self.static_argnums))
         try:
-            return self._effort(args)(*args)
+            return self._compiled_for(args)(*args)
         except jax.errors.JaxRuntimeError as error:
             if "No such compile option" not in str(error):  # XLA's options come and go
                 raise
             self.small = self.large = self.plain
             return self.plain(*args)
 
-    def _effort(self, args: tuple[Any, ...]) -> Any:
+    def _compiled_for(self, args: tuple[Any, ...]) -> Any:
         if jax.default_backend() != "cpu":
             return self.plain
         return self.small if self.work(*args) <= SMALL else self.large
@@ -120,20 +120,20 @@ class Program:
 
 
 @contextlib.contextmanager
-def naming_memory() -> Iterator[None]:
+def memory_remedy() -> Iterator[None]:
     """Replace XLA's fault for want of memory by one that names the remedy."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
             raise MemoryError(
-                "out of memory; pass a smaller chunk_size, fewer restarts at once or a smaller max_iter"
+                "out of memory; pass a smaller chunk_size, fewer restarts or a smaller max_iter"
             ) from error
         raise
 
 
 def cores() -> int:
-    """Cores that this process may use: as many host devices a program that computes alone should ask JAX for."""
+    """Number of cores that this process may use. A program that has the machine to itself asks JAX for as many devices."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,12 +1,12 @@
 """Many climbs at once: starts, `fit_restarts`, the best of them and the landscape of optima they found.
 
-EM ends in a local optimum that depends on where it started, so one starts often. Restart i depends on (key, i) alone:
-asking for more never changes those before. Climbs wait in a queue. A fixed number of them runs in the lanes of one loop:
-x is shared, the parameters carry a leading axis, and a lane whose climb is over takes the next from the queue. So no pass
-is spent on climbs that are over, except at the end, when none waits.
+EM ends in a local optimum that depends on where it started, so we start often. Start i depends on the data and (key, i)
+alone: more starts do not change the earlier ones. Climbs wait in a queue. A fixed number of them runs in the lanes of
+one loop: x is shared, the parameters carry a leading axis, and a lane whose climb is over takes the next from the
+queue. So no pass is spent on climbs that are over, except at the end, when none waits.
 
 One queue serves all: a restart runs until it stops, a rung of a race is a queue of its climbs with a limit of turns, and
-scikit-learn's `n_init` are restarts too. A queue is a pytree: saved, it is a checkpoint. Each device has its own.
+scikit-learn's `n_init` are restarts too. A queue is a pytree, so it can be saved as a checkpoint. Each device has a queue.
 """
 
 import functools
@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 
 from jaxem.checks import as_count, on_host
 from jaxem.display import landscape_card, readable
+from jaxem.em import to_frame
 from jaxem.families.base import Family
 from jaxem.init import FromResponsibilities, Initializer, KMeansPlusPlus, Recipe
 from jaxem.loop import (
@@ -38,7 +39,6 @@ from jaxem.loop import (
     finish,
     is_going,
     rows_to_fit,
-    to_frame,
     trace_index,
     turn,
 )
@@ -47,22 +47,23 @@ from jaxem.moments import zeros_like_result
 from jaxem.primitives import is_traced, take
 from jaxem.priors import Prior
 from jaxem.program import BRISK, THOROUGH, Program
-from jaxem.rows import Rows, as_rows, on_one_device, turn_work
+from jaxem.rows import Frame, Rows, as_rows, on_one_device, turn_work
 from jaxem.stopping import Status, StoppingRule, has_failed
 
 WIDTH, WIDTH_ELSEWHERE = 8, 64
-"""restarts that climb at once on one device: few on a CPU, where width only adds idle lanes at the end, more elsewhere"""
-TOGETHER, LIVE_FLOATS = 64, 2**24
-"""starts that are drawn at once, at most, and floats they may keep alive in one array"""
+"""restarts that climb at once on one device: few on a CPU, where more lanes are not faster and some are idle at the end"""
+STARTS_AT_ONCE, LIVE_FLOATS = 64, 2**24
+"""the most starts that are drawn at once, and the most numbers in one array of theirs"""
 LANES_AXIS = "lanes"
 """name of the axis of a mesh along which restarts lie"""
 PIECE_SECONDS, FIRST_SECONDS = 0.25, 1.0
-"""seconds between two calls of a callback, where a turn takes no longer, and before the first"""
+"""seconds between two calls of a callback (or one turn, if that is longer), and seconds before the first call"""
 SECONDS_A_TURN, SECONDS_A_NUMBER = 1e-4, 1e-9
 """rough cost of a turn, and of each number it touches: short climbs end in the first piece, long ones report early"""
 SAME = 1e-3
 """nats within which two climbs are taken to have ended in one optimum"""
 MAX_RESTARTS, MAX_TRACES = 2**24, 2**30
+"""the most restarts of one call, and the most numbers in all their traces"""
 
 
 class RestartsProgress(NamedTuple):
@@ -71,7 +72,7 @@ class RestartsProgress(NamedTuple):
     Attributes:
         finished: restarts that have stopped.
         total: restarts in all.
-        passes: turns made so far, over all restarts.
+        passes: turns made so far by all restarts; the first E-steps are not counted.
         best: the highest objective so far, or -inf.
         useful: passes made so far for a climb under way, the first E-steps among them.
         executed: passes made so far, those of idle lanes among them.
@@ -158,8 +159,8 @@ def fit_restarts(
 ) -> Result:
     """`fit` from every mixture of a batch, leaves `[r, ...]`, at once.
 
-    Pure without `callback`. With it the climb is made in bounded pieces, with the same result: the callback learns the
-    progress after each, and an exception raised in it, or Ctrl-C, ends the climb.
+    Pure under jit, and on one device without `callback`. Else the climbs are made in pieces, with the same result. The
+    callback receives the progress after each piece; an exception in it, or Ctrl-C, ends the climbs.
 
     Where JAX has several devices, and neither x nor the mixtures were put on one, each device works on a queue of its
     own; an x whose rows are spread over devices is used where it lies, all devices then working on the same lanes.
@@ -232,8 +233,8 @@ class Settings(NamedTuple):
 
 
 class Queue(NamedTuple):
-    """Climbs that wait, run and rest. All leaves lead with an axis, so that the queues of several devices are one array
-    each.
+    """Climbs that wait, run and rest. Every leaf has a leading axis, along which the leaves of several devices' queues
+    are joined.
     """
 
     states: State  # [r, ...], of climbs that are in no lane; without traces, and without routes if no climb resumes
@@ -355,17 +356,19 @@ def _advance(
         return queue._replace(lanes=lanes, traces=traces, useful=useful, executed=executed), after
 
     def unfinished(carry: tuple[Queue, Array]) -> Array:
-        return _is_busy(carry[0]) & (carry[1] < n_steps)
+        queue, step = carry
+        to_put_back = (queue.climb < r) & ~is_going(queue.lanes, _lane_limits(queue))
+        return (_is_busy(queue) & (step < n_steps)) | jnp.any(to_put_back)
 
     none = jnp.zeros(1, jnp.int32)
     queue = queue._replace(useful=none, executed=none)
-    queue, _ = jax.lax.while_loop(unfinished, fill_and_turn, (queue, jnp.int32(0)))
-    return _refill(queue, settings.accelerator)
+    return jax.lax.while_loop(unfinished, fill_and_turn, (queue, jnp.int32(0)))[0]
 
 
-def _results(queue: Queue, rows: Rows) -> Result:
+@jax.jit  # traced once, though `_piece` asks for its shapes as well
+def _results(states: State, traces: Array, frame: Frame) -> Result:
     """The Results of all climbs, as far as they are."""
-    return jax.vmap(lambda state: finish(state, rows.frame))(queue.states._replace(route=None, trace=queue.traces))
+    return jax.vmap(lambda state: finish(state, frame))(states._replace(route=None, trace=traces))
 
 
 # -- programs ------------------------------------------------------------------------------------------------------------
@@ -376,7 +379,7 @@ def _piece(
 ) -> tuple[Queue, Result]:
     """Some turns, and the Results if those were the last; zeros before. The prior is where the data lie."""
     queue = _advance(queue, rows, to_frame(prior, rows.frame), stop, n_steps, settings)
-    close = functools.partial(_results, queue, rows)
+    close = functools.partial(_results, queue.states, queue.traces, rows.frame)
     return queue, jax.lax.cond(_is_busy(queue), lambda: zeros_like_result(close), close)
 
 
@@ -484,7 +487,7 @@ def draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initializ
     def start(at: tuple[Array, Any]) -> Mixture:
         return (at[1] if own else initializer)(jax.random.fold_in(key, at[0]), family, data, k, weight)
 
-    together = min(TOGETHER, LIVE_FLOATS // (data.size + 4 * data.shape[0]))
+    together = min(STARTS_AT_ONCE, LIVE_FLOATS // (data.size + 4 * data.shape[0]))
     lanes = (index, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, index.shape), initializer) if own else None)
     return jax.lax.map(start, lanes, batch_size=together if together > 1 else None)
 

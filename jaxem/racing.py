@@ -2,13 +2,13 @@
 
 Which optimum EM ends in depends on the start, and no way of starting is best for all data, so several kinds of start
 (the arms) are raced: all make a few turns, the best quarter goes on, and so forth (successive halving: Jamieson and
-Talwalkar 2016; for mixtures compare the short runs of Biernacki, Celeux and Govaert 2003). Lanes that collapsed leave
-before any ranking, or the likelihood, which is unbounded there, would choose them. Of lanes in one optimum one goes on.
-The last few are polished with the accelerator until the stopping rule is met.
+Talwalkar 2016; for mixtures compare the short runs of Biernacki, Celeux and Govaert 2003). Climbs that collapsed
+leave before each ranking; else their unbounded likelihood would win. Of the climbs in one optimum only the best goes on.
+The last few are polished while the budget lasts; the best of them climbs until the stopping rule is met.
 
-The answer is that of the plain likelihood. Where every climb collapsed it has no maximum to offer: then the race is run
-again under a penalty that keeps covariances away from zero (`chen_tan` and `variance_floor`), and that fit is given with
-the status DEGENERATE.
+The race climbs the likelihood (with a prior: the objective). If every climb collapses, there is no maximum to give. For a
+Gaussian family `search` then races again under a penalty that keeps covariances away from zero (`chen_tan` and
+`variance_floor`), and gives that fit the status DEGENERATE.
 
     BIC = p log n - 2 l,  AIC = 2 p - 2 l,  ICL = BIC - 2 sum_i log max_j p(j | x_i):  smaller is better.
                                         (Schwarz 1978; Akaike 1974; Biernacki, Celeux and Govaert 2000)
@@ -47,25 +47,25 @@ ARMS: dict[str, Recipe] = {
     "narrow random": Recipe(apart=False, nearest=False, narrow=True),
 }
 """kinds of start that are raced, by default"""
-OFTEN = ("k-means++", "lloyd", "narrow k-means++")
+FAVOURED_ARMS = ("k-means++", "lloyd", "narrow k-means++")
 """arms that get twice as many of the first `FEW_STARTS` as the others"""
 FEW_STARTS = 16
 FINALISTS = 8
 """lanes that are polished, at most"""
 HALVING = 4
 """factor by which a rung has fewer lanes than the one before"""
-FIRST, MIDDLE = 0.3, 0.25
+FIRST_SHARE, MIDDLE_SHARE = 0.3, 0.25
 """shares of the budget for the first rung, and for each between it and the finalists"""
 PASSES_A_START = 9
-"""passes of the budget for each start"""
-PIECE = 8
+"""passes of the budget that each start needs: it sets the number of starts"""
+PIECE_TURNS = 8
 """turns of the finalists between two looks at the budget"""
-TO_THE_END = 40
-"""passes that polishing a lane may take, more or less"""
+PASSES_TO_POLISH = 40
+"""rough number of passes to polish one climb"""
 LARGE_TURN = 10**8
-"""numbers a turn touches from which rows are spread over all devices, and lanes are never idle"""
+"""if a turn touches more numbers than this, rows are spread over all devices and no lane stays idle"""
 FLOOR = 1e-6
-"""of the data's largest variance: where every climb collapsed, the floor of variances of the fit that is offered"""
+"""smallest variance in a penalised fit, as a part of the data's largest variance"""
 
 
 class SearchProgress(NamedTuple):
@@ -74,8 +74,8 @@ class SearchProgress(NamedTuple):
     Attributes:
         passes: passes made so far.
         budget: passes that may be made; polishing the best may go beyond.
-        best: the highest objective of a lane that has not collapsed, or -inf.
-        lanes: lanes still in the race.
+        best: the highest objective of a climb that has not collapsed, or -inf.
+        lanes: climbs still in the race.
     """
 
     passes: int
@@ -90,7 +90,8 @@ class Search(NamedTuple):
 
     Attributes:
         best: a `Result`, the best optimum; its status says whether it is one.
-        landscape: the distinct optima that the finalists ended in, with the number of them.
+        landscape: the distinct optima of the likelihood that finalists ended in, and how many ended in each. With
+            `penalised`, the finalists and arms are those of the penalised race, the landscape that of the race before.
         finalists: a `Result` with leaves `[m, ...]`: all lanes that were polished, best first.
         arms: the kind of start that each finalist came from.
         passes: passes over the data made in all, the first E-step of every lane among them.
@@ -130,7 +131,7 @@ def search(
         n_components: k, at most n.
         sample_weight: `[n]`, non-negative.
         budget: passes over the data to make, at least 1. Those of the k-means in some starts are not counted. The winner is
-            polished to the end even if that goes beyond.
+            polished to the end even if that goes beyond. A second race, under a penalty, may make as many again.
         arms: kinds of start, of `jaxem.racing.ARMS`; all by default.
         prior: with one, log-likelihood + log prior is climbed and ranked.
         stop, max_iter, chunk_size: as for `fit`.
@@ -143,27 +144,29 @@ def search(
     budget = as_count("budget", budget)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
     k = as_count("n_components", n_components, most=10**18)
-    names = _named_arms(arms)
+    names = _arm_names(arms)
     rows = _rows_to_race(family, x, sample_weight, k, lane_count(_starts_of(budget)), chunk_size)
     rows.check_components(k)
     stop, prior = as_options(family, rows, stop, prior, accelerator)
     race = Race(family, k, names, budget, max_iter, accelerator)
-    found = _race(key, rows, prior, stop, race, callback, 0)
+    found = _run_race(key, rows, prior, stop, race, callback, 0)
     bounded = NormalInverseWishart in family.conjugate and np.isfinite(np.asarray(rows.frame.variance)).all()
     if has_failed(int(found.best.status)) and bounded:
         penalty = _penalty(on_one_device(rows))
         penalty = penalty if prior is None else prior + penalty
-        offered = _race(key, rows, penalty, stop, race, callback, found.passes)
+        offered = _run_race(key, rows, penalty, stop, race, callback, found.passes)
         if not has_failed(int(offered.best.status)):
             degenerate = jnp.full_like(offered.best.status, int(Status.DEGENERATE))
             found = offered._replace(
                 best=offered.best._replace(status=degenerate), penalised=offered.best, landscape=found.landscape
             )
+        else:
+            found = found._replace(passes=offered.passes)
     return found
 
 
 class Candidate(NamedTuple):
-    """One line of a `Selection`: what a family and a number of components came to. Of the criteria less is better."""
+    """One line of a `Selection`: the fit of one family with one number of components. Smaller criteria are better."""
 
     family: Family
     n_components: int
@@ -213,7 +216,7 @@ def select(
         sample_weight: `[n]`; n in BIC is its sum.
         criterion: "bic", "aic" or "icl"; the least is chosen.
         callback: called with each `Candidate` as it is done.
-        options: as for `search`: `budget`, `arms`, `prior`, `stop`, `max_iter`, `chunk_size`.
+        options: as for `search`: `budget`, `arms`, `prior`, `stop`, `max_iter`, `accelerator`, `chunk_size`.
 
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
@@ -240,7 +243,7 @@ def select(
 
 
 class Criteria(NamedTuple):
-    """The information criteria of a fit; of each less is better."""
+    """The information criteria of a fit; smaller is better."""
 
     bic: float
     aic: float
@@ -277,7 +280,7 @@ class Race(NamedTuple):
     accelerator: Any
 
 
-def _race(
+def _run_race(
     key: Array,
     rows: Rows,
     prior: Prior | None,
@@ -288,7 +291,7 @@ def _race(
 ) -> Search:
     """One race from new starts; `passes` were made before it."""
     r = _starts_of(race.budget)
-    arm_of = np.repeat(np.arange(len(race.arms)), _shared_out(r, race.arms))
+    arm_of = np.repeat(np.arange(len(race.arms)), _starts_per_arm(r, race.arms))
     arms = jax.tree.map(lambda *values: np.asarray(values)[arm_of], *(ARMS[name] for name in race.arms))
     settings = Settings(lane_count(r), race.max_iter, race.accelerator)
     opening = (key, race.family, on_one_device(rows), race.k, arms, settings)
@@ -319,28 +322,28 @@ def _race(
     for n_lanes, n_steps in _rungs(race.budget):
         lanes = lanes[:n_lanes]
         queue, scores, results = rung(queue, lanes, n_steps)
-        lanes = _in_turns(_ranking(scores, lanes), arm_of)
+        lanes = _interleave_arms(_best_first(scores, lanes), arm_of)
     lanes = lanes[:FINALISTS]
     while True:
         # as many go on as the budget may bring to an end; the leader in any case
         left = race.budget - scores.passes
-        ranked = _ranking(scores, lanes)
+        ranked = _best_first(scores, lanes)
         running = ranked[scores.running[ranked]]
-        running = running[: max(1, left // TO_THE_END)] if left > 0 else running[running == ranked[0]]
+        running = running[: max(1, left // PASSES_TO_POLISH)] if left > 0 else running[running == ranked[0]]
         if running.size == 0:
             break
-        n_steps = min(PIECE, max(1, left // running.size)) if left > 0 else PIECE
+        n_steps = min(PIECE_TURNS, max(1, left // running.size)) if left > 0 else PIECE_TURNS
         queue, scores, results = rung(queue, running, n_steps)
-    lanes = _ranking(scores, lanes)
+    lanes = _best_first(scores, lanes)
     # by numpy, which has nothing to compile
     finalists = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[lanes]), results)
     names = tuple(race.arms[arm_of[lane]] for lane in lanes)
     return Search(best(finalists), landscape(finalists), finalists, names, passes + scores.passes, None)
 
 
-def _shared_out(r: int, arms: tuple[str, ...]) -> tuple[int, ...]:
-    """How many of r starts each arm gets: the same, but where starts are few more for those that are good more often."""
-    few = [*arms, *(name for name in arms if name in OFTEN)]
+def _starts_per_arm(r: int, arms: tuple[str, ...]) -> tuple[int, ...]:
+    """How many of r starts each arm gets: equal numbers, but `FAVOURED_ARMS` get twice as many of the first `FEW_STARTS`."""
+    few = [*arms, *(name for name in arms if name in FAVOURED_ARMS)]
     order = [(few if i < FEW_STARTS else arms)[i % len(few if i < FEW_STARTS else arms)] for i in range(r)]
     return tuple(order.count(name) for name in arms)
 
@@ -355,7 +358,7 @@ class Scores(NamedTuple):
 
     @classmethod
     def of(cls, queue: Queue, results: Result) -> "Scores":
-        """Those of all climbs of a queue in which none runs."""
+        """The scores of all climbs of a queue whose lanes are empty."""
         objective, status, own, n_iter = (  # numpy has nothing to compile
             np.asarray(leaf) for leaf in (results.objective, results.status, queue.states.status, queue.states.n_iter)
         )
@@ -372,7 +375,7 @@ class Scores(NamedTuple):
         return int(np.sum(self.made))
 
 
-def _ranking(scores: Scores, lanes: np.ndarray) -> np.ndarray:
+def _best_first(scores: Scores, lanes: np.ndarray) -> np.ndarray:
     """Sound lanes best first, of those in one optimum only the best; the best of all if none is sound."""
     value = np.where(np.isfinite(scores.objective[lanes]), scores.objective[lanes], -np.inf)
     order = lanes[np.argsort(-value, kind="stable")]
@@ -383,7 +386,7 @@ def _ranking(scores: Scores, lanes: np.ndarray) -> np.ndarray:
     return sound[np.concatenate([[True], -np.diff(values) > optimum_tol(values)])]
 
 
-def _in_turns(ranked: np.ndarray, arm_of: np.ndarray) -> np.ndarray:
+def _interleave_arms(ranked: np.ndarray, arm_of: np.ndarray) -> np.ndarray:
     """Ranked lanes so that the arms take turns: the best of each, then the second of each, and so forth.
 
     After few turns likelihoods compare starts of one kind; between kinds they tell which kind begins lower.
@@ -396,10 +399,10 @@ def _in_turns(ranked: np.ndarray, arm_of: np.ndarray) -> np.ndarray:
 def _rungs(budget: int) -> list[tuple[int, int]]:
     """Lanes and turns of each rung before the finalists are polished."""
     rungs: list[tuple[int, int]] = []
-    lanes, share = _starts_of(budget), FIRST
+    lanes, share = _starts_of(budget), FIRST_SHARE
     while lanes > FINALISTS or not rungs:
         rungs.append((lanes, max(2, round(share * budget / lanes)) if budget > 1 else 1))
-        lanes, share = lanes // HALVING, MIDDLE
+        lanes, share = lanes // HALVING, MIDDLE_SHARE
     return rungs
 
 
@@ -429,11 +432,11 @@ _open = Program(_open_race, (1, 3, 5), small=HASTY, large=HASTY, nan_is_data=Tru
 # -- the edge ------------------------------------------------------------------------------------------------------------
 
 
-def _named_arms(arms: Sequence[str] | None) -> tuple[str, ...]:
+def _arm_names(arms: Sequence[str] | None) -> tuple[str, ...]:
     names = tuple(ARMS) if arms is None else (arms,) if isinstance(arms, str) else tuple(arms)
     for name in names:
         if name not in ARMS:
-            raise ValueError(f"arms names {name!r}, which is no kind of start; choose from {', '.join(ARMS)}")
+            raise ValueError(f"arms names {name!r}, which is not a kind of start; choose from {', '.join(ARMS)}")
     if not names:
         raise ValueError(f"arms is empty; choose from {', '.join(ARMS)}")
     return names

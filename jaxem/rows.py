@@ -1,12 +1,13 @@
 """Rows: data made ready once per fit, so that every pass reads them in the layout it wants.
 
-`as_rows` is the one way to make rows ready. It replaces rows of weight 0 by a row that counts (0 times a row of 1e200 is
-NaN otherwise), centres the columns that may move, pads with rows of weight 0 and cuts blocks `[m, d, b]` whose largest
-arrays stay in cache. `sum_blocks` adds up what each block yields. A `Frame` says what a fit must know about all rows.
+`as_rows` checks data and makes them ready. It replaces rows of weight 0 by a row that counts (the square of 1e200 is
+infinite, and 0 times infinity is NaN), centres the columns that may move, pads with rows of weight 0 and cuts blocks
+`[m, d, b]` whose largest arrays stay in cache. `sum_blocks` adds up what each block yields. A `Frame` says what a fit
+must know about all rows.
 
-numpy makes data in the host's memory ready and pads them to one of a few sizes (`bucket`), so that another number of rows
-compiles nothing. JAX makes data on a device, or traced data, ready as they are. Rows that lie on several devices stay
-there: each device passes over its own, and the sums are added across (`Rows.mesh`).
+numpy makes data in the host's memory ready and pads them to one of a few sizes (`bucket`), so that a similar number of
+rows compiles nothing. JAX makes data on a device, or traced data, ready as they are. Rows that lie on several devices
+stay there: each device passes over its own, and the sums are added across (`Rows.mesh`).
 """
 
 import concurrent.futures
@@ -31,20 +32,20 @@ from jaxem.moments import CHUNK, zeros_like_result
 from jaxem.primitives import is_traced
 
 CACHE_BYTES = {"cpu": (2**17, 2**22)}
-"""bytes, by platform: of the largest array that a pass makes of a block, several of which fit in a core's own cache; and of
-the block itself, which should stay in the cache that cores share"""
+"""by platform, the most bytes of the largest array that a pass makes from a block (it stays in a core's own cache), and of
+the block itself (it stays in the cache that cores share)"""
 CACHE_BYTES_ELSEWHERE = (2**26, 2**28)
 MIN_BLOCK, MAX_BLOCK = 512, 4096
-"""rows in a block on a CPU: with fewer a scan step costs more than its work, with more nothing is won"""
+"""rows in a block on a CPU: smaller blocks cost more in overhead than in work, larger ones are no faster"""
 TILE = 2**15
-"""numbers that are transposed at a time on the host: beyond, columns of a block share lines of the cache"""
+"""numbers that the host transposes at a time; with more, columns of a block compete for lines of the cache"""
 
 Columns = bool | tuple[int, ...]
 """which columns are centred: all, none or those named"""
 
 
 class Frame(NamedTuple):
-    """Where a set of rows lies and how much it weighs: all that a fit needs to know of the rows beside passes over them.
+    """The place, spread and weight of a set of rows. A fit needs only these and passes over the rows.
 
     Attributes:
         centre: `[d]`, what was subtracted from the rows; 0 for columns that may not move.
@@ -79,7 +80,7 @@ class Rows:
     mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
 
     def as_matrix(self) -> tuple[Array, Array]:
-        """The rows `[n, d]`, less the centre and padded, and their weights `[n]`."""
+        """The centred and padded rows `[m b, d]`, and their weights `[m b]`."""
         m, d, b = self.blocks.shape
         return self.blocks.transpose(0, 2, 1).reshape(m * b, d), self.weights.reshape(m * b)
 
@@ -116,7 +117,7 @@ def as_rows(
         x: `[n, d]`, or Rows, which carry their own weights.
         sample_weight: `[n]` or None.
         n_components: k, by which blocks are cut.
-        like: a Mixture whose number of columns x must have, and whose dtype is taken if it is the wider.
+        like: a Mixture; x must have as many columns. The rows get the wider of the two dtypes.
         lanes: how many mixtures a pass works on at once.
         chunk_size: rows in a block; computed from the shapes by default.
         centred: the columns to centre; by default `family.location`.
@@ -213,7 +214,7 @@ def centred_columns(centred: Columns, d: int) -> np.ndarray:
 def ready_on_host(
     x: np.ndarray, sample_weight: np.ndarray | None, *, centred: Columns, block: int, mesh: Mesh | None = None
 ) -> Rows:
-    """`ready` by numpy, with sums in float64: the same Rows, padded to a `bucket`, with no other copy of the data.
+    """Like `ready`, by numpy, with sums in float64. Pads to a `bucket` and makes one copy of the data.
 
     With a mesh the blocks are spread over its devices.
     """
@@ -254,9 +255,9 @@ def ready_on_host(
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         over = map if m == 1 else pool.map  # numpy releases Python's lock
-        mean = anchor + sum(over(_quiet(difference), range(m))) / total_weight
+        mean = anchor + sum(over(_without_warnings(difference), range(m))) / total_weight
         centre = np.where(centred_columns(centred, d), mean, 0.0).astype(x.dtype)
-        of_block = _quiet(functools.partial(fill, mean=mean, centre=centre))
+        of_block = _without_warnings(functools.partial(fill, mean=mean, centre=centre))
         variance = sum(over(of_block, range(m))) / total_weight
     with np.errstate(over="ignore"):
         frame: Any = centre, variance.astype(x.dtype), total_weight.astype(x.dtype), np.int32(np.count_nonzero(weights))
@@ -267,8 +268,8 @@ def ready_on_host(
     return Rows(spread[0], spread[1], spread[2], spread[3], mesh)
 
 
-def _quiet(function: Callable[[int], Any]) -> Callable[[int], Any]:
-    """The function without numpy's warnings: a status tells of squares that overflow. numpy's settings belong to a thread."""
+def _without_warnings(function: Callable[[int], Any]) -> Callable[[int], Any]:
+    """The function without numpy's warnings; the status reports an overflow. Each thread needs this setting."""
 
     def quiet(i: int) -> Any:
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
@@ -278,9 +279,9 @@ def _quiet(function: Callable[[int], Any]) -> Callable[[int], Any]:
 
 
 def bucket(n: int) -> int:
-    """The size that n rows are padded to: powers of 2 up to 512, then 2, 4 and at last 16 sizes from one to the next.
+    """The size that n rows are padded to: a power of 2 from 32 to 512. Above, each doubling has 2, then 4, then 16 sizes.
 
-    Few sizes mean few compiled programs; they are finest where a row more costs most.
+    Few sizes mean few compiled programs. Large sizes lie closer together, because there padding costs most.
     """
     steps = 1 if n <= 2**9 else 2 if n <= 2**12 else 4 if n <= 2**16 else 16
     step = max(1, 2 ** (math.ceil(math.log2(n)) - 1) // steps)
@@ -301,7 +302,7 @@ def sum_blocks(per_block: Callable[..., Any], rows: Rows, *more: Array) -> Any:
     if rows.mesh is None:
         return _sum_blocks(per_block, *blocks)
     local = jax.shard_map(
-        lambda *blocks: _added_up(_sum_blocks(per_block, *blocks)),
+        lambda *blocks: _sum_over_devices(_sum_blocks(per_block, *blocks)),
         mesh=rows.mesh,
         in_specs=PartitionSpec(ROWS),
         out_specs=PartitionSpec(),
@@ -310,7 +311,7 @@ def sum_blocks(per_block: Callable[..., Any], rows: Rows, *more: Array) -> Any:
     return local(*blocks)
 
 
-def _added_up(tree: Any) -> Any:
+def _sum_over_devices(tree: Any) -> Any:
     """The sum over devices, in one collective.
 
     Beware: on a CPU a collective holds a thread until all devices have come to it; two at once, of one device, may hold
@@ -377,9 +378,9 @@ def map_spread_rows(per_device: Callable[[Array], Array], x: Array, mesh: Mesh) 
 
 
 def block_size(shape: tuple[int, ...], row_floats: int, dtype: Any, *, chunk_size: int | None = None) -> int:
-    """Rows in a block of x `[n, d]`: `chunk_size` if given, else as many as keep what a pass makes of them in cache.
+    """Rows in a block of x `[n, d]`: `chunk_size` if given, else as many as fit in cache.
 
-    That is `row_floats` numbers a row in the core's own cache, and the rows themselves in the one that cores share.
+    A pass makes `row_floats` numbers for each row, in the core's own cache. The rows lie in the cache that cores share.
     """
     n, d = shape
     if chunk_size is not None:
@@ -392,7 +393,7 @@ def block_size(shape: tuple[int, ...], row_floats: int, dtype: Any, *, chunk_siz
 
 
 def on_one_device(rows: Rows) -> Rows:
-    """Rows spread over devices as rows of the default one; others as they are.
+    """Rows on the default device, if they are spread over several; else the same Rows.
 
     Copies do it: on a CPU the collective that XLA puts into a program with loops can deadlock.
     """

@@ -269,6 +269,21 @@ def test_ready_rows_carry_their_weights_and_know_how_many_count():
         jaxem.starts(jax.random.key(0), Full(), x, 4, 3, sample_weight=np.array([1.0, 0.0, 2.0, 0.0, 1.0]))
 
 
+def test_bounds_of_ready_rows_are_those_of_the_data():
+    """Ready rows are centred: proxy and elbo move the mixtures and the prior to them."""
+    x = (blobs(60) + 3.0).astype(np.float64 if X64 else np.float32)
+    mixture, other = (Case(Full(), 2, 2).mixture(seed).astype(x.dtype) for seed in (0, 1))
+    prior = jaxem.fraley_raftery(Full(), x, 2)
+    rows = as_rows(Full(), x, None, 2)
+    expected = jaxem.proxy(other, mixture, x, prior=prior)
+    np.testing.assert_allclose(jaxem.proxy(other, mixture, rows, prior=prior), expected, rtol=100 * ROUNDING)
+    resp = np.asarray(mixture.responsibilities(x))
+    expected = jaxem.elbo(other, x, resp, prior=prior)
+    padded = np.concatenate([resp, np.full((rows.weights.size - len(x), 2), 0.5, x.dtype)])
+    for given in (resp, padded):
+        np.testing.assert_allclose(jaxem.elbo(other, rows, given, prior=prior), expected, rtol=100 * ROUNDING)
+
+
 class Counted(NamedTuple):
     means: jax.Array
     turns: jax.Array

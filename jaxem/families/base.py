@@ -6,8 +6,8 @@ A family describes p(x | params_j) for all k components at once. In the lecture'
     suff_stats(params, x, resp)                       sum_i r_ij T(x_i) and its counts; they add over rows
     m_step(params, stats)                             argmax over params of sum_ij r_ij log p(x_i | params_j)
 
-Everything else has a default built from these. `prepare` and `block_stats` are overridden for speed only. The laws in
-laws.py bind the parts together; `jaxem.verify` tries them on any family.
+It also writes `init`, `unconstrain`, `constrain` and `sample`. The other methods have defaults; only a location family
+must write `shift`. The laws in laws.py bind the methods together; `jaxem.verify` tries them on any family.
 """
 
 import abc
@@ -92,7 +92,7 @@ class Family(abc.ABC):
         return self.log_prob(new, x)
 
     def prepare(self, params: Params, log_weights: Array | None = None) -> Any:
-        """What no block changes, worked out once a pass; `block_stats` receives it. By default the arguments.
+        """What is the same for all blocks, computed once per pass for `block_stats`. By default the arguments.
 
         Without `log_weights` `[k]` all components weigh 1.
         """
@@ -131,7 +131,7 @@ class Family(abc.ABC):
 
     def shift(self, params: Params, offset: Array) -> Params:
         """Parameters of x + offset `[d]`; needed where `location` is not False."""
-        raise NotImplementedError(f"{type(self).__name__} is no location family: it has no shift")
+        raise NotImplementedError(f"{type(self).__name__} is not a location family: it has no shift")
 
     def degenerate(self, params: Params, counts: Array, variance: Array) -> Array:
         """Which components have collapsed, `[k]` of bool, given counts `[k]` in rows and feature variances `[d]`."""
