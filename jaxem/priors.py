@@ -67,17 +67,23 @@ class Prior:
         return (self,)
 
     def check(self, family: Any) -> None:
-        """Raise a TypeError if this prior speaks of parameters that the family does not have."""
+        """Raise a TypeError if this prior speaks of parameters that the family does not have; by default any will do."""
+
+    def __add__(self, other: "Prior") -> "Prior":
+        """Both pieces of knowledge at once."""
+        return Sum((*self.parts(), *other.parts())) if isinstance(other, Prior) else NotImplemented
+
+
+class _Conjugate(Prior):
+    """A prior for the families that name it in `conjugate`."""
+
+    def check(self, family: Any) -> None:
         if not isinstance(self, family.conjugate):
             known = [kind.__name__ for kind in family.conjugate]
             raise TypeError(
                 f"prior = {type(self).__name__}(...) says nothing about a {type(family).__name__} component; "
                 f"give {' or '.join([*known, Dirichlet.__name__])}"
             )
-
-    def __add__(self, other: "Prior") -> "Prior":
-        """Both pieces of knowledge at once."""
-        return Sum((*self.parts(), *other.parts())) if isinstance(other, Prior) else NotImplemented
 
 
 @jax.tree_util.register_dataclass
@@ -110,7 +116,7 @@ class Sum(Prior):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Beta(Prior):
+class Beta(_Conjugate):
     """Conjugate prior on every probability of a Bernoulli mixture.
 
     `alpha - 1` is worth as many imagined ones, `beta - 1` as many imagined zeros, in every component and feature.
@@ -174,13 +180,10 @@ class Dirichlet(Prior):
             nothing, counts=nothing.counts + (jnp.asarray(self.alpha, nothing.counts.dtype) - 1.0)
         )
 
-    def check(self, family: Any) -> None:
-        """Every mixture has weights."""
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class NormalInverseWishart(Prior):
+class NormalInverseWishart(_Conjugate):
     """Conjugate prior on Gaussian components; the head of priors.py has its density.
 
     Attributes:
@@ -283,10 +286,9 @@ def _moments(x: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Array, Arra
     weights = as_weights(sample_weight, data.shape[0], data.dtype)
     if not is_traced(data, weights):
         data = jnp.asarray(data)
-    return _jitted_moments(data, jnp.ones(data.shape[0], data.dtype) if weights is None else jnp.asarray(weights))
-
-
-_jitted_moments = jax.jit(weighted_moments)
+    return jax.jit(weighted_moments)(
+        data, jnp.ones(data.shape[0], data.dtype) if weights is None else jnp.asarray(weights)
+    )
 
 
 def _check_at_least_one(name: str, value: Any) -> None:

@@ -43,7 +43,6 @@ except ModuleNotFoundError as error:  # the extra is missing
         f"{error.name} is not installed; jaxem.sklearn needs: pip install 'jaxem[sklearn]'", name=error.name
     ) from error
 
-from jaxem.families.base import Family
 from jaxem.families.gaussian import Diagonal, Full, Gaussian, GaussianParams, GaussianStats, Spherical, Tied
 from jaxem.loop import NO_LIMIT
 from jaxem.mixture import Mixture
@@ -672,9 +671,6 @@ class _RegCovar(Prior):
 
     def log_prob(self, mixture: Mixture) -> Array:
         return jnp.zeros_like(mixture.log_weights[0])
-
-    def check(self, family: Family) -> None:
-        """Every family of this module has covariances."""
 
     def shift(self, offset: Array) -> "_RegCovar":
         return dataclasses.replace(self, mean=self.mean + offset)

@@ -317,6 +317,38 @@ def test_a_prior_that_does_not_fit_is_named(how, traced):
     assert "\n" not in message
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NearZero(jaxem.Prior):
+    """A row of weight `strength` at the origin for every mean, with no say in the covariances."""
+
+    strength: float = 5.0
+
+    def log_prob(self, mixture):
+        means, covariances = mixture.components
+        inverses = jnp.linalg.inv(covariances)
+        return -0.5 * self.strength * jnp.einsum("ki,kij,kj->", means, inverses, means, precision="highest")
+
+    def imagined(self, family, params, stats):
+        nothing = super().imagined(family, params, stats)
+        counts = jnp.full_like(stats.counts, self.strength)
+        own = GaussianStats(
+            counts, 0.0 * counts, -self.strength * params.means, self.strength * family.outer(params.means)
+        )
+        return dataclasses.replace(nothing, components=own)
+
+
+@pytest.mark.skipif(not X64, reason="derivatives in float64")
+def test_a_prior_that_a_user_writes_obeys_the_laws():
+    """Imagined statistics and a density are all that it takes; no family has to know it."""
+    x = blobs(80, separation=3.0) - 1.5
+    start = jaxem.starts(jax.random.key(0), Full(), x, 2, 1)[0]
+    report = jaxem.verify(start, x, prior=NearZero())
+    assert report.ok, f"\n{report}"
+    pulled, free = (jaxem.fit(start, x, prior=prior).mixture.components.means for prior in (NearZero(), None))
+    assert float(jnp.sum(pulled**2)) < float(jnp.sum(free**2))
+
+
 def test_gaussian_statistics_count_means_and_covariances_apart():
     """Rows count the same for both; an imagined row of weight 3 at m counts 3 for the mean and 1 for the covariance."""
     mixture, x = Case(Full(), 1, 2).mixture(), blobs(30)
