@@ -40,7 +40,7 @@ def as_components(n_components: Any, n: int) -> int:
     """The number of components as an int, checked against the number of rows before anything is allocated."""
     k = as_count("n_components", n_components, most=10**18)
     if k > n:
-        raise ValueError(f"n_components = {k} exceeds the {n} rows of x; give at most one component per row")
+        raise ValueError(f"n_components = {k} exceeds the {n} rows of x that count; give at most one component per row")
     return k
 
 

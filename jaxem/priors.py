@@ -204,7 +204,7 @@ class NormalInverseWishart(_Conjugate):
 
     def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
         self.check(family)
-        return _component_stats(stats, family.imagined(params, self))
+        return _component_stats(stats, family.imagined(params, stats.components, self))
 
     def shift(self, offset: Array) -> Prior:
         return self if self.mean is None else dataclasses.replace(self, mean=self.mean + offset)

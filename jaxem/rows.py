@@ -26,7 +26,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_count, as_supported, as_weights
+from jaxem.checks import as_components, as_count, as_supported, as_weights
 from jaxem.devices import ROWS, mesh_under
 from jaxem.moments import CHUNK, zeros_like_result
 from jaxem.primitives import is_traced
@@ -89,9 +89,7 @@ class Rows:
         k, n = as_count("n_components", n_components, most=10**18), self.weights.size
         if not is_traced(self.frame.n):
             n = int(np.asarray(self.frame.n))
-        if k > n:
-            raise ValueError(f"n_components = {k} exceeds the {n} rows of x that count; give at most one per row")
-        return k
+        return as_components(k, n)
 
 
 SPECS: Any = (*(PartitionSpec(ROWS),) * 3, Frame(*[cast(Any, PartitionSpec())] * 4))

@@ -47,7 +47,6 @@ from jaxem.families.gaussian import Diagonal, Full, Gaussian, GaussianParams, Ga
 from jaxem.loop import NO_LIMIT
 from jaxem.mixture import Mixture
 from jaxem.moments import CHUNK
-from jaxem.primitives import alive
 from jaxem.priors import Prior
 from jaxem.queue import Queue, Settings, lane_count, open_and_run, run
 from jaxem.racing import BUDGET, criteria, search
@@ -61,8 +60,10 @@ FLOATS = [np.float64, np.float32]
 """dtypes that are kept; all others become the first"""
 LEAST_TRACE, MOST_TRACE = 2**7, 2**20
 """turns that a trace holds at least, so that most fits share a program; and at most, beyond which no climb goes"""
+MOST_TRACES = 2**24
+"""numbers in all traces of one queue, above which restarts climb in several queues"""
 FAINT = 1e-20
-"""weight of a row that moves a mean without rows, and counts for nothing beside rows"""
+"""count below which a component has no rows, and the weight of the row that then moves its mean"""
 NOTICEABLE = 0.01
 """share of a feature's variance from which `reg_covar` is warned of"""
 ILL_DEFINED = (
@@ -372,7 +373,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             return Found(first, False, [], np.full(len(starts), np.nan), names, "")
         prior = _RegCovar.of(self.reg_covar, rows, self._family)
         mixtures = [start.as_mixture(self._family) for start in starts]
-        together = 1 if self.verbose else len(mixtures)
+        together = 1 if self.verbose else max(lane_count(len(mixtures)), MOST_TRACES // self._trace_length())
         ends = [
             end
             for first in range(0, len(mixtures), together)
@@ -384,7 +385,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """Climb from some starts in one queue; with `verbose` from one, in pieces, each of them printed."""
         dtype, r = rows.blocks.dtype, len(mixtures)
         turns = min(self.max_iter, MOST_TRACE)
-        settings = Settings(lane_count(r), max(LEAST_TRACE, 2 ** math.ceil(math.log2(turns))), None)
+        settings = Settings(lane_count(r), self._trace_length(), None)
         stop = _ChangeBelow(jnp.asarray(self.tol, dtype))
         printer = _Printer(self.verbose, self.verbose_interval, first)
         made = 1 if previous > -math.inf else min(turns, self.verbose_interval) if self.verbose else turns
@@ -415,6 +416,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
             for i in range(r)
         ]
+
+    def _trace_length(self) -> int:
+        """Turns that a trace has room for: few lengths, so that fits share programs."""
+        return max(LEAST_TRACE, 2 ** math.ceil(math.log2(min(self.max_iter, MOST_TRACE))))
 
     def _best(self, ends: list["End"], rows: Rows) -> "Found":
         """The restart with the highest bound: of those that stayed sound, or else of those that collapsed on the way."""
@@ -448,7 +453,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         converged = bool(sound[chosen] and end.status == Status.CONVERGED)
         trace = [dtype.type(float(value) / total) for value in end.trace[: end.made]]
         parameters = Parameters.of(mixture)
-        parameters.means[parameters.weights == 0] = rows.frame.centre  # where imagined rows put them, to the last digit
+        if sound[chosen]:  # imagined rows put them there: to the last digit
+            parameters.means[parameters.weights == 0] = rows.frame.centre
         return Found(parameters, converged, trace, bounds, statuses, warning)
 
     def _search(self, x: np.ndarray, weight: np.ndarray | None, random_state: np.random.RandomState) -> "Found":
@@ -677,7 +683,7 @@ class _RegCovar(Prior):
 
     def imagined(self, family: Gaussian, params: GaussianParams, stats: Stats) -> Stats:
         counts, d = stats.components.counts, params.means.shape[1]
-        lost = jnp.where(alive(counts), 0.0, 1.0)
+        lost = jnp.where(counts > FAINT, 0.0, 1.0)
         degrees = jnp.zeros_like(lost) if family.shared else lost
         move = lost[:, None] * (self.mean[None, :] - params.means)
         identity = jnp.eye(d, dtype=counts.dtype)

@@ -106,6 +106,26 @@ def test_dirichlet_is_imagined_rows():
     assert np.isfinite(prior.log_prob(dead))
 
 
+@pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
+@pytest.mark.parametrize("shrinkage", [1e-3, 1.0, 1e4, 1e8, 1e16])
+def test_a_strong_pull_of_the_means_costs_no_digit(family, shrinkage):
+    """Means (N x + kappa m) / (N + kappa) and covariances with B_k, by numpy in float64, for any kappa, far from m."""
+    mixture, counts, means, within = moments(family)
+    m, degrees = np.array([30.0, -50.0, 80.0]), 5.0
+    prior = jaxem.NormalInverseWishart(degrees, jnp.eye(D, dtype=DTYPE), shrinkage, jnp.asarray(m, DTYPE))
+    _, found_means, found = stepped(mixture, prior)
+    mean = m + (counts / (counts + shrinkage))[:, None] * (means - m)
+    np.testing.assert_allclose(found_means, mean, rtol=TOL)
+    apart = means - m
+    strength = counts * (shrinkage / (counts + shrinkage))
+    total = within + np.eye(D) + strength[:, None, None] * apart[:, :, None] * apart[:, None, :]
+    if family == jaxem.Tied():
+        expected = (total.sum(axis=0) - (K - 1) * np.eye(D)) / (degrees + N + K)
+    else:
+        expected = in_form(family, total / (degrees + counts + 1)[:, None, None])
+    np.testing.assert_allclose(found, expected, rtol=100 * TOL, atol=10 * TOL * np.max(expected))
+
+
 def test_a_density_by_hand():
     """-1/2 (nu log |S| + tr(L inv(S))) - 1/2 (log |S| + kappa (mu - m)' inv(S) (mu - m)), over the components."""
     mixture = Case(jaxem.Full(), K, D).mixture().astype(DTYPE)

@@ -104,8 +104,7 @@ class Prepared(NamedTuple):
     products_suffice: Any  # [] of bool; None where there is no form by products
 
 
-FirstMoments = Callable[[Array, Array, Array], Array]
-"""first moments `[k, d]` of columns `[d, b]` about means `[k, d]`, weighted by responsibilities `[k, b]`"""
+FirstMoments = Callable[[Array, Array, Array], Array]  # of columns [d, b] about means [k, d], weighted by resp [k, b]
 
 
 class Gaussian(Family):
@@ -285,18 +284,26 @@ class Gaussian(Family):
             penalty += jnp.sum(jnp.broadcast_to(volumes, (k,)) + prior.shrinkage * squares)
         return -0.5 * penalty
 
-    def imagined(self, params: GaussianParams, prior: NormalInverseWishart) -> GaussianStats:
-        """What a NormalInverseWishart adds to the statistics about `params`; the head of priors.py says why."""
-        k = params.means.shape[0]
-        once = jnp.full(k, 1.0 / k if self.shared else 1.0, params.means.dtype)  # per covariance
-        scatter = self.scatter(jnp.asarray(prior.scatter, once.dtype), once)
-        stats = GaussianStats(jnp.zeros_like(once), prior.degrees * once, jnp.zeros_like(params.means), scatter)
+    def imagined(self, params: GaussianParams, stats: GaussianStats, prior: NormalInverseWishart) -> GaussianStats:
+        """What a NormalInverseWishart adds to `stats` of rows about `params`; the head of priors.py says why.
+
+        Beside N rows of mean m_j + own, a row of weight kappa at m_j + move takes the mean to own + pull, with pull =
+        kappa / (N + kappa) (move - own), and adds B. N rows that do the same are added here: nothing is as large as kappa.
+        """
+        k, n = params.means.shape[0], stats.counts
+        once = jnp.full(k, 1.0 / k if self.shared else 1.0, n.dtype)  # per covariance
+        scatter = self.scatter(jnp.asarray(prior.scatter, n.dtype), once)
+        known = GaussianStats(jnp.zeros_like(n), prior.degrees * once, jnp.zeros_like(params.means), scatter)
         if prior.mean is None or prior.shrinkage is None:
-            return stats
-        shrinkage, move = jnp.asarray(prior.shrinkage, once.dtype), prior.mean[None, :] - params.means
-        squares = self.outer(jnp.sqrt(shrinkage) * move)
-        row = GaussianStats(jnp.full(k, shrinkage), jnp.ones_like(once), shrinkage * move, squares)
-        return jax.tree.map(jnp.add, stats, row)
+            return known
+        lost = jnp.where(alive(n), 0.0, 1.0)  # a component without rows gets one at m
+        rows, share = n + lost, prior.shrinkage / positive(n + prior.shrinkage)
+        own = (1.0 - lost)[:, None] * stats.first / positive(n)[:, None]
+        apart = prior.mean[None, :] - params.means - own
+        new, root = own + share[:, None] * apart, jnp.sqrt(rows)[:, None]
+        squares = self.outer(root * new) - self.outer(root * own) + self.outer(jnp.sqrt(n * share)[:, None] * apart)
+        row = GaussianStats(lost, jnp.ones_like(n), rows[:, None] * share[:, None] * apart, squares)
+        return jax.tree.map(jnp.add, known, row)
 
     def unconstrain(self, params: GaussianParams) -> Array:
         return jnp.concatenate([params.means.ravel(), self.unconstrain_covariances(params.covariances)])
@@ -318,15 +325,7 @@ class Gaussian(Family):
         factors = jnp.linalg.cholesky(self.as_matrices(params.covariances, k, d))  # [k, d, d]
         return params.means[labels] + dot("nij,nj->ni", factors[labels], noise)
 
-    def place(
-        self,
-        params: GaussianParams,
-        x: Array,
-        centres: Array,
-        sample_weight: Array | None = None,
-        *,
-        narrow: bool = False,
-    ) -> GaussianParams:
+    def place(self, params: Any, x: Array, centres: Array, sample_weight: Any = None, *, narrow: bool = False) -> Any:
         del x, sample_weight
         if not narrow:
             return params._replace(means=centres)
