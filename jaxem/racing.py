@@ -436,7 +436,7 @@ def _arm_names(arms: Sequence[str] | None) -> tuple[str, ...]:
     names = tuple(ARMS) if arms is None else (arms,) if isinstance(arms, str) else tuple(arms)
     for name in names:
         if name not in ARMS:
-            raise ValueError(f"arms names {name!r}, which is not a kind of start; choose from {', '.join(ARMS)}")
+            raise ValueError(f"arms names {name!r}, which is no kind of start; choose from {', '.join(ARMS)}")
     if not names:
         raise ValueError(f"arms is empty; choose from {', '.join(ARMS)}")
     return names
