@@ -11,7 +11,7 @@ import pytest
 import jaxem
 from jaxem import Bernoulli, Family, Full, GainBelow, Mixture, Status, loop
 from jaxem.families.gaussian import GaussianParams, GaussianStats
-from jaxem.queue import Settings, open_and_run, run
+from jaxem.queue import Settings, open_and_run, queue_of, run
 from jaxem.rows import as_rows
 from tests.cases import CASES, Case, blobs, named
 from tests.conftest import ROUNDING, X64
@@ -251,6 +251,28 @@ def test_a_rung_is_a_queue_with_a_limit():
     np.testing.assert_array_equal(results.n_iter, np.where(np.isin(np.arange(6), chosen), 8, 2))
     np.testing.assert_array_equal(np.asarray(results.objective)[chosen], np.asarray(whole.objective)[chosen])
     np.testing.assert_array_equal(np.asarray(results.trace)[:, :3], np.asarray(whole.trace)[:, :3])
+
+
+def test_climbs_that_rest_resume_as_if_they_had_not():
+    """Each climb has a limit of its own, in three rungs: the accelerator, the estimates and the traces go on unbroken."""
+    x = blobs(120, separation=2.5)
+    starts = jaxem.starts(jax.random.key(0), jaxem.Full(), x, 2, 6, jaxem.RandomPoints())
+    rows = as_rows(jaxem.Full(), x, None, 2, lanes=4)
+    stop = GainBelow(jnp.asarray(1e-9 if X64 else 1e-5, rows.blocks.dtype))
+    settings, no_limit = Settings(4, 300, jaxem.hybrid()), np.int32(loop.NO_LIMIT)
+    opened = jax.jit(lambda starts: queue_of(starts, jnp.ones(6, bool), rows, settings, no_limit, resumes=True))
+    everyone = np.arange(6)
+    _, whole = run(opened(starts).rung(everyone, loop.NO_LIMIT), rows, None, stop, no_limit, settings)
+    queue = opened(starts)
+    for limits in (np.array([2, 9, 4, 0, 6, 3]), np.array([11, 9, 5, 7, 12, 8])):
+        queue, results = run(queue.rung(everyone[::-1], limits), rows, None, stop, no_limit, settings)
+        expected = np.minimum(limits, np.asarray(whole.n_iter))
+        np.testing.assert_array_equal(results.n_iter, expected)  # none goes beyond its limit, though others still run
+    queue, results = run(queue.rung(everyone, loop.NO_LIMIT), rows, None, stop, no_limit, settings)
+    np.testing.assert_array_equal(results.n_iter, whole.n_iter)
+    np.testing.assert_array_equal(results.status, whole.status)
+    for name in ("objective", "rate", "remaining_gain", "trace"):
+        np.testing.assert_array_equal(getattr(results, name), getattr(whole, name))
 
 
 def test_ready_rows_carry_their_weights_and_know_how_many_count():
