@@ -313,11 +313,15 @@ def _refill(queue: Queue, accelerator: Any) -> Queue:
     return queue._replace(states=states, lanes=lanes, climb=climb, waiting=waiting)
 
 
+def _one_waits(queue: Queue) -> Array:
+    """Whether a climb waits for a lane, `[]` of bool."""
+    r = queue.order.shape[0]
+    return (queue.waiting[0] < r) & (queue.order[jnp.minimum(queue.waiting[0], r - 1)] < r)
+
+
 def _is_busy(queue: Queue) -> Array:
     """Whether a climb waits or runs, `[]` of bool."""
-    r = queue.order.shape[0]
-    waits = (queue.waiting[0] < r) & (queue.order[jnp.minimum(queue.waiting[0], r - 1)] < r)
-    return waits | jnp.any(is_going(queue.lanes, _lane_limits(queue)))
+    return _one_waits(queue) | jnp.any(is_going(queue.lanes, _lane_limits(queue)))
 
 
 def _advance(
@@ -337,9 +341,8 @@ def _advance(
         queue, step = carry
         queue = _refill(queue, settings.accelerator)
         limits = _lane_limits(queue)
-        none_waits = (queue.waiting[0] >= r) | (queue.order[jnp.minimum(queue.waiting[0], r - 1)] >= r)
         # climbs that wait need one vacant lane; once none waits, the lanes turn until all are vacant
-        enough = jnp.where(none_waits, width, 1)
+        enough = jnp.where(_one_waits(queue), 1, width)
 
         def few_vacant(inner: tuple[State, Array, Array, Array]) -> Array:
             return (jnp.sum(~is_going(inner[0], limits)) < enough) & (inner[3] < n_steps)
