@@ -188,13 +188,15 @@ class FromMixture:
 
 
 def random_rows(key: Array, x: Array, sample_weight: Array, k: int) -> Array:
-    """k rows `[k, d]` of `x` `[n, d]`, no row twice, drawn in proportion to `sample_weight` `[n]`."""
+    """k rows `[k, d]` of `x` `[n, d]`, drawn in proportion to `sample_weight` `[n]`, distinct while there are distinct ones:
+    EM never parts components that start at equal values.
+    """
     keys = jax.random.split(key, k)
 
     def draw(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         mass, index = carry
         row = _draw(keys[j], mass, sample_weight, 1)[0]
-        return mass.at[row].set(0.0), index.at[j].set(row)
+        return jnp.where(jnp.all(x == x[row], axis=1), 0.0, mass), index.at[j].set(row)
 
     index = jax.lax.fori_loop(0, k, draw, (sample_weight, jnp.zeros(k, int)))[1]
     return x[index]

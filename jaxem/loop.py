@@ -39,7 +39,7 @@ from jaxem.display import readable, result_card
 from jaxem.em import m_step, objective, pass_over, to_frame
 from jaxem.families.base import Family
 from jaxem.mixture import Mixture
-from jaxem.primitives import all_finite, epsilon, forward_only, select, take
+from jaxem.primitives import alive, all_finite, epsilon, forward_only, select, take
 from jaxem.priors import Prior
 from jaxem.program import Program
 from jaxem.rows import Frame, Rows, as_rows, turn_work
@@ -58,6 +58,8 @@ FALL = {64: 1e-12, 32: 1e-5}
 """a fall by this part of (|objective| + total weight) is more than rounding, by bits of the dtype"""
 STEP_NOISE = 64
 """a step shorter than this many eps is rounding: its growth means nothing"""
+COINCIDENCE = 0.4
+"""components coincide if a step from one to the other is smaller than eps to this power"""
 DEFAULT_TOL = {64: 1e-10, 32: 1e-5}
 """gain per unit of weight below which plain EM stops by default, by bits of the dtype"""
 REMAINING = {64: (1e-8, 1e-12), 32: (1e-3, 1e-5)}
@@ -181,14 +183,14 @@ def advance(
     return jax.lax.while_loop(any_going, lambda state: turn_all(state, limit), state)
 
 
-def finish(state: State, frame: Frame) -> Result:
+def finish(state: State, frame: Frame, prior: Prior | None = None) -> Result:
     """The Result of a climb, back where the data lie."""
     result = Result(
         mixture=state.here.mixture.from_frame(frame),
         log_likelihood=state.here.log_likelihood,
         objective=state.here.objective,
         n_iter=state.n_iter + (state.n_iter < 0),
-        status=final_status(state, frame),
+        status=final_status(state, frame, prior),
         trace=state.trace,
         rate=state.rate,
         remaining_gain=state.remaining_gain,
@@ -196,17 +198,18 @@ def finish(state: State, frame: Frame) -> Result:
     return jax.tree.map(forward_only, result)
 
 
-def final_status(state: State, frame: Frame) -> Array:
+def final_status(state: State, frame: Frame, prior: Prior | None) -> Array:
     """The `Status` of a climb that ends here, `[]`."""
     broken = state.status == Status.NONFINITE
     status = jnp.where(state.status == Status.RUNNING, Status.MAX_ITER, state.status)
     status = jnp.where(state.fell & ~broken, Status.OBJECTIVE_FELL, status)
     finite = all_finite(state.here.mixture.components)
-    return jnp.where(has_collapsed(state, frame) & finite, Status.DEGENERATE, status).astype(jnp.int32)
+    status = jnp.where(components_coincide(state.here.mixture) & ~broken, Status.SADDLE, status)
+    return jnp.where(has_collapsed(state, frame, prior) & finite, Status.DEGENERATE, status).astype(jnp.int32)
 
 
-def has_collapsed(state: State, frame: Frame) -> Array:
-    """Whether a component has collapsed, `[]` of bool."""
+def has_collapsed(state: State, frame: Frame, prior: Prior | None) -> Array:
+    """Whether a component has lost its rows, or has collapsed and no prior bounds the objective, `[]` of bool."""
     # counts in rows: weights that sum to less than one a row are scaled up
     counts = state.here.counts * jnp.maximum(1.0, frame.n / frame.total_weight)
 
@@ -215,7 +218,27 @@ def has_collapsed(state: State, frame: Frame) -> Array:
 
     # the step that a turn tried tells why it ended in NaN
     tried = (state.status == Status.NONFINITE) & (state.n_iter >= 0) & degenerate(state.here.plain.components)
-    return degenerate(state.here.mixture.components) | tried
+    bounded = False if prior is None else prior.bounds(state.here.mixture, frame.variance)
+    collapsed = (degenerate(state.here.mixture.components) | tried) & ~jnp.asarray(bounded)
+    return collapsed | jnp.any(~alive(state.here.counts) & (state.n_iter >= 0))
+
+
+def components_coincide(mixture: Mixture) -> Array:
+    """Whether two components have the same parameters, to rounding, `[]` of bool. EM never parts them."""
+    family, k = mixture.family, mixture.n_components
+    if k == 1:
+        return jnp.bool_(False)
+
+    def apart(i: Array, j: Array) -> Array:
+        (_, one), (_, other) = (family.subset(mixture.components, index[None]) for index in (i, j))
+        return family.step_size(one, other)
+
+    def nearest(shift: Array) -> Array:
+        index = jnp.arange(k)
+        return jnp.min(jax.vmap(apart)(index, (index + shift) % k))
+
+    tol = epsilon(mixture.log_weights.dtype) ** COINCIDENCE
+    return jnp.any(jax.lax.map(nearest, jnp.arange(1, k // 2 + 1)) < tol)
 
 
 def fit(
@@ -278,7 +301,7 @@ def _climb(
     state = begin(mixture.to_frame(rows.frame), max_iter, accelerator)
     prior = to_frame(prior, rows.frame)
     state = advance(state, rows, max_iter + 1, stop=stop, prior=prior, accelerator=accelerator)
-    return finish(state, rows.frame)
+    return finish(state, rows.frame, prior)
 
 
 _fit = Program(_climb, (4, 5), work=lambda mixture, rows, *_: turn_work(rows, mixture.n_components), nan_is_data=True)

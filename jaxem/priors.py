@@ -62,6 +62,13 @@ class Prior:
         del offset
         return self
 
+    def bounds(self, mixture: Any, variance: Array) -> Array | bool:
+        """Whether the objective has an upper bound with this prior, `[]` of bool, for data of variances `[d]`: then no
+        component can collapse. By default it is not known to have one.
+        """
+        del mixture, variance
+        return False
+
     def parts(self) -> tuple["Prior", ...]:
         """The priors that this one is the sum of."""
         return (self,)
@@ -102,6 +109,9 @@ class Sum(Prior):
 
     def shift(self, offset: Array) -> Prior:
         return Sum(tuple(term.shift(offset) for term in self.terms))
+
+    def bounds(self, mixture: Any, variance: Array) -> Array | bool:
+        return functools.reduce(operator.or_, [term.bounds(mixture, variance) for term in self.terms])
 
     def parts(self) -> tuple[Prior, ...]:
         return self.terms
@@ -205,6 +215,9 @@ class NormalInverseWishart(_Conjugate):
     def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
         self.check(family)
         return _component_stats(stats, family.imagined(params, stats.components, self))
+
+    def bounds(self, mixture: Any, variance: Array) -> Array | bool:
+        return mixture.family.is_bounded(mixture.components, self, variance)
 
     def shift(self, offset: Array) -> Prior:
         return self if self.mean is None else dataclasses.replace(self, mean=self.mean + offset)

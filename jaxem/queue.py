@@ -369,9 +369,9 @@ def _advance(
 
 
 @jax.jit  # traced once, though `_piece` asks for its shapes as well
-def _results(states: State, traces: Array, frame: Frame) -> Result:
+def _results(states: State, traces: Array, frame: Frame, prior: Prior | None) -> Result:
     """The Results of all climbs, as far as they are."""
-    return jax.vmap(lambda state: finish(state, frame))(states._replace(route=None, trace=traces))
+    return jax.vmap(lambda state: finish(state, frame, prior))(states._replace(route=None, trace=traces))
 
 
 # -- programs ------------------------------------------------------------------------------------------------------------
@@ -381,8 +381,9 @@ def _piece(
     queue: Queue, rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array, settings: Settings
 ) -> tuple[Queue, Result]:
     """Some turns, and the Results if those were the last; zeros before. The prior is where the data lie."""
-    queue = _advance(queue, rows, to_frame(prior, rows.frame), stop, n_steps, settings)
-    close = functools.partial(_results, queue.states, queue.traces, rows.frame)
+    prior = to_frame(prior, rows.frame)
+    queue = _advance(queue, rows, prior, stop, n_steps, settings)
+    close = functools.partial(_results, queue.states, queue.traces, rows.frame, prior)
     return queue, jax.lax.cond(_is_busy(queue), lambda: zeros_like_result(close), close)
 
 

@@ -26,16 +26,19 @@ class Status(enum.IntEnum):
     PRECISION_LIMITED = 3
     """The rule was met, but by gains that rounding hides: the tolerance is finer than the arithmetic."""
     DEGENERATE = 4
-    """A component collapsed on too few points or too few dimensions; the likelihood has no maximum near there."""
+    """A component lost its rows, or collapsed on a few rows or in a direction in which they do not vary: the objective has
+    no maximum near there."""
     NONFINITE = 5
     """NaN or infinity where no component collapsed; the parameters are the last finite ones, or the given ones."""
     OBJECTIVE_FELL = 6
     """A plain EM step lowered the objective by more than rounding: the family's formulas disagree, or the data are
     at the edge of what the dtype can hold."""
+    SADDLE = 7
+    """Components coincide, or a direction leads up: a saddle of the objective, no maximum."""
 
     @property
     def failed(self) -> bool:
-        """Whether the climb ended at no usable mixture: DEGENERATE or NONFINITE."""
+        """Whether the climb ended at no usable mixture: DEGENERATE, NONFINITE or SADDLE."""
         return bool(has_failed(self))
 
     @property
@@ -49,15 +52,16 @@ _MEANINGS = {
     Status.CONVERGED: "the stopping rule was met",
     Status.MAX_ITER: "not converged, raise max_iter",
     Status.PRECISION_LIMITED: "converged as far as rounding allows; the tolerance is finer than that",
-    Status.DEGENERATE: "a component collapsed on too few rows or columns; the likelihood has no maximum near there",
+    Status.DEGENERATE: "a component lost its rows or collapsed; the likelihood has no maximum near there",
     Status.NONFINITE: "the objective became NaN or infinite; the parameters are the last finite ones",
     Status.OBJECTIVE_FELL: "the objective fell by more than rounding; rescale the data or use float64",
+    Status.SADDLE: "components coincide, or a direction leads up; start elsewhere or lower the number of components",
 }
 
 
 def has_failed(status: Any) -> Any:
     """`Status.failed` of a status, or of each entry of an integer array of numpy or jax."""
-    return (status == Status.DEGENERATE) | (status == Status.NONFINITE)
+    return (status == Status.DEGENERATE) | (status == Status.NONFINITE) | (status == Status.SADDLE)
 
 
 class Progress(NamedTuple):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.primitives import alive, normalise, tiny, weighted_sum
+from jaxem.primitives import normalise, tiny, weighted_sum
 from jaxem.stats import Stats
 
 Params = Any
@@ -134,9 +134,13 @@ class Family(abc.ABC):
         raise NotImplementedError(f"{type(self).__name__} is not a location family: it has no shift")
 
     def degenerate(self, params: Params, counts: Array, variance: Array) -> Array:
-        """Which components have collapsed, `[k]` of bool, given counts `[k]` in rows and feature variances `[d]`."""
+        """Which components have collapsed, `[k]` or `[]` of bool, given counts `[k]` in rows and feature variances `[d]`.
+
+        A component has collapsed if the likelihood has no upper bound in its direction, or nearly none. By default none
+        does. Components without rows are not asked about.
+        """
         del params, variance
-        return ~alive(counts)
+        return jnp.zeros(counts.shape, bool)
 
     def step_size(self, old: Params, new: Params) -> Array:
         """Size `[]` of a step between parameters, free of units: by default relative to the largest of each leaf."""

@@ -189,10 +189,6 @@ class Gaussian(Family):
         means."""
         return covariances
 
-    def min_counts(self, d: int) -> int:
-        """Rows below which a component is called collapsed."""
-        return min(d + 1, 10)
-
     @abc.abstractmethod
     def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
         """Smallest eigenvalue, `[k]` or `[]`, of the covariances of x_j * inverse_scale_j. Where that is 0 the feature is
@@ -338,14 +334,23 @@ class Gaussian(Family):
         return params._replace(means=params.means + offset[None, :])
 
     def degenerate(self, params: GaussianParams, counts: Array, variance: Array) -> Array:
+        smallest = self._smallest_variance(params.covariances, variance)
+        rows = jnp.sum(counts) if self.shared else counts  # a covariance that all share collapses as a whole
+        spike = (smallest < MIN_EIGENVALUE) & (rows < FEW * (params.means.shape[1] + 1))
+        return spike | (smallest < FLAT * epsilon(variance.dtype))
+
+    def is_bounded(self, params: GaussianParams, prior: NormalInverseWishart, variance: Array) -> Array:
+        """Whether log-likelihood + log prior has an upper bound, `[]` of bool: whether `prior` has a scatter in every
+        direction in which a covariance can collapse."""
+        least = self.from_pooled(jnp.asarray(prior.scatter, variance.dtype), params.means.shape[0])
+        return jnp.all(self._smallest_variance(least, variance) >= FLAT * epsilon(variance.dtype))
+
+    def _smallest_variance(self, covariances: Array, variance: Array) -> Array:
+        """The smallest variance in any direction, `[k]` or `[]`, with the data scaled to unit variances."""
         inverse_scale = jnp.where(variance > 0, jax.lax.rsqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
         # a constant feature has no scale of its own: it counts as lost where its variance is nothing beside the others'
         least = jnp.maximum(FLAT * epsilon(variance.dtype) * jnp.max(variance), tiny(variance.dtype))
-        smallest = self.smallest_eigenvalue(params.covariances, inverse_scale, least)
-        d = params.means.shape[1]
-        spike = (smallest < MIN_EIGENVALUE) & (counts < FEW * (d + 1))
-        flat = smallest < FLAT * epsilon(variance.dtype)
-        return spike | flat | (counts < self.min_counts(d))
+        return self.smallest_eigenvalue(covariances, inverse_scale, least)
 
     def step_size(self, old: GaussianParams, new: GaussianParams) -> Array:
         k, d = old.means.shape
@@ -580,9 +585,6 @@ class Full(_ByMatrices):
 
     def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
         return covariances
-
-    def min_counts(self, d: int) -> int:
-        return d + 1
 
     def unconstrain_covariances(self, covariances: Array) -> Array:
         return jax.vmap(log_cholesky)(covariances).ravel()
