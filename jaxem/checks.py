@@ -1,6 +1,17 @@
-"""Checks: what a user gives becomes arrays, or a ValueError that names the argument, the value found and the remedy."""
+"""Checks: what a user gives becomes arrays, or a ValueError that names the argument, the value found and the remedy.
 
+Without x64 JAX computes in float32. Rows on the host stay in float64 until they are centred (`exact=True`), so an offset
+costs no digit of their differences. What float32 cannot hold even so is said in one warning: means, and rows that are
+used where they lie.
+"""
+
+import contextlib
+import contextvars
 import operator
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +21,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.primitives import is_traced
+
+COARSE = 1e-4
+"""step between numbers of a dtype, in standard deviations of a column, from which it is said that digits are lost"""
+LOOKED_AT = 2**16
+"""rows by which it is judged whether digits are lost, at most"""
+_silent = contextvars.ContextVar("_silent", default=False)
 
 
 def on_host(x: Any) -> bool:
@@ -44,9 +61,11 @@ def as_components(n_components: Any, n: int) -> int:
     return k
 
 
-def as_supported(family: Any, x: ArrayLike, n_features: int | None = None) -> Array | np.ndarray:
+def as_supported(
+    family: Any, x: ArrayLike, n_features: int | None = None, *, exact: bool = False
+) -> Array | np.ndarray:
     """`as_data`, and a ValueError if a value cannot occur under the family."""
-    data = as_data(x, n_features=n_features)
+    data = as_data(x, n_features=n_features, exact=exact)
     if is_traced(data):
         return data
     with jax.ensure_compile_time_eval():  # the data may be a constant inside somebody's jit
@@ -60,11 +79,12 @@ def as_supported(family: Any, x: ArrayLike, n_features: int | None = None) -> Ar
     return data
 
 
-def as_data(x: ArrayLike, *, n_features: int | None = None) -> Array | np.ndarray:
+def as_data(x: ArrayLike, *, n_features: int | None = None, exact: bool = False) -> Array | np.ndarray:
     """`x` as a floating-point array `[n, d]` of at least float32, or a ValueError saying what is wrong with it.
 
     Integers and booleans become JAX's default float, half precision becomes float32 (a sum over rows overflows it).
-    Values are checked for NaN and infinity unless `x` is traced. What is in the host's memory comes back as numpy's.
+    Values are checked for NaN and infinity unless `x` is traced. What is in the host's memory comes back as numpy's; with
+    `exact` in float64 if JAX's float cannot hold it, for the caller to centre and cast.
     """
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise ValueError(f"x has a mask over {int(np.sum(x.mask))} values; drop those rows or fill them in")
@@ -88,7 +108,7 @@ def as_data(x: ArrayLike, *, n_features: int | None = None) -> Array | np.ndarra
     if n_features is not None and d != n_features:
         raise ValueError(f"x has {d} columns, the mixture {n_features}; give the columns it was fitted on")
     if not is_traced(x) and on_host(x):
-        return _as_host_data(np.asarray(x))
+        return _as_host_data(np.asarray(x), exact)
     if not is_traced(x) and not bool(_all_finite_on_device(x)):
         raise ValueError(_not_finite(np.asarray(x)))
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -96,21 +116,76 @@ def as_data(x: ArrayLike, *, n_features: int | None = None) -> Array | np.ndarra
     return jnp.asarray(x, jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
-def _as_host_data(x: np.ndarray) -> np.ndarray:
+def _as_host_data(x: np.ndarray, exact: bool) -> np.ndarray:
     """`as_data` of an array in the host's memory."""
     if not np.isfinite(x).all():
         raise ValueError(_not_finite(x))
     floating = np.dtype(jax.dtypes.canonicalize_dtype(float))
     if jnp.issubdtype(x.dtype, jnp.floating):
         floating = np.dtype(np.float32) if x.dtype.itemsize < 4 else np.dtype(jax.dtypes.canonicalize_dtype(x.dtype))
-    with np.errstate(over="ignore"):
-        data = x.astype(floating, copy=False)
-    if data.dtype.itemsize < x.dtype.itemsize and not np.isfinite(data).all():
-        row, column = np.argwhere(~np.isfinite(data))[0]
+    wide = np.result_type(x.dtype, np.float32)
+    if not wide.itemsize > floating.itemsize:
+        return x.astype(floating, copy=False)
+    largest = np.finfo(floating).max
+    if x.max() > largest or x.min() < -largest:
+        row, column = np.argwhere((x > largest) | (x < -largest))[0]
         raise ValueError(
-            f"x[{row}, {column}] = {x[row, column]} is too large for {data.dtype}; rescale it or use float64"
+            f"x[{row}, {column}] = {x[row, column]} is too large for {floating}; rescale it or use float64"
         )
-    return data
+    if exact:
+        return x.astype(wide, copy=False)
+    warn_of_coarse(x, floating)
+    with np.errstate(under="ignore"):
+        return x.astype(floating)
+
+
+def warn_of_coarse(x: np.ndarray, dtype: Any) -> None:
+    """Warn, in one line, if numbers of `dtype` lie coarsely where a column of `x` `[n, d]` lies, or cannot hold its variance."""
+    if _silent.get():
+        return
+    seen = x[:: -(-x.shape[0] // LOOKED_AT)].astype(np.float64)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        place = np.median(seen, axis=0)
+        spread = np.std(seen - place, axis=0)
+        steps = np.spacing(np.abs(place).astype(dtype)).astype(np.float64)
+    coarse = np.flatnonzero((spread > 0) & (steps > COARSE * spread))
+    if coarse.size:
+        j = coarse[np.argmax(steps[coarse] / spread[coarse])]
+        warn_user(
+            f"column {j} of x lies near {place[j]:.3g} with a spread of {spread[j]:.2g}, where {np.dtype(dtype)} has steps of "
+            f"{steps[j]:.2g}: means, and rows used where they lie (predict, log_prob), lose digits; call "
+            'jax.config.update("jax_enable_x64", True) first, or subtract an offset from x'
+        )
+
+
+def warn_of_small(variance: np.ndarray, dtype: Any) -> None:
+    """Warn, in one line, if a variance of the data, `[d]` in float64, is below what `dtype` holds with all its digits."""
+    info = np.finfo(dtype)
+    small = np.flatnonzero((variance > 0) & (variance < float(info.tiny) / float(info.eps)))
+    if small.size and not _silent.get():
+        j = small[np.argmin(variance[small])]
+        warn_user(
+            f"column {j} of x has a standard deviation of {np.sqrt(variance[j]):.2g}, whose square {np.dtype(dtype)} does "
+            "not hold with all its digits; scale the data, for example to a standard deviation of 1"
+        )
+
+
+def warn_user(message: str) -> None:
+    """A UserWarning at the line outside jaxem that called."""
+    package, level, frame = str(Path(__file__).parent), 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+@contextlib.contextmanager
+def already_told() -> Iterator[None]:
+    """A scope in which lost digits are not warned of: the caller has warned of the same data."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 def _not_finite(x: np.ndarray) -> str:

@@ -184,6 +184,10 @@ class FromMixture:
         return self.mixture.astype(x.dtype)
 
 
+EQUIVARIANT = (RandomParameters, KMeans, KMeansPlusPlus, RandomPoints, Recipe, FromResponsibilities)
+"""kinds of start that move with the data: of x + offset they make the start of x, moved by offset"""
+
+
 # -- steps ---------------------------------------------------------------------------------------------------------------
 
 

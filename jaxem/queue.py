@@ -25,7 +25,7 @@ from jaxem.checks import as_count, on_host
 from jaxem.display import landscape_card, readable
 from jaxem.em import to_frame
 from jaxem.families.base import Family
-from jaxem.init import FromResponsibilities, Initializer, KMeansPlusPlus, Recipe
+from jaxem.init import EQUIVARIANT, FromResponsibilities, Initializer, KMeansPlusPlus, Recipe
 from jaxem.loop import (
     MAX_ITER,
     MAX_TURNS,
@@ -263,14 +263,23 @@ class Queue(NamedTuple):
 
 
 def queue_of(
-    mixtures: Mixture, real: Array, rows: Rows, settings: Settings, limit: Array | int, *, resumes: bool = False
+    mixtures: Mixture,
+    real: Array,
+    rows: Rows,
+    settings: Settings,
+    limit: Array | int,
+    *,
+    resumes: bool = False,
+    framed: bool = False,
 ) -> Queue:
     """All climbs waiting, all lanes empty; climbs that are not `real` `[r]` (padding) never run.
 
-    If accelerated climbs resume, after a rung, their states keep what the accelerator needs.
+    If accelerated climbs resume, after a rung, their states keep what the accelerator needs. `framed` mixtures lie in the
+    frame of the rows already.
     """
     r, accelerator = mixtures.log_weights.shape[0], settings.accelerator
-    states = jax.vmap(lambda one: begin(one.to_frame(rows.frame), None, accelerator if resumes else None))(mixtures)
+    mixtures = mixtures if framed else jax.vmap(lambda one: one.to_frame(rows.frame))(mixtures)
+    states = jax.vmap(lambda one: begin(one, None, accelerator if resumes else None))(mixtures)
     index = jnp.zeros(settings.width, int)
     lanes = jax.tree.map(lambda leaf: leaf[index], states)
     if accelerator is not None and not resumes:
@@ -481,18 +490,28 @@ def lane_count(r: int) -> int:
 # -- starts --------------------------------------------------------------------------------------------------------------
 
 
-def draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer) -> Mixture:
-    """The starts of number `index` `[r]`, by one initialiser; a `Recipe` may have leaves `[r]`, one for each."""
+def draw(
+    key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer, *, framed: bool = False
+) -> Mixture:
+    """The starts of number `index` `[r]`, by one initialiser; a `Recipe` may have leaves `[r]`, one for each.
+
+    Kinds of start that move with the data are drawn in the frame of the rows, where no digit is lost. With `framed` they
+    stay there.
+    """
     data, weight = rows.as_matrix()
-    data = data + rows.frame.centre[None, :]
-    own = isinstance(initializer, Recipe)
+    own, moves = isinstance(initializer, Recipe), isinstance(initializer, EQUIVARIANT)
+    if not moves:
+        data = data + rows.frame.centre[None, :]
 
     def start(at: tuple[Array, Any]) -> Mixture:
         return (at[1] if own else initializer)(jax.random.fold_in(key, at[0]), family, data, k, weight)
 
     together = min(STARTS_AT_ONCE, LIVE_FLOATS // (data.size + 4 * data.shape[0]))
     lanes = (index, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, index.shape), initializer) if own else None)
-    return jax.lax.map(start, lanes, batch_size=together if together > 1 else None)
+    drawn = jax.lax.map(start, lanes, batch_size=together if together > 1 else None)
+    if moves == framed:
+        return drawn
+    return jax.vmap(lambda one: one.to_frame(rows.frame) if framed else one.from_frame(rows.frame))(drawn)
 
 
 def _draw_all(key: Array, family: Family, rows: Rows, k: int, r: int, initializer: Initializer) -> Mixture:

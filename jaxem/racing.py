@@ -14,6 +14,7 @@ Gaussian family `search` then races again under a penalty that keeps covariances
                                         (Schwarz 1978; Akaike 1974; Biernacki, Celeux and Govaert 2000)
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.accelerate import hybrid
-from jaxem.checks import as_components, as_count, as_data, as_weights
+from jaxem.checks import already_told, as_components, as_count, as_data, as_weights
 from jaxem.devices import mesh_of
 from jaxem.display import readable, search_card, selection_card
 from jaxem.families.base import Family
@@ -227,15 +228,17 @@ def select(
         raise ValueError(f"criterion = {criterion!r}; choose bic, aic or icl")
     if not families or not counts:
         raise ValueError("families or n_components is empty; give at least one of each")
-    data = as_data(x)
-    weights = as_weights(sample_weight, data.shape[0], data.dtype)
+    data = as_data(x, exact=True)
+    weights = as_weights(sample_weight, data.shape[0], jax.dtypes.canonicalize_dtype(data.dtype))
     for k in counts:
         as_components(k, data.shape[0] if weights is None else int(np.count_nonzero(weights)))
     found: list[Search] = []
     candidates: list[Candidate] = []
     for i, (family, k) in enumerate((family, k) for family in families for k in counts):
-        found.append(search(jax.random.fold_in(key, i), family, data, k, weights, **options))
-        candidates.append(_candidate(found[-1].best, data, weights))
+        with already_told() if i else contextlib.nullcontext():
+            found.append(search(jax.random.fold_in(key, i), family, data, k, weights, **options))
+        with already_told():
+            candidates.append(_candidate(found[-1].best, data, weights))
         if callback is not None:
             callback(candidates[-1])
     chosen = min(range(len(candidates)), key=lambda i: (candidates[i].status.failed, getattr(candidates[i], criterion)))
@@ -422,8 +425,8 @@ def _progress(scores: Scores, passes: int, budget: int, lanes: int) -> SearchPro
 def _open_race(key: Array, family: Family, rows: Rows, k: int, arms: Recipe, settings: Settings) -> Queue:
     """All climbs before their first pass, `[r, ...]`, each from `arms` of its own, leaves `[r]`."""
     index = jnp.arange(jnp.shape(arms.apart)[0])
-    mixtures = draw(key, family, rows, k, index, arms)
-    return queue_of(mixtures, index >= 0, rows, settings, NO_LIMIT, resumes=True)
+    mixtures = draw(key, family, rows, k, index, arms, framed=True)
+    return queue_of(mixtures, index >= 0, rows, settings, NO_LIMIT, resumes=True, framed=True)
 
 
 _open = Program(_open_race, (1, 3, 5), small=HASTY, large=HASTY, nan_is_data=True)
@@ -454,8 +457,7 @@ def _rows_to_race(
 
 def _penalty(rows: Rows) -> Prior:
     """What keeps every covariance away from zero, for the rows as they are given."""
-    data, weight = rows.as_matrix()
-    data = data + rows.frame.centre[None, :]
+    data, weight = rows.as_matrix()  # in their frame, where no digit is lost; neither prior speaks of the place
     largest = float(jnp.max(rows.frame.variance))
     unit = largest if largest > 0 else 1.0
     return chen_tan(data, weight) + variance_floor(data, FLOOR * unit, weight)

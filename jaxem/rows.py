@@ -26,7 +26,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_components, as_count, as_supported, as_weights
+from jaxem.checks import as_components, as_count, as_supported, as_weights, warn_of_coarse, warn_of_small
 from jaxem.devices import ROWS, mesh_under
 from jaxem.moments import CHUNK, zeros_like_result
 from jaxem.primitives import is_traced
@@ -124,23 +124,45 @@ def as_rows(
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
+    expected = None if like is None else family.n_features(like.components)
     if isinstance(x, Rows):
-        if sample_weight is not None:
-            raise ValueError("sample_weight was given with ready Rows, which carry their own; give one of the two")
-        return x
-    data = as_supported(family, x, n_features=None if like is None else family.n_features(like.components))
+        return _ready_before(x, sample_weight, expected)
+    data = as_supported(family, x, n_features=expected, exact=True)
+    dtype: Any = jax.dtypes.canonicalize_dtype(data.dtype)
     if like is not None:
-        data = data.astype(jnp.promote_types(data.dtype, like.log_weights.dtype))
+        dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, like.log_weights.dtype))
     n, d = data.shape
-    weights = as_weights(sample_weight, n, data.dtype)
+    weights = as_weights(sample_weight, n, dtype)
     centred, row_floats = family.location if centred is None else centred, family.row_floats(n_components * lanes, d)
-    size_of_block = functools.partial(block_size, row_floats=row_floats, dtype=data.dtype, chunk_size=chunk_size)
-    if isinstance(data, np.ndarray) and (weights is None or isinstance(weights, np.ndarray)):
-        return ready_on_host(data, weights, centred=centred, block=size_of_block((bucket(n), d)), mesh=mesh)
-    mesh = mesh_under(data)
+    size_of_block = functools.partial(block_size, row_floats=row_floats, dtype=dtype, chunk_size=chunk_size)
+    if isinstance(data, np.ndarray):
+        if data.dtype.itemsize > dtype.itemsize:
+            warn_of_coarse(data, dtype)
+        if weights is None or isinstance(weights, np.ndarray):
+            block = size_of_block((bucket(n), d))
+            return ready_on_host(data, weights, centred=centred, block=block, mesh=mesh, dtype=dtype)
+    mesh, offset = mesh_under(data), None
+    if isinstance(data, np.ndarray) and data.dtype.itemsize > dtype.itemsize:
+        # traced weights: the host moves rows to their medians, as far as the dtype holds these
+        offset = np.where(centred_columns(centred, d), np.median(data, axis=0), 0.0).astype(dtype)
+        data, centred = data - offset, False
+    data = data.astype(dtype)
     if weights is None and not is_traced(data):  # an argument: XLA would fold constants of this size for long
         weights = jnp.ones_like(data[:, 0])
-    return _ready(data, weights, centred, size_of_block((n if mesh is None else n // mesh.size, d)), mesh)
+    rows = _ready(data, weights, centred, size_of_block((n if mesh is None else n // mesh.size, d)), mesh)
+    return rows if offset is None else dataclasses.replace(rows, frame=rows.frame._replace(centre=jnp.asarray(offset)))
+
+
+def _ready_before(rows: Rows, sample_weight: ArrayLike | None, n_features: int | None) -> Rows:
+    """Rows that the user made ready, checked against what is asked of them now."""
+    if sample_weight is not None:
+        raise ValueError("sample_weight was given with ready Rows, which carry their own; give one of the two")
+    d = rows.blocks.shape[1]
+    if n_features is not None and d != n_features:
+        raise ValueError(
+            f"x is ready Rows of {d} columns, the mixture has {n_features}; give the columns it was fitted on"
+        )
+    return rows
 
 
 def ready(x: Array, sample_weight: Array | None, *, centred: Columns, block: int, mesh: Mesh | None = None) -> Rows:
@@ -210,21 +232,29 @@ def centred_columns(centred: Columns, d: int) -> np.ndarray:
 
 
 def ready_on_host(
-    x: np.ndarray, sample_weight: np.ndarray | None, *, centred: Columns, block: int, mesh: Mesh | None = None
+    x: np.ndarray,
+    sample_weight: np.ndarray | None,
+    *,
+    centred: Columns,
+    block: int,
+    mesh: Mesh | None = None,
+    dtype: Any = None,
 ) -> Rows:
     """Like `ready`, by numpy, with sums in float64. Pads to a `bucket` and makes one copy of the data.
 
-    With a mesh the blocks are spread over its devices.
+    Rows are centred in float64 and then cast to `dtype`, by default that of `x`. With a mesh the blocks are spread over its
+    devices.
     """
     n, d = x.shape
+    dtype = x.dtype if dtype is None else np.dtype(dtype)
     devices = 1 if mesh is None else mesh.size
     size = bucket(n)
     m = devices * -(-size // (devices * block))
     b = -(-size // m)
-    weights = np.zeros(m * b, x.dtype)
+    weights = np.zeros(m * b, dtype)
     weights[:n] = 1 if sample_weight is None else sample_weight
     anchor = x[np.argmax(weights[:n] > 0)].astype(np.float64)  # a row that counts
-    blocks, norms = np.empty((m, d, b), x.dtype), np.empty((m, b), x.dtype)
+    blocks, norms = np.empty((m, d, b), dtype), np.empty((m, b), dtype)
     total_weight = np.sum(weights, dtype=np.float64)
     tile = max(16, TILE // d)
 
@@ -242,11 +272,11 @@ def ready_on_host(
 
     def fill(i: int, mean: np.ndarray, centre: np.ndarray) -> np.ndarray | int:
         """Write block i and its norms; its weighted squares about the mean, `[d]`."""
-        padding = anchor.astype(x.dtype) - centre
+        padding = (anchor.astype(x.dtype) - centre).astype(dtype)
         blocks[i], norms[i] = padding[:, None], np.sum(padding**2)  # where no tile comes
         squares = 0
         for columns, rows, w in tiles(i):
-            moved = rows - centre
+            moved = (rows - centre).astype(dtype, copy=False)
             blocks[i, :, columns], norms[i, columns] = moved.T, np.einsum("nd,nd->n", moved, moved)
             squares = squares + w @ (rows - mean) ** 2
         return squares
@@ -254,12 +284,20 @@ def ready_on_host(
     with concurrent.futures.ThreadPoolExecutor() as pool:
         over = map if m == 1 else pool.map  # numpy releases Python's lock
         mean = anchor + sum(over(_without_warnings(difference), range(m))) / total_weight
-        centre = np.where(centred_columns(centred, d), mean, 0.0).astype(x.dtype)
+        # what is subtracted is what the frame tells, so that the mixture lies where the data lie
+        centre = np.where(centred_columns(centred, d), mean, 0.0).astype(dtype).astype(x.dtype)
         of_block = _without_warnings(functools.partial(fill, mean=mean, centre=centre))
         variance = sum(over(of_block, range(m))) / total_weight
-    with np.errstate(over="ignore"):
-        frame: Any = centre, variance.astype(x.dtype), total_weight.astype(x.dtype), np.int32(np.count_nonzero(weights))
+    warn_of_small(variance, dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        numbers = (leaf.astype(dtype) for leaf in (centre, variance, total_weight))
+    frame: Any = *numbers, np.int32(np.count_nonzero(weights))
     leaves: Any = blocks, weights.reshape(m, b), norms, Frame(*frame)
+    return _put_on_devices(leaves, mesh)
+
+
+def _put_on_devices(leaves: Any, mesh: Mesh | None) -> Rows:
+    """The Rows of leaves on the host, on the default device or spread over a mesh."""
     if mesh is None:
         return Rows(*jax.tree.map(jax.device_put, leaves))
     spread = jax.tree.map(lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), leaves, SPECS)
