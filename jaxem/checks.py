@@ -218,6 +218,30 @@ def as_weights(sample_weight: ArrayLike | None, n: int, dtype: Any) -> Array | n
     return cast
 
 
+def as_sample_size(n: Any, sample_weight: Any, n_rows: int) -> float:
+    """The n of an information criterion: the one given, or the sum of the weights, which are taken for counts of rows.
+
+    Where they do not look like counts this is said in one warning: they are not whole numbers, and their sum is not within
+    a quarter of the number of rows that count, as that of weights with mean one is.
+    """
+    if n is not None:
+        if isinstance(n, (bool, str)) or np.ndim(n) or not np.isreal(n) or not 0 < float(n) < np.inf:
+            raise ValueError(
+                f"n = {n!r}; give the number of observations that the weights stand for, positive and finite"
+            )
+        return float(n)
+    if sample_weight is None:
+        return float(n_rows)
+    weights = np.asarray(sample_weight, np.float64)
+    total, counted = float(weights.sum()), int(np.count_nonzero(weights))
+    if not (0.75 <= total / counted <= 1.25 or np.all(weights == np.round(weights))):
+        warn_user(
+            f"sample_weight sums to {total:.4g} for {counted} rows: BIC and ICL take this for the number of observations n; give "
+            "n=, or weights that count rows"
+        )
+    return total
+
+
 @jax.jit
 def _all_finite_on_device(x: Array) -> Array:
     return jnp.all(jnp.isfinite(x))

@@ -31,7 +31,7 @@ from jaxem.mixture import Mixture, log_joint
 from jaxem.primitives import alive, normalise, positive, tiny, weighted_sum
 from jaxem.priors import Prior
 from jaxem.program import THOROUGH, Program
-from jaxem.rows import Frame, Rows, as_blocks, as_rows, sum_blocks, turn_work
+from jaxem.rows import Frame, Rows, as_rows, resp_blocks, sum_blocks, turn_work
 from jaxem.stats import Stats
 
 
@@ -128,13 +128,9 @@ def elbo(
 
     A lower bound of the log-likelihood (with `prior`, of the objective) where rows of `resp` sum to one.
     """
-    shape = (np.shape(x)[0], mixture.n_components) if np.ndim(x) == 2 else None
-    if shape is not None and np.shape(resp) != shape:
-        raise ValueError(f"resp has shape {np.shape(resp)}; give [n, k] = {shape}")
     k = mixture.n_components
     rows = as_rows(mixture.family, x, sample_weight, k, like=mixture, chunk_size=chunk_size, centred=False)
-    resp = resp if isinstance(resp, jax.Array) else np.asarray(resp)
-    return _elbo(mixture, rows, as_blocks(resp.astype(rows.blocks.dtype), rows), prior)
+    return _elbo(mixture, rows, resp_blocks(resp, x, rows, k), prior)
 
 
 def to_frame(prior: Prior | None, frame: Frame) -> Prior | None:

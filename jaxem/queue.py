@@ -141,7 +141,7 @@ def starts(
     rows.check_components(k)
     initializer = KMeansPlusPlus() if initializer is None else initializer
     if isinstance(initializer, FromResponsibilities):
-        initializer = initializer.padded(np.shape(x)[0] if not isinstance(x, Rows) else rows.weights.size, k, rows)
+        initializer = initializer.padded(x, k, rows)
     return _draw(key, family, on_one_device(rows), k, r, initializer)
 
 

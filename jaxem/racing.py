@@ -26,7 +26,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.accelerate import hybrid
-from jaxem.checks import already_told, as_components, as_count, as_data, as_weights
+from jaxem.checks import already_told, as_components, as_count, as_data, as_sample_size, as_weights
 from jaxem.devices import mesh_of
 from jaxem.display import readable, search_card, selection_card
 from jaxem.families.base import Family
@@ -188,12 +188,14 @@ class Selection(NamedTuple):
         chosen: which of `candidates` that is.
         candidates: all that were tried, in order; degenerate ones are never chosen while there are others.
         passes: passes over the data made in all.
+        n: the number of observations in BIC and ICL.
     """
 
     best: Search
     chosen: int
     candidates: tuple[Candidate, ...]
     passes: int
+    n: float = math.nan
 
 
 def select(
@@ -204,6 +206,7 @@ def select(
     sample_weight: ArrayLike | None = None,
     *,
     criterion: str = "bic",
+    n: float | None = None,
     callback: Callable[[Candidate], None] | None = None,
     **options: Any,
 ) -> Selection:
@@ -214,8 +217,10 @@ def select(
         families: one family, or several.
         x: `[n, d]`.
         n_components: one number, or several.
-        sample_weight: `[n]`; n in BIC is its sum.
+        sample_weight: `[n]`, non-negative.
         criterion: "bic", "aic" or "icl"; the least is chosen.
+        n: the number of observations in BIC and ICL; by default the sum of the weights, with a warning where these do not
+            look like counts (relative frequencies, for example). The log-likelihood stays the weighted sum.
         callback: called with each `Candidate` as it is done.
         options: as for `search`: `budget`, `arms`, `prior`, `stop`, `max_iter`, `accelerator`, `chunk_size`.
 
@@ -230,6 +235,7 @@ def select(
         raise ValueError("families or n_components is empty; give at least one of each")
     data = as_data(x, exact=True)
     weights = as_weights(sample_weight, data.shape[0], jax.dtypes.canonicalize_dtype(data.dtype))
+    n = as_sample_size(n, weights, data.shape[0])
     for k in counts:
         as_components(k, data.shape[0] if weights is None else int(np.count_nonzero(weights)))
     found: list[Search] = []
@@ -238,11 +244,11 @@ def select(
         with already_told() if i else contextlib.nullcontext():
             found.append(search(jax.random.fold_in(key, i), family, data, k, weights, **options))
         with already_told():
-            candidates.append(_candidate(found[-1].best, data, weights))
+            candidates.append(_candidate(found[-1].best, data, weights, n))
         if callback is not None:
             callback(candidates[-1])
     chosen = min(range(len(candidates)), key=lambda i: (candidates[i].status.failed, getattr(candidates[i], criterion)))
-    return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found))
+    return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found), n)
 
 
 class Criteria(NamedTuple):
@@ -262,10 +268,10 @@ def criteria(log_likelihood: float, n_parameters: int, n: float, doubt: float = 
     return Criteria(bic, 2.0 * n_parameters - 2.0 * log_likelihood, bic + 2.0 * doubt)
 
 
-def _candidate(result: Result, data: Array | np.ndarray, weights: Any) -> Candidate:
+def _candidate(result: Result, data: Array | np.ndarray, weights: Any, n: float) -> Candidate:
     mixture, log_likelihood = result.mixture, float(result.log_likelihood)
     w = np.ones(data.shape[0]) if weights is None else np.asarray(weights, np.float64)
-    p, n = mixture.n_parameters, float(w.sum())
+    p = mixture.n_parameters
     certainty = np.asarray(mixture.log_confidence(data), np.float64)
     doubt = -float(np.sum(np.where(w > 0, w * certainty, 0.0)))
     of_fit = criteria(log_likelihood, p, n, doubt)

@@ -288,16 +288,16 @@ def ready_on_host(
         centre = np.where(centred_columns(centred, d), mean, 0.0).astype(dtype).astype(x.dtype)
         of_block = _without_warnings(functools.partial(fill, mean=mean, centre=centre))
         variance = sum(over(of_block, range(m))) / total_weight
-    warn_of_small(variance, dtype)
+    return _put_on_devices((blocks, weights.reshape(m, b), norms), (centre, variance, total_weight), mesh)
+
+
+def _put_on_devices(of_rows: tuple[np.ndarray, ...], of_frame: tuple[Any, ...], mesh: Mesh | None) -> Rows:
+    """The Rows of leaves on the host, on the default device or spread over a mesh; centre, variance and weight still wide."""
+    weights = of_rows[1]
+    warn_of_small(of_frame[1], weights.dtype)
     with np.errstate(over="ignore", under="ignore"):
-        numbers = (leaf.astype(dtype) for leaf in (centre, variance, total_weight))
-    frame: Any = *numbers, np.int32(np.count_nonzero(weights))
-    leaves: Any = blocks, weights.reshape(m, b), norms, Frame(*frame)
-    return _put_on_devices(leaves, mesh)
-
-
-def _put_on_devices(leaves: Any, mesh: Mesh | None) -> Rows:
-    """The Rows of leaves on the host, on the default device or spread over a mesh."""
+        frame: Any = (*(leaf.astype(weights.dtype) for leaf in of_frame), np.int32(np.count_nonzero(weights)))
+    leaves: Any = (*of_rows, Frame(*frame))
     if mesh is None:
         return Rows(*jax.tree.map(jax.device_put, leaves))
     spread = jax.tree.map(lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), leaves, SPECS)
@@ -378,6 +378,21 @@ def as_blocks(of_rows: Array | np.ndarray, rows: Rows) -> Array:
     padding = [(0, 0), (0, m * b // devices - n // devices)] + [(0, 0)] * len(shape)
     pad = jnp.pad if isinstance(of_rows, jax.Array) else np.pad
     return jax.device_put(pad(by_device, padding).reshape(m, b, *shape))
+
+
+def resp_blocks(resp: ArrayLike, x: Any, rows: Rows, n_components: int) -> Array:
+    """Responsibilities `[n, k]` of the rows that `x` became, cut and padded alike; a ValueError for another shape.
+
+    Of ready Rows the number that they were made from is not known: n is then between that of the rows that count and the
+    padded one.
+    """
+    found = resp if isinstance(resp, jax.Array) else np.asarray(resp)
+    k, most = n_components, rows.weights.size if isinstance(x, Rows) else np.shape(x)[0]
+    least = most if not isinstance(x, Rows) or is_traced(rows) else int(np.asarray(rows.frame.n))
+    if found.ndim != 2 or found.shape[1] != k or not least <= found.shape[0] <= most:
+        n = str(most) if least == most else f"{least} to {most}"
+        raise ValueError(f"resp has shape {found.shape}; give [n, k] = ({n}, {k})")
+    return as_blocks(found.astype(rows.blocks.dtype), rows)
 
 
 def map_rows(per_row: Callable[[Array], Any], x: Array, block: int) -> Any:
