@@ -23,7 +23,6 @@ from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxem.em import m_step, stats_of

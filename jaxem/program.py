@@ -1,5 +1,6 @@
 """Program: the door to XLA for whole computations. Each call chooses how much effort XLA spends on compilation, names the
-remedy when memory runs out, waits for large results, and allows NaN where NaN is data.
+remedy when memory runs out, waits for large results, and allows NaN where NaN is data. A long loop is made in pieces, so that
+Ctrl-C is heard.
 
 Small data spend their time in the compiler, not in the program. On a CPU XLA compiles two to four times faster without
 its fusion emitters and at a lower level of LLVM's optimisation. Measured (jax 0.10, 2 cores): `BRISK` halves compilation
@@ -7,8 +8,10 @@ and costs nothing with few features, a factor of 2 with many; `HASTY` quarters i
 """
 
 import contextlib
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +27,10 @@ SMALL = 2**22
 """numbers that a turn touches (rows x features x components x lanes) up to which compiling costs more than computing"""
 HUGE = 2**28
 """arrays of more elements than this may not fit in memory"""
+PIECE_SECONDS, FIRST_SECONDS = 0.25, 1.5
+"""seconds that a piece of a long loop takes (or one turn, if that is longer), and the first: short climbs end in it"""
+MOST_TURNS = 2**30
+"""turns of one piece, at most"""
 
 
 class Program:
@@ -117,6 +124,37 @@ class Program:
         static = tuple(args[i] for i in self.static_argnums)
         leaves, structure = jax.tree.flatten([arg for i, arg in enumerate(args) if i not in self.static_argnums])
         return static, structure, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+
+
+class Pace:
+    """How many turns of a loop to make in one program, so that Ctrl-C and a callback are heard a few times a second.
+
+    The first number comes from an estimate, the later ones from what the piece before took.
+
+    Args:
+        seconds: a rough estimate of the seconds of a turn.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.n_turns, self.begun = min(MOST_TURNS, max(1, int(FIRST_SECONDS / seconds))), math.nan
+
+    def turns(self) -> np.int32:
+        """The turns of the next piece, which begins now."""
+        if not math.isnan(self.begun):
+            pace = PIECE_SECONDS / max(time.perf_counter() - self.begun, 1e-6)
+            self.n_turns = min(MOST_TURNS, max(1, int(self.n_turns * min(2.0, pace))))
+        self.begun = time.perf_counter()
+        return np.int32(self.n_turns)
+
+
+def in_pieces(piece: Callable[..., Any], climb: Any, is_over: Callable[[Any], Any], most: int, seconds: float) -> Any:
+    """The last result of `piece(climb, n_turns) -> (climb, result)`, called until `is_over(climb)` or `most` turns were asked."""
+    pace = Pace(seconds)
+    while True:
+        turns = min(pace.turns(), np.int32(most))
+        climb, result = piece(climb, turns)
+        if turns >= most or is_over(climb):
+            return result
 
 
 @contextlib.contextmanager

@@ -34,7 +34,19 @@ from jaxem.init import Recipe
 from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, Result, as_options
 from jaxem.priors import NormalInverseWishart, Prior, chen_tan, variance_floor
 from jaxem.program import HASTY, Program
-from jaxem.queue import Landscape, Queue, Settings, best, draw, landscape, lane_count, optimum_tol, queue_of, run
+from jaxem.queue import (
+    Landscape,
+    Queue,
+    Settings,
+    best,
+    draw,
+    landscape,
+    lane_count,
+    optimum_tol,
+    queue_of,
+    run,
+    run_through,
+)
 from jaxem.rows import Rows, as_rows, on_one_device, turn_work
 from jaxem.stopping import Status, StoppingRule, has_failed
 
@@ -321,7 +333,7 @@ def _run_race(
         piece = queue.climb.shape[0] if large or callback is not None else r
         for begin in range(0, len(lanes), piece):
             limit = np.asarray(queue.states.n_iter) + n_steps
-            queue, results = run(queue.rung(lanes[begin : begin + piece], limit), *options)
+            queue, results = run_through(queue.rung(lanes[begin : begin + piece], limit), rows, prior, stop, settings)
             scores = Scores.of(queue, results)
             if callback is not None:
                 callback(_progress(scores, passes, race.budget, len(lanes)))

@@ -45,11 +45,10 @@ except ModuleNotFoundError as error:  # the extra is missing
 
 from jaxem.checks import as_sample_size
 from jaxem.families.gaussian import Diagonal, Full, Gaussian, GaussianParams, GaussianStats, Spherical, Tied
-from jaxem.loop import NO_LIMIT
 from jaxem.mixture import Mixture
 from jaxem.moments import CHUNK
 from jaxem.priors import Prior
-from jaxem.queue import Queue, Settings, lane_count, open_and_run, run
+from jaxem.queue import Queue, Settings, lane_count, run_through
 from jaxem.racing import BUDGET, Criteria, criteria, search
 from jaxem.rows import Rows, as_rows
 from jaxem.stats import Stats
@@ -396,19 +395,19 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         printer = _Printer(self.verbose, self.verbose_interval, first)
         made = 1 if previous > -math.inf else min(turns, self.verbose_interval) if self.verbose else turns
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *mixtures)
-        queue, _ = open_and_run(batch, rows, prior, stop, np.int32(made - 1), np.int32(NO_LIMIT), settings)
+        queue, _ = run_through(batch, rows, prior, stop, settings, limit=made - 1)
         total = float(np.sum(np.asarray(rows.weights, np.float64)))
         if previous > -math.inf:
             bound = float(queue.states.here.objective[0]) / total
             if abs(bound - previous) < self.tol:
-                status = np.full(r, int(Status.CONVERGED), np.int32)
+                status: Any = np.full(r, int(Status.CONVERGED), np.int32)
                 queue = queue._replace(states=queue.states._replace(status=status))
         while True:
             printer.iterations(queue, previous, total)
             if made >= turns or not np.any(np.asarray(queue.states.status) == Status.RUNNING):
                 break
             made += min(turns - made, self.verbose_interval - made % self.verbose_interval if self.verbose else turns)
-            queue, _ = run(queue.rung(np.arange(r), made - 1), rows, prior, stop, np.int32(NO_LIMIT), settings)
+            queue, _ = run_through(queue.rung(np.arange(r), made - 1), rows, prior, stop, settings)
         printer.end(queue, total)
         states, traces, frame = jax.tree.map(np.asarray, (queue.states, queue.traces, rows.frame))
         return [

@@ -56,7 +56,7 @@ def test_covariances_changed_after_a_fit_are_those_that_are_drawn_from():
 
 @pytest.mark.parametrize("n", [2.5, 3.0, "3", None, True])
 def test_the_number_of_samples_is_a_whole_number(n):
-    with pytest.raises(ValueError, match="n_samples = .* is not a whole number; give an integer") as error:
+    with pytest.raises(ValueError, match=r"n_samples = .* is not a whole number; give an integer") as error:
         by_hand(GaussianMixture, "full").sample(n)
     assert "\n" not in str(error.value)
 
