@@ -7,12 +7,15 @@ used where they lie.
 
 import contextlib
 import contextvars
+import dataclasses
+import difflib
+import importlib
 import operator
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +23,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.primitives import is_traced
+from jaxem.primitives import all_lanes, is_traced
+
+if TYPE_CHECKING:
+    from jaxem.families.base import Family
 
 COARSE = 1e-4
 """step between numbers of a dtype, in standard deviations of a column, from which it is said that digits are lost"""
@@ -59,6 +65,140 @@ def as_components(n_components: Any, n: int) -> int:
     if k > n:
         raise ValueError(f"n_components = {k} exceeds the {n} rows of x that count; give at most one component per row")
     return k
+
+
+FAMILY_NAMES = {
+    "spherical": "Spherical",
+    "diagonal": "Diagonal",
+    "diag": "Diagonal",
+    "tied": "Tied",
+    "full": "Full",
+    "bernoulli": "Bernoulli",
+}
+"""names by which a family may be given, and what each stands for"""
+INSTEAD = "jaxem.search(jax.random.key(0), jaxem.Full(), x, {k})"
+"""what to write where data were given in place of a mixture"""
+
+
+def as_family(family: Any) -> "Family":
+    """A family, also from its name such as "full"; a TypeError or ValueError that says what to write for anything else."""
+    if isinstance(family, str):
+        name = family.strip().lower()
+        if name not in FAMILY_NAMES:
+            close = difflib.get_close_matches(name, FAMILY_NAMES, 1)
+            meant = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"family = {family!r} is unknown; choose from {', '.join(FAMILY_NAMES)}{meant}")
+        # the families lie above this file
+        named: Family = getattr(importlib.import_module("jaxem"), FAMILY_NAMES[name])()
+        return named
+    if isinstance(family, type) and hasattr(family, "suff_stats"):
+        raise TypeError(f"family = {family.__name__} is a class; write {family.__name__}()")
+    if not hasattr(family, "suff_stats"):
+        raise TypeError(
+            f"family is {_described(family)}; give a family such as jaxem.Full(), or its name, such as 'full'"
+        )
+    found: Family = family
+    return found
+
+
+def as_key(key: Any) -> Any:
+    """One PRNG key, of the new kind or as raw numbers `[2]`; a TypeError that says what to write for anything else."""
+    dtype, shape = getattr(key, "dtype", None), np.shape(key)
+    is_new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if is_new and shape == ():
+        return key
+    if dtype == np.uint32 and shape in ((2,), (4,)):
+        return key
+    if is_new or (dtype == np.uint32 and len(shape) > 1):
+        raise TypeError(f"key is an array of keys, of shape {shape}; give one of them, such as key[0]")
+    if isinstance(key, (int, np.integer)):
+        raise TypeError(f"key = {key} is a number; write jax.random.key({int(key)})")
+    raise TypeError(f"key is {_described(key)}; give a PRNG key, such as jax.random.key(0)")
+
+
+def as_mixture(mixture: Any, x: Any = None) -> Any:
+    """A mixture, also that of a fitted estimator; a TypeError that says what to write for anything else.
+
+    `x` is the next argument of the user's call: with data in place of the mixture it may be the number of components.
+    """
+    if hasattr(mixture, "log_weights") and hasattr(mixture, "components"):
+        if isinstance(mixture.family, (str, type)):
+            return dataclasses.replace(mixture, family=as_family(mixture.family))
+        return mixture
+    if hasattr(mixture, "mixture_"):  # of a fitted estimator
+        return mixture.mixture_
+    if hasattr(mixture, "covariance_type") and hasattr(mixture, "means_"):  # scikit-learn's own
+        raise TypeError(f"mixture is {_described(mixture)}; write jaxem.sklearn.from_sklearn(model).mixture_")
+    for name in ("mixture", "best"):  # of a Result, a Search or a Selection
+        if hasattr(mixture, name):
+            inner = {"best": "best.mixture" if hasattr(mixture, "finalists") else "best.best.mixture"}.get(name, name)
+            raise TypeError(f"mixture is {_described(mixture)}; give its .{inner}")
+    if np.ndim(mixture) > 0 or hasattr(mixture, "__array__"):
+        k = x if isinstance(x, (int, np.integer)) else 2
+        raise TypeError(
+            f"mixture is {_described(mixture)}: data come after a mixture to start from; to fit data write {INSTEAD.format(k=k)}"
+        )
+    raise TypeError(f"mixture is {_described(mixture)}; give a jaxem.Mixture, such as one of jaxem.starts")
+
+
+def check_options(prior: Any, stop: Any, accelerator: Any) -> None:
+    """A TypeError that says what to write if an option of a climb is of another kind."""
+    if prior is not None and (isinstance(prior, type) or not hasattr(prior, "imagined")):
+        raise TypeError(f"prior is {_described(prior)}; give a jaxem.Prior, such as jaxem.chen_tan(x), or None")
+    if stop is not None and (isinstance(stop, type) or not callable(stop)):
+        rule = f"jaxem.GainBelow({stop})" if isinstance(stop, (int, float)) else "jaxem.GainBelow(1e-10)"
+        raise TypeError(f"stop is {_described(stop)}; give a stopping rule, such as {rule}, or None")
+    if accelerator is not None and not (hasattr(accelerator, "init") and hasattr(accelerator, "update")):
+        name = accelerator if isinstance(accelerator, str) else getattr(accelerator, "__name__", "hybrid")
+        name = name if name in ("hybrid", "squarem", "anderson") else "hybrid"
+        raise TypeError(
+            f"accelerator is {_described(accelerator)}; write jaxem.{name}(), give an optax transformation, or None"
+        )
+
+
+def check_initializer(initializer: Any) -> None:
+    """A TypeError that says what to write if a kind of start is none."""
+    if isinstance(initializer, type):
+        raise TypeError(f"initializer = {initializer.__name__} is a class; write {initializer.__name__}()")
+    if not callable(initializer):
+        raise TypeError(
+            f"initializer is {_described(initializer)}; give a kind of start, such as jaxem.KMeansPlusPlus()"
+        )
+    if any(callable(leaf) for leaf in jax.tree.leaves(initializer)):
+        raise TypeError(
+            "initializer is a plain function; make it a dataclass registered with jax.tree_util.register_dataclass"
+        )
+
+
+def check_callback(callback: Any) -> None:
+    """A TypeError if a callback cannot be called."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is {_described(callback)}; give a function of one argument, or None")
+
+
+def as_several(value: Any) -> tuple[Any, ...]:
+    """One value or several, as a tuple; a name is one."""
+    one = isinstance(value, (str, bytes, type)) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0
+    return (value,) if one else tuple(value)
+
+
+def check_from_host(what: str, *values: Any, instead: str = "use jaxem.starts and jaxem.fit_restarts there") -> None:
+    """A TypeError if `what` is called inside jit, vmap or grad, where the values it decides by are not known."""
+    if is_traced(*values) or is_traced(all_lanes(np.bool_(True))):  # type: ignore[arg-type]
+        raise TypeError(f"{what} decides from the host and cannot run inside jit, vmap or grad; {instead}")
+
+
+def _described(value: Any) -> str:
+    """What a value is, in a few words."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is None or isinstance(value, (bool, int, float, str, np.number)):
+        return repr(value) if len(repr(value)) < 50 else f"a {type(value).__name__}"
+    if hasattr(value, "dtype") and np.ndim(value):
+        return f"an array of shape {np.shape(value)}"
+    if callable(value) and hasattr(value, "__name__"):
+        return f"the function {value.__name__}"
+    return f"a {type(value).__name__}"
 
 
 def as_supported(
@@ -197,6 +337,11 @@ def as_weights(sample_weight: ArrayLike | None, n: int, dtype: Any) -> Array | n
     """`sample_weight` as an array `[n]`, or a ValueError; values are checked unless traced."""
     if sample_weight is None:
         return None
+    if not isinstance(sample_weight, jax.Array):
+        try:
+            sample_weight = np.asarray(sample_weight)
+        except ValueError:
+            raise ValueError(f"sample_weight is ragged; give one weight for each of the {n} rows") from None
     if np.shape(sample_weight) != (n,):
         raise ValueError(f"sample_weight has shape {np.shape(sample_weight)}; give one weight for each of the {n} rows")
     if is_traced(sample_weight):

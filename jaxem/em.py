@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxem.checks import as_mixture
 from jaxem.mixture import Mixture, log_joint
 from jaxem.primitives import alive, normalise, positive, tiny, weighted_sum
 from jaxem.priors import Prior
@@ -51,6 +52,7 @@ def e_step(
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
+    mixture = as_mixture(mixture, x)
     rows = as_rows(mixture.family, x, sample_weight, mixture.n_components, like=mixture, chunk_size=chunk_size)
     return _e_step(mixture, rows)
 
@@ -110,6 +112,7 @@ def proxy(
     proxy(theta, theta) is the objective of theta, and its gradient there is that of the objective. The arguments are
     those of `e_step`; no array `[n, k]` is made.
     """
+    new, old = as_mixture(new), as_mixture(old)
     rows = as_rows(new.family, x, sample_weight, new.n_components, like=new, chunk_size=chunk_size, centred=False)
     return _proxy(new, old, rows, prior)
 
@@ -127,7 +130,7 @@ def elbo(
 
     A lower bound of the log-likelihood (with `prior`, of the objective) where rows of `resp` sum to one.
     """
-    k = mixture.n_components
+    k = (mixture := as_mixture(mixture)).n_components
     rows = as_rows(mixture.family, x, sample_weight, k, like=mixture, chunk_size=chunk_size, centred=False)
     return _elbo(mixture, rows, resp_blocks(resp, x, rows, k), prior)
 

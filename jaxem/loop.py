@@ -34,7 +34,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_count, on_host
+from jaxem.checks import as_count, as_mixture, check_options, on_host
 from jaxem.display import readable, result_card
 from jaxem.em import m_step, objective, pass_over, to_frame
 from jaxem.families.base import Family
@@ -263,6 +263,7 @@ def fit(
         >>> print(f"{result.log_likelihood:.2f}", jaxem.Status(int(result.status)).name)
         -1130.26 CONVERGED
     """
+    mixture = as_mixture(mixture, x)
     if mixture.log_weights.ndim != 1:
         raise ValueError(
             f"mixture has log_weights of shape {mixture.log_weights.shape}; fit takes one mixture, fit_restarts many"
@@ -460,8 +461,7 @@ def as_options(
     family: Family, rows: Rows, stop: StoppingRule | None, prior: Prior | None, accelerator: Any
 ) -> tuple[StoppingRule, Prior | None]:
     """The stopping rule (a default for None) and the prior, in the dtype of the rows, so that one program serves all."""
-    if prior is not None and not isinstance(prior, Prior):
-        raise TypeError(f"prior is a {type(prior).__name__}; give a jaxem.Prior, such as jaxem.chen_tan(x), or None")
+    check_options(prior, stop, accelerator)
     if prior is not None:
         prior.check(family)
     dtype = rows.blocks.dtype

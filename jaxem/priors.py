@@ -36,7 +36,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_components, as_data, as_weights
+from jaxem.checks import as_components, as_data, as_family, as_weights
 from jaxem.moments import moments_of
 from jaxem.primitives import tiny
 from jaxem.stats import Stats
@@ -249,7 +249,8 @@ def fraley_raftery(
         sample_weight: `[n]`.
         shrinkage: kappa, positive.
     """
-    if NormalInverseWishart not in getattr(family, "conjugate", ()):
+    family = as_family(family)
+    if NormalInverseWishart not in family.conjugate:
         raise TypeError(f"family = {family!r} is no Gaussian one; give Spherical(), Diagonal(), Tied() or Full()")
     n, mean, covariance = _moments(x, sample_weight)
     k, d = as_components(n_components, np.shape(x)[0]), mean.shape[0]

@@ -20,7 +20,16 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_count, on_host
+from jaxem.checks import (
+    as_count,
+    as_family,
+    as_key,
+    as_mixture,
+    check_callback,
+    check_from_host,
+    check_initializer,
+    on_host,
+)
 from jaxem.display import landscape_card, readable
 from jaxem.em import to_frame
 from jaxem.families.base import Family
@@ -111,7 +120,7 @@ class Landscape(NamedTuple):
 
 def starts(
     key: Array,
-    family: Family,
+    family: Family | str,
     x: ArrayLike | Rows,
     n_components: int,
     n_restarts: int,
@@ -122,7 +131,7 @@ def starts(
 
     Args:
         key: a PRNG key, consumed.
-        family: the kind of component, such as `Full()`.
+        family: the kind of component, such as `Full()` or its name, "full".
         x: `[n, d]`, or `Rows` made ready before.
         n_components: k, at most n.
         n_restarts: r.
@@ -132,11 +141,13 @@ def starts(
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
+    key, family = as_key(key), as_family(family)
     k = as_count("n_components", n_components, most=10**18)
     r = as_count("n_restarts", n_restarts, most=MAX_RESTARTS)
     rows = as_rows(family, x, sample_weight, k)
     rows.check_components(k)
     initializer = KMeansPlusPlus() if initializer is None else initializer
+    check_initializer(initializer)
     if isinstance(initializer, FromResponsibilities):
         initializer = initializer.padded(x, k, rows)
     rows, index = on_one_device(rows), np.arange(r)
@@ -178,6 +189,10 @@ def fit_restarts(
     Returns:
         A Result with leaves `[r, ...]`. A restart that fails says so in its status and spoils no other.
     """
+    mixtures = as_mixture(mixtures, x)
+    check_callback(callback)
+    if callback is not None:
+        check_from_host("fit_restarts with a callback", mixtures, x, sample_weight)
     if mixtures.log_weights.ndim != 2:
         raise ValueError(
             f"mixtures have log_weights of shape {mixtures.log_weights.shape}; give [r, k], as starts does, or use fit"

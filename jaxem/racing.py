@@ -26,7 +26,19 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.accelerate import hybrid
-from jaxem.checks import already_told, as_components, as_count, as_data, as_sample_size, as_weights
+from jaxem.checks import (
+    already_told,
+    as_components,
+    as_count,
+    as_data,
+    as_family,
+    as_key,
+    as_sample_size,
+    as_several,
+    as_weights,
+    check_callback,
+    check_from_host,
+)
 from jaxem.devices import mesh_of
 from jaxem.display import readable, search_card, selection_card
 from jaxem.families.base import Family
@@ -121,7 +133,7 @@ class Search(NamedTuple):
 
 def search(
     key: Array,
-    family: Family,
+    family: Family | str,
     x: ArrayLike | Rows,
     n_components: int,
     sample_weight: ArrayLike | None = None,
@@ -139,7 +151,7 @@ def search(
 
     Args:
         key: a PRNG key, consumed.
-        family: the kind of component, such as `Full()`.
+        family: the kind of component, such as `Full()` or its name, "full".
         x: `[n, d]`, or `Rows` made ready before.
         n_components: k, at most n.
         sample_weight: `[n]`, non-negative.
@@ -154,6 +166,9 @@ def search(
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
+    check_from_host("search", key, x, sample_weight, prior)
+    check_callback(callback)
+    key, family = as_key(key), as_family(family)
     budget = as_count("budget", budget)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
     k = as_count("n_components", n_components, most=10**18)
@@ -212,7 +227,7 @@ class Selection(NamedTuple):
 
 def select(
     key: Array,
-    families: Family | Iterable[Family],
+    families: Family | str | Iterable[Family | str],
     x: ArrayLike,
     n_components: int | Iterable[int],
     sample_weight: ArrayLike | None = None,
@@ -226,7 +241,7 @@ def select(
 
     Args:
         key: a PRNG key, consumed.
-        families: one family, or several.
+        families: one family or its name, or several.
         x: `[n, d]`.
         n_components: one number, or several.
         sample_weight: `[n]`, non-negative.
@@ -239,8 +254,11 @@ def select(
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
-    families = (families,) if isinstance(families, Family) else tuple(families)
-    counts = (n_components,) if isinstance(n_components, (int, np.integer)) else tuple(n_components)
+    check_from_host("select", key, x, sample_weight)
+    check_callback(callback)
+    key = as_key(key)
+    families = tuple(as_family(one) for one in as_several(families))
+    counts = as_several(n_components)
     if criterion not in ("bic", "aic", "icl"):
         raise ValueError(f"criterion = {criterion!r}; choose bic, aic or icl")
     if not families or not counts:
