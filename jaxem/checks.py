@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.primitives import all_lanes, is_traced
+from jaxem.primitives import all_lanes, check_not_forked, is_traced
 
 if TYPE_CHECKING:
     from jaxem.families.base import Family
@@ -103,6 +103,7 @@ def as_family(family: Any) -> "Family":
 
 def as_key(key: Any) -> Any:
     """One PRNG key, of the new kind or as raw numbers `[2]`; a TypeError that says what to write for anything else."""
+    check_not_forked()
     dtype, shape = getattr(key, "dtype", None), np.shape(key)
     is_new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if is_new and shape == ():
@@ -226,6 +227,7 @@ def as_data(x: ArrayLike, *, n_features: int | None = None, exact: bool = False)
     Values are checked for NaN and infinity unless `x` is traced. What is in the host's memory comes back as numpy's; with
     `exact` in float64 if JAX's float cannot hold it, for the caller to centre and cast.
     """
+    check_not_forked()
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise ValueError(f"x has a mask over {int(np.sum(x.mask))} values; drop those rows or fill them in")
     if not isinstance(x, jax.Array):

@@ -39,9 +39,9 @@ from jaxem.display import readable, result_card
 from jaxem.em import m_step, objective, pass_over, to_frame
 from jaxem.families.base import Family
 from jaxem.mixture import Mixture
-from jaxem.primitives import all_finite, epsilon, forward_only, is_traced, select, take
+from jaxem.primitives import all_finite, epsilon, forward_only, select, take
 from jaxem.priors import Prior
-from jaxem.program import Program, in_pieces, is_staging
+from jaxem.program import Program, in_pieces
 from jaxem.rows import Frame, Rows, as_rows, turn_seconds, turn_work
 from jaxem.stats import Stats
 from jaxem.stopping import GainBelow, Progress, RemainingGainBelow, Status, StoppingRule
@@ -231,9 +231,8 @@ def fit(
 ) -> Result:
     """Climb from `mixture` to a maximum of the objective by EM.
 
-    Pure: use it under jit, vmap (over `mixture`, or anything else), jvp and jacfwd. Called from the host a long climb is made
-    in pieces, so that Ctrl-C is heard. For many starts on one data set `fit_restarts` is faster than `vmap(fit)`. Reverse
-    mode raises NotImplementedError.
+    Pure: use it under jit, vmap (over `mixture`, or anything else), jvp and jacfwd. From the host a long climb is made in
+    pieces, and Ctrl-C is heard. For many starts `fit_restarts` is faster than `vmap(fit)`. No reverse mode.
 
     Args:
         mixture: the start.
@@ -271,34 +270,22 @@ def fit(
     rows = rows_to_fit(mixture, x, sample_weight, chunk_size=chunk_size)
     stop, prior = as_options(mixture.family, rows, stop, prior, accelerator)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
-
-    def piece(climb: Mixture | State, n_steps: Any) -> tuple[State, Result]:
-        return _fit(climb, rows, prior, stop, n_steps, max_iter, accelerator)
-
-    if is_traced(mixture, rows, prior, stop) or is_staging():
-        return piece(mixture, max_iter + 1)[1]
-    seconds = turn_seconds(rows, mixture)
-    return in_pieces(piece, mixture, lambda climb: climb.status != Status.RUNNING, max_iter + 1, seconds)
+    return in_pieces(
+        _fit, mixture, (rows, prior, stop), (max_iter, accelerator), max_iter + 1, turn_seconds(rows, mixture)
+    )
 
 
-def _piece(
-    climb: Mixture | State,
-    rows: Rows,
-    prior: Prior | None,
-    stop: StoppingRule,
-    n_steps: Any,
-    max_iter: int,
-    accelerator: Any,
-) -> tuple[State, Result]:
+def _climb(
+    climb: Any, rows: Rows, prior: Any, stop: StoppingRule, n_steps: Any, max_iter: int, accelerator: Any
+) -> Any:
+    """Some turns from a mixture or a State: the State after them, its Result, and whether there are more to make."""
     state = begin(climb.to_frame(rows.frame), max_iter, accelerator) if isinstance(climb, Mixture) else climb
     prior = to_frame(prior, rows.frame)
     state = advance(state, rows, n_steps, stop=stop, prior=prior, accelerator=accelerator)
-    return state, finish(state, rows.frame)
+    return state, finish(state, rows.frame), is_going(state)
 
 
-_fit = Program(
-    _piece, (5, 6), work=lambda climb, rows, *_: turn_work(rows, jax.tree.leaves(climb)[0].size), nan_is_data=True
-)
+_fit = Program(_climb, (5, 6), work=lambda at, rows, *_: turn_work(rows, jax.tree.leaves(at)[0].size), nan_is_data=True)
 
 
 # -- one turn ------------------------------------------------------------------------------------------------------------

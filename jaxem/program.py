@@ -1,6 +1,6 @@
 """Program: the door to XLA for whole computations. Each call chooses how much effort XLA spends on compilation, names the
 remedy when memory runs out, waits for large results, and allows NaN where NaN is data. A long loop is made in pieces, so that
-Ctrl-C is heard.
+Ctrl-C is heard. In a process that was forked too late a call raises at once, where XLA would hang.
 
 Small data spend their time in the compiler, not in the program. On a CPU XLA compiles two to four times faster without
 its fusion emitters and at a lower level of LLVM's optimisation. Measured (jax 0.10, 2 cores): `BRISK` halves compilation
@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxem.primitives import all_lanes, is_traced
+from jaxem.primitives import all_lanes, check_not_forked, is_traced
 
 THOROUGH: Mapping[str, Any] = {}
 BRISK: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
@@ -71,6 +71,7 @@ class Program:
 
     def __call__(self, *args: Any) -> Any:
         """`function(*args)`."""
+        check_not_forked()
         if is_traced(*args) or (self.has_options and is_staging()):
             return self.plain(*args)
         quiet = jax.debug_nans(False) if self.nan_is_data else contextlib.nullcontext()
@@ -89,6 +90,7 @@ class Program:
         Tracing holds Python's lock and is done before this returns; join the thread before the process ends. The thread
         does nothing if the program exists already.
         """
+        check_not_forked()
         key = self._key(args)
         lowered = None if key in self.ahead else self._compiled_for(args).lower(*args)
         self.ahead.setdefault(key, None)
@@ -147,13 +149,20 @@ class Pace:
         return np.int32(self.n_turns)
 
 
-def in_pieces(piece: Callable[..., Any], climb: Any, is_over: Callable[[Any], Any], most: int, seconds: float) -> Any:
-    """The last result of `piece(climb, n_turns) -> (climb, result)`, called until `is_over(climb)` or `most` turns were asked."""
+def in_pieces(
+    program: Program, climb: Any, options: tuple[Any, ...], fixed: tuple[Any, ...], most: int, seconds: float
+) -> Any:
+    """The last result of `program(climb, *options, n_turns, *fixed) -> (climb, result, going)`, called while `going`.
+
+    In a trace it is called once, for the `most` turns that there are.
+    """
+    if is_traced(climb, options) or is_staging():
+        return program(climb, *options, most, *fixed)[1]
     pace = Pace(seconds)
     while True:
         turns = min(pace.turns(), np.int32(most))
-        climb, result = piece(climb, turns)
-        if turns >= most or is_over(climb):
+        climb, result, going = program(climb, *options, turns, *fixed)
+        if turns >= most or not going:
             return result
 
 

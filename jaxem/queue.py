@@ -190,8 +190,8 @@ def fit_restarts(
         A Result with leaves `[r, ...]`. A restart that fails says so in its status and spoils no other.
     """
     mixtures = as_mixture(mixtures, x)
-    check_callback(callback)
     if callback is not None:
+        check_callback(callback)
         check_from_host("fit_restarts with a callback", mixtures, x, sample_weight)
     if mixtures.log_weights.ndim != 2:
         raise ValueError(
@@ -205,8 +205,7 @@ def fit_restarts(
     if settings.mesh is not None:
         rows = jax.device_put(rows, NamedSharding(settings.mesh, PartitionSpec()))
     if is_traced(mixtures, rows, prior, stop) or is_staging():
-        everything = np.int32(NO_LIMIT)
-        return open_and_run(mixtures, rows, prior, stop, everything, everything, settings)[1]
+        return open_and_run(mixtures, rows, prior, stop, np.int32(NO_LIMIT), np.int32(NO_LIMIT), settings)[1]
     useful, executed = 0, 0
 
     def look(queue: Queue) -> None:
