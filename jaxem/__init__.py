@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import loop as loop
     from jaxem import mixture as mixture
     from jaxem import moments as moments
+    from jaxem import ordering as ordering
     from jaxem import plots as plots
     from jaxem import primitives as primitives
     from jaxem import priors as priors
@@ -65,6 +66,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.loop import advance as advance
     from jaxem.loop import fit as fit
     from jaxem.mixture import Mixture as Mixture
+    from jaxem.ordering import sorted_components as sorted_components
     from jaxem.priors import Beta as Beta
     from jaxem.priors import Dirichlet as Dirichlet
     from jaxem.priors import NormalInverseWishart as NormalInverseWishart
@@ -153,6 +155,7 @@ _HOME = {
     "select": "racing",
     "Selection": "racing",
     "Candidate": "racing",
+    "sorted_components": "ordering",
     "verify": "laws",
     "Report": "laws",
 }
@@ -181,6 +184,7 @@ _MODULES = (
     "loop",
     "mixture",
     "moments",
+    "ordering",
     "plots",
     "primitives",
     "priors",

@@ -1,7 +1,21 @@
-"""Checks: what a user gives becomes arrays, or a ValueError that names the argument, the value found and the remedy."""
+"""Checks: what a user gives becomes arrays, or a ValueError that names the argument, the value found and the remedy.
 
+Without x64 JAX computes in float32. Rows on the host stay in float64 until they are centred (`exact=True`), so an offset
+costs no digit of their differences. What float32 cannot hold even so is said in one warning: means, and rows that are
+used where they lie.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+import difflib
+import importlib
 import operator
-from typing import Any
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +23,16 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.primitives import is_traced
+from jaxem.primitives import all_lanes, check_not_forked, is_traced
+
+if TYPE_CHECKING:
+    from jaxem.families.base import Family
+
+COARSE = 1e-4
+"""step between numbers of a dtype, in standard deviations of a column, from which it is said that digits are lost"""
+LOOKED_AT = 2**16
+"""rows by which it is judged whether digits are lost, at most"""
+_silent = contextvars.ContextVar("_silent", default=False)
 
 
 def on_host(x: Any) -> bool:
@@ -44,9 +67,146 @@ def as_components(n_components: Any, n: int) -> int:
     return k
 
 
-def as_supported(family: Any, x: ArrayLike, n_features: int | None = None) -> Array | np.ndarray:
+FAMILY_NAMES = {
+    "spherical": "Spherical",
+    "diagonal": "Diagonal",
+    "diag": "Diagonal",
+    "tied": "Tied",
+    "full": "Full",
+    "bernoulli": "Bernoulli",
+}
+"""names by which a family may be given, and what each stands for"""
+INSTEAD = "jaxem.search(jax.random.key(0), jaxem.Full(), x, {k})"
+"""what to write where data were given in place of a mixture"""
+
+
+def as_family(family: Any) -> "Family":
+    """A family, also from its name such as "full"; a TypeError or ValueError that says what to write for anything else."""
+    if isinstance(family, str):
+        name = family.strip().lower()
+        if name not in FAMILY_NAMES:
+            close = difflib.get_close_matches(name, FAMILY_NAMES, 1)
+            meant = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"family = {family!r} is unknown; choose from {', '.join(FAMILY_NAMES)}{meant}")
+        # the families lie above this file
+        named: Family = getattr(importlib.import_module("jaxem"), FAMILY_NAMES[name])()
+        return named
+    if isinstance(family, type) and hasattr(family, "suff_stats"):
+        raise TypeError(f"family = {family.__name__} is a class; write {family.__name__}()")
+    if not hasattr(family, "suff_stats"):
+        raise TypeError(
+            f"family is {_described(family)}; give a family such as jaxem.Full(), or its name, such as 'full'"
+        )
+    found: Family = family
+    return found
+
+
+def as_key(key: Any) -> Any:
+    """One PRNG key, of the new kind or as raw numbers `[2]`; a TypeError that says what to write for anything else."""
+    check_not_forked()
+    dtype, shape = getattr(key, "dtype", None), np.shape(key)
+    is_new = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if is_new and shape == ():
+        return key
+    if dtype == np.uint32 and shape in ((2,), (4,)):
+        return key
+    if is_new or (dtype == np.uint32 and len(shape) > 1):
+        raise TypeError(f"key is an array of keys, of shape {shape}; give one of them, such as key[0]")
+    if isinstance(key, (int, np.integer)):
+        raise TypeError(f"key = {key} is a number; write jax.random.key({int(key)})")
+    raise TypeError(f"key is {_described(key)}; give a PRNG key, such as jax.random.key(0)")
+
+
+def as_mixture(mixture: Any, x: Any = None) -> Any:
+    """A mixture, also that of a fitted estimator; a TypeError that says what to write for anything else.
+
+    `x` is the next argument of the user's call: with data in place of the mixture it may be the number of components.
+    """
+    if hasattr(mixture, "log_weights") and hasattr(mixture, "components"):
+        if isinstance(mixture.family, (str, type)):
+            return dataclasses.replace(mixture, family=as_family(mixture.family))
+        return mixture
+    if hasattr(mixture, "mixture_"):  # of a fitted estimator
+        return mixture.mixture_
+    if hasattr(mixture, "covariance_type") and hasattr(mixture, "means_"):  # scikit-learn's own
+        raise TypeError(f"mixture is {_described(mixture)}; write jaxem.sklearn.from_sklearn(model).mixture_")
+    for name in ("mixture", "best"):  # of a Result, a Search or a Selection
+        if hasattr(mixture, name):
+            inner = {"best": "best.mixture" if hasattr(mixture, "finalists") else "best.best.mixture"}.get(name, name)
+            raise TypeError(f"mixture is {_described(mixture)}; give its .{inner}")
+    if np.ndim(mixture) > 0 or hasattr(mixture, "__array__"):
+        k = x if isinstance(x, (int, np.integer)) else 2
+        raise TypeError(
+            f"mixture is {_described(mixture)}: data come after a mixture to start from; to fit data write {INSTEAD.format(k=k)}"
+        )
+    raise TypeError(f"mixture is {_described(mixture)}; give a jaxem.Mixture, such as one of jaxem.starts")
+
+
+def check_options(prior: Any, stop: Any, accelerator: Any) -> None:
+    """A TypeError that says what to write if an option of a climb is of another kind."""
+    if prior is not None and (isinstance(prior, type) or not hasattr(prior, "imagined")):
+        raise TypeError(f"prior is {_described(prior)}; give a jaxem.Prior, such as jaxem.chen_tan(x), or None")
+    if stop is not None and (isinstance(stop, type) or not callable(stop)):
+        rule = f"jaxem.GainBelow({stop})" if isinstance(stop, (int, float)) else "jaxem.GainBelow(1e-10)"
+        raise TypeError(f"stop is {_described(stop)}; give a stopping rule, such as {rule}, or None")
+    if accelerator is not None and not (hasattr(accelerator, "init") and hasattr(accelerator, "update")):
+        name = accelerator if isinstance(accelerator, str) else getattr(accelerator, "__name__", "hybrid")
+        name = name if name in ("hybrid", "squarem", "anderson") else "hybrid"
+        raise TypeError(
+            f"accelerator is {_described(accelerator)}; write jaxem.{name}(), give an optax transformation, or None"
+        )
+
+
+def check_initializer(initializer: Any) -> None:
+    """A TypeError that says what to write if a kind of start is none."""
+    if isinstance(initializer, type):
+        raise TypeError(f"initializer = {initializer.__name__} is a class; write {initializer.__name__}()")
+    if not callable(initializer):
+        raise TypeError(
+            f"initializer is {_described(initializer)}; give a kind of start, such as jaxem.KMeansPlusPlus()"
+        )
+    if any(callable(leaf) for leaf in jax.tree.leaves(initializer)):
+        raise TypeError(
+            "initializer is a plain function; make it a dataclass registered with jax.tree_util.register_dataclass"
+        )
+
+
+def check_callback(callback: Any) -> None:
+    """A TypeError if a callback cannot be called."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is {_described(callback)}; give a function of one argument, or None")
+
+
+def as_several(value: Any) -> tuple[Any, ...]:
+    """One value or several, as a tuple; a name is one."""
+    one = isinstance(value, (str, bytes, type)) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0
+    return (value,) if one else tuple(value)
+
+
+def check_from_host(what: str, *values: Any, instead: str = "use jaxem.starts and jaxem.fit_restarts there") -> None:
+    """A TypeError if `what` is called inside jit, vmap or grad, where the values it decides by are not known."""
+    if is_traced(*values) or is_traced(all_lanes(np.bool_(True))):  # type: ignore[arg-type]
+        raise TypeError(f"{what} decides from the host and cannot run inside jit, vmap or grad; {instead}")
+
+
+def _described(value: Any) -> str:
+    """What a value is, in a few words."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is None or isinstance(value, (bool, int, float, str, np.number)):
+        return repr(value) if len(repr(value)) < 50 else f"a {type(value).__name__}"
+    if hasattr(value, "dtype") and np.ndim(value):
+        return f"an array of shape {np.shape(value)}"
+    if callable(value) and hasattr(value, "__name__"):
+        return f"the function {value.__name__}"
+    return f"a {type(value).__name__}"
+
+
+def as_supported(
+    family: Any, x: ArrayLike, n_features: int | None = None, *, exact: bool = False
+) -> Array | np.ndarray:
     """`as_data`, and a ValueError if a value cannot occur under the family."""
-    data = as_data(x, n_features=n_features)
+    data = as_data(x, n_features=n_features, exact=exact)
     if is_traced(data):
         return data
     with jax.ensure_compile_time_eval():  # the data may be a constant inside somebody's jit
@@ -60,12 +220,14 @@ def as_supported(family: Any, x: ArrayLike, n_features: int | None = None) -> Ar
     return data
 
 
-def as_data(x: ArrayLike, *, n_features: int | None = None) -> Array | np.ndarray:
+def as_data(x: ArrayLike, *, n_features: int | None = None, exact: bool = False) -> Array | np.ndarray:
     """`x` as a floating-point array `[n, d]` of at least float32, or a ValueError saying what is wrong with it.
 
     Integers and booleans become JAX's default float, half precision becomes float32 (a sum over rows overflows it).
-    Values are checked for NaN and infinity unless `x` is traced. What is in the host's memory comes back as numpy's.
+    Values are checked for NaN and infinity unless `x` is traced. What is in the host's memory comes back as numpy's; with
+    `exact` in float64 if JAX's float cannot hold it, for the caller to centre and cast.
     """
+    check_not_forked()
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise ValueError(f"x has a mask over {int(np.sum(x.mask))} values; drop those rows or fill them in")
     if not isinstance(x, jax.Array):
@@ -88,7 +250,7 @@ def as_data(x: ArrayLike, *, n_features: int | None = None) -> Array | np.ndarra
     if n_features is not None and d != n_features:
         raise ValueError(f"x has {d} columns, the mixture {n_features}; give the columns it was fitted on")
     if not is_traced(x) and on_host(x):
-        return _as_host_data(np.asarray(x))
+        return _as_host_data(np.asarray(x), exact)
     if not is_traced(x) and not bool(_all_finite_on_device(x)):
         raise ValueError(_not_finite(np.asarray(x)))
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -96,21 +258,76 @@ def as_data(x: ArrayLike, *, n_features: int | None = None) -> Array | np.ndarra
     return jnp.asarray(x, jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
-def _as_host_data(x: np.ndarray) -> np.ndarray:
+def _as_host_data(x: np.ndarray, exact: bool) -> np.ndarray:
     """`as_data` of an array in the host's memory."""
     if not np.isfinite(x).all():
         raise ValueError(_not_finite(x))
     floating = np.dtype(jax.dtypes.canonicalize_dtype(float))
     if jnp.issubdtype(x.dtype, jnp.floating):
         floating = np.dtype(np.float32) if x.dtype.itemsize < 4 else np.dtype(jax.dtypes.canonicalize_dtype(x.dtype))
-    with np.errstate(over="ignore"):
-        data = x.astype(floating, copy=False)
-    if data.dtype.itemsize < x.dtype.itemsize and not np.isfinite(data).all():
-        row, column = np.argwhere(~np.isfinite(data))[0]
+    wide = np.result_type(x.dtype, np.float32)
+    if not wide.itemsize > floating.itemsize:
+        return x.astype(floating, copy=False)
+    largest = np.finfo(floating).max
+    if x.max() > largest or x.min() < -largest:
+        row, column = np.argwhere((x > largest) | (x < -largest))[0]
         raise ValueError(
-            f"x[{row}, {column}] = {x[row, column]} is too large for {data.dtype}; rescale it or use float64"
+            f"x[{row}, {column}] = {x[row, column]} is too large for {floating}; rescale it or use float64"
         )
-    return data
+    if exact:
+        return x.astype(wide, copy=False)
+    warn_of_coarse(x, floating)
+    with np.errstate(under="ignore"):
+        return x.astype(floating)
+
+
+def warn_of_coarse(x: np.ndarray, dtype: Any) -> None:
+    """Warn, in one line, if numbers of `dtype` lie coarsely where a column of `x` `[n, d]` lies, or cannot hold its variance."""
+    if _silent.get():
+        return
+    seen = x[:: -(-x.shape[0] // LOOKED_AT)].astype(np.float64)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        place = np.median(seen, axis=0)
+        spread = np.std(seen - place, axis=0)
+        steps = np.spacing(np.abs(place).astype(dtype)).astype(np.float64)
+    coarse = np.flatnonzero((spread > 0) & (steps > COARSE * spread))
+    if coarse.size:
+        j = coarse[np.argmax(steps[coarse] / spread[coarse])]
+        warn_user(
+            f"column {j} of x lies near {place[j]:.3g} with a spread of {spread[j]:.2g}, where {np.dtype(dtype)} has steps of "
+            f"{steps[j]:.2g}: means, and rows used where they lie (predict, log_prob), lose digits; call "
+            'jax.config.update("jax_enable_x64", True) first, or subtract an offset from x'
+        )
+
+
+def warn_of_small(variance: np.ndarray, dtype: Any) -> None:
+    """Warn, in one line, if a variance of the data, `[d]` in float64, is below what `dtype` holds with all its digits."""
+    info = np.finfo(dtype)
+    small = np.flatnonzero((variance > 0) & (variance < float(info.tiny) / float(info.eps)))
+    if small.size and not _silent.get():
+        j = small[np.argmin(variance[small])]
+        warn_user(
+            f"column {j} of x has a standard deviation of {np.sqrt(variance[j]):.2g}, whose square {np.dtype(dtype)} does "
+            "not hold with all its digits; scale the data, for example to a standard deviation of 1"
+        )
+
+
+def warn_user(message: str) -> None:
+    """A UserWarning at the line outside jaxem that called."""
+    package, level, frame = str(Path(__file__).parent), 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+@contextlib.contextmanager
+def already_told() -> Iterator[None]:
+    """A scope in which lost digits are not warned of: the caller has warned of the same data."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 def _not_finite(x: np.ndarray) -> str:
@@ -122,6 +339,11 @@ def as_weights(sample_weight: ArrayLike | None, n: int, dtype: Any) -> Array | n
     """`sample_weight` as an array `[n]`, or a ValueError; values are checked unless traced."""
     if sample_weight is None:
         return None
+    if not isinstance(sample_weight, jax.Array):
+        try:
+            sample_weight = np.asarray(sample_weight)
+        except ValueError:
+            raise ValueError(f"sample_weight is ragged; give one weight for each of the {n} rows") from None
     if np.shape(sample_weight) != (n,):
         raise ValueError(f"sample_weight has shape {np.shape(sample_weight)}; give one weight for each of the {n} rows")
     if is_traced(sample_weight):
@@ -141,6 +363,30 @@ def as_weights(sample_weight: ArrayLike | None, n: int, dtype: Any) -> Array | n
                 f"sample_weight sums to {values.sum()}, which {cast.dtype} cannot hold; rescale it to about 1"
             )
     return cast
+
+
+def as_sample_size(n: Any, sample_weight: Any, n_rows: int) -> float:
+    """The n of an information criterion: the one given, or the sum of the weights, which are taken for counts of rows.
+
+    Where they do not look like counts this is said in one warning: they are not whole numbers, and their sum is not within
+    a quarter of the number of rows that count, as that of weights with mean one is.
+    """
+    if n is not None:
+        if isinstance(n, (bool, str)) or np.ndim(n) or not np.isreal(n) or not 0 < float(n) < np.inf:
+            raise ValueError(
+                f"n = {n!r}; give the number of observations that the weights stand for, positive and finite"
+            )
+        return float(n)
+    if sample_weight is None:
+        return float(n_rows)
+    weights = np.asarray(sample_weight, np.float64)
+    total, counted = float(weights.sum()), int(np.count_nonzero(weights))
+    if not (0.75 <= total / counted <= 1.25 or np.all(weights == np.round(weights))):
+        warn_user(
+            f"sample_weight sums to {total:.4g} for {counted} rows: BIC and ICL take this for the number of observations n; give "
+            "n=, or weights that count rows"
+        )
+    return total
 
 
 @jax.jit

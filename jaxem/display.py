@@ -236,7 +236,8 @@ def selection_card(selection: "Selection") -> Card:
         )
         for i, one in enumerate(selection.candidates)
     ]
-    return Card(header=header, rows=tuple(rows))
+    notes = (f"n = {selection.n:.10g} observations in BIC and ICL",) if np.isfinite(selection.n) else ()
+    return Card(header=header, rows=tuple(rows), notes=notes)
 
 
 def report_card(report: "Report") -> Card:

@@ -23,15 +23,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxem.checks import as_mixture
 from jaxem.mixture import Mixture, log_joint
 from jaxem.primitives import alive, normalise, positive, tiny, weighted_sum
 from jaxem.priors import Prior
 from jaxem.program import THOROUGH, Program
-from jaxem.rows import Frame, Rows, as_blocks, as_rows, sum_blocks, turn_work
+from jaxem.rows import Frame, Rows, as_rows, resp_blocks, sum_blocks, turn_work
 from jaxem.stats import Stats
 
 
@@ -52,6 +52,7 @@ def e_step(
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
+    mixture = as_mixture(mixture, x)
     rows = as_rows(mixture.family, x, sample_weight, mixture.n_components, like=mixture, chunk_size=chunk_size)
     return _e_step(mixture, rows)
 
@@ -111,6 +112,7 @@ def proxy(
     proxy(theta, theta) is the objective of theta, and its gradient there is that of the objective. The arguments are
     those of `e_step`; no array `[n, k]` is made.
     """
+    new, old = as_mixture(new), as_mixture(old)
     rows = as_rows(new.family, x, sample_weight, new.n_components, like=new, chunk_size=chunk_size, centred=False)
     return _proxy(new, old, rows, prior)
 
@@ -128,13 +130,9 @@ def elbo(
 
     A lower bound of the log-likelihood (with `prior`, of the objective) where rows of `resp` sum to one.
     """
-    shape = (np.shape(x)[0], mixture.n_components) if np.ndim(x) == 2 else None
-    if shape is not None and np.shape(resp) != shape:
-        raise ValueError(f"resp has shape {np.shape(resp)}; give [n, k] = {shape}")
-    k = mixture.n_components
+    k = (mixture := as_mixture(mixture)).n_components
     rows = as_rows(mixture.family, x, sample_weight, k, like=mixture, chunk_size=chunk_size, centred=False)
-    resp = resp if isinstance(resp, jax.Array) else np.asarray(resp)
-    return _elbo(mixture, rows, as_blocks(resp.astype(rows.blocks.dtype), rows), prior)
+    return _elbo(mixture, rows, resp_blocks(resp, x, rows, k), prior)
 
 
 def to_frame(prior: Prior | None, frame: Frame) -> Prior | None:

@@ -25,13 +25,13 @@ from jax import Array
 from jax.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
-from jaxem.checks import as_supported
+from jaxem.checks import as_mixture, as_supported
 from jaxem.display import as_moments
 from jaxem.em import e_step, m_step, proxy
 from jaxem.families.gaussian import GaussianParams
 from jaxem.init import RandomParameters
 from jaxem.laws import Report, verify
-from jaxem.loop import Result
+from jaxem.loop import Result, fit
 from jaxem.mixture import Mixture
 from jaxem.queue import Landscape, fit_restarts, starts
 from jaxem.racing import criteria
@@ -51,7 +51,7 @@ MOST_SHOWN = 12
 
 
 def report(
-    result: Result,
+    result: Any,
     x: ArrayLike,
     *,
     columns: Sequence[str] | None = None,
@@ -64,7 +64,8 @@ def report(
     """The page, as text to be written to a file.
 
     Args:
-        result: of `fit`, `best` or `search(...).best`.
+        result: a Result of `fit`, `best` or `search(...).best`; a Search, a Mixture or a fitted
+            `jaxem.sklearn.GaussianMixture` will do.
         x: `[n, d]`, the data it was fitted to.
         columns: names of the d columns.
         landscape: the optima that restarts ended in.
@@ -76,6 +77,7 @@ def report(
     Raises:
         ValueError: if x does not suit the mixture, or a feature is not there.
     """
+    result = _as_result(result, x)
     mixture = result.mixture
     data = as_supported(mixture.family, x, n_features=mixture.family.n_features(mixture.components))
     values = np.asarray(data.astype(np.result_type(data.dtype, mixture.log_weights.dtype)))
@@ -102,6 +104,19 @@ def report(
         PLAYER=_player(played, n),
         DATA=_json({} if played is None else played.numbers),
     )
+
+
+def _as_result(found: Any, x: ArrayLike) -> Result:
+    """A Result, also of a Search, or of a mixture or an estimator, whose likelihood is that of x."""
+    for _ in range(2):  # a Selection holds a Search, which holds a Result
+        found = getattr(found, "best", found)
+    if isinstance(found, Result):
+        return found
+    result = fit(as_mixture(found, x), x, max_iter=0)
+    if not hasattr(found, "converged_"):
+        return result
+    status = Status.CONVERGED if found.converged_ else Status.MAX_ITER
+    return result._replace(status=jnp.int32(status), n_iter=jnp.int32(found.n_iter_))
 
 
 # -- the player ----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxem.em import m_step, stats_of
@@ -31,7 +30,7 @@ from jaxem.families.base import Family
 from jaxem.mixture import Mixture
 from jaxem.moments import sum_chunks
 from jaxem.primitives import alive, dot, positive, select
-from jaxem.rows import Rows, as_blocks, block_size, ready, sum_blocks
+from jaxem.rows import Rows, block_size, ready, resp_blocks, sum_blocks
 from jaxem.stats import Stats
 
 T = TypeVar("T")
@@ -158,12 +157,9 @@ class FromResponsibilities:
             raise ValueError(f"resp has shape {resp.shape}; give [n, k] = {(x.shape[0], n_components)}")
         return _m_step_from(family, x, sample_weight, n_components, lambda _, of_chunk: of_chunk, resp)
 
-    def padded(self, n: int, k: int, rows: Rows) -> "FromResponsibilities":
-        """The same for `rows` made ready, and padded, from n."""
-        resp = self.resp if isinstance(self.resp, jax.Array) else np.asarray(self.resp)
-        if resp.shape != (n, k):
-            raise ValueError(f"resp has shape {resp.shape}; give [n, k] = {(n, k)}")
-        return FromResponsibilities(as_blocks(resp, rows).reshape(-1, k))
+    def padded(self, x: Any, k: int, rows: Rows) -> "FromResponsibilities":
+        """The same for `rows` made ready, and padded, from x."""
+        return FromResponsibilities(resp_blocks(self.resp, x, rows, k).reshape(-1, k))
 
 
 @_pytree()
@@ -181,7 +177,14 @@ class FromMixture:
         if self.mixture.family != family or self.mixture.log_weights.shape != (n_components,):
             found = f"{self.mixture.log_weights.shape} of {type(self.mixture.family).__name__}"
             raise ValueError(f"mixture is {found}; give one of {n_components} components of {type(family).__name__}")
+        d = family.n_features(self.mixture.components)
+        if d is not None and d != x.shape[1]:
+            raise ValueError(f"mixture has {d} columns, x {x.shape[1]}; give a mixture of the same columns")
         return self.mixture.astype(x.dtype)
+
+
+EQUIVARIANT = (RandomParameters, KMeans, KMeansPlusPlus, RandomPoints, Recipe, FromResponsibilities)
+"""kinds of start that move with the data: of x + offset they make the start of x, moved by offset"""
 
 
 # -- steps ---------------------------------------------------------------------------------------------------------------

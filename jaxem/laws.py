@@ -38,7 +38,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_components, as_supported
+from jaxem.checks import as_components, as_mixture, as_supported, check_from_host
 from jaxem.display import readable, report_card
 from jaxem.em import chart_map, e_step, elbo, m_step, objective, proxy, stats_of
 from jaxem.families.base import Family
@@ -114,7 +114,8 @@ def verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None, seed: 
         >>> jaxem.verify(jaxem.best(jaxem.fit_restarts(starts, x)).mixture, x).ok
         True
     """
-    trial = Trial.draw(mixture, x, prior, seed)
+    check_from_host("verify", mixture, x, prior, instead="call it outside")
+    trial = Trial.draw(as_mixture(mixture), x, prior, seed)
     with jax.enable_x64(True):
         residuals = {name: float(value) for name, value in _all_laws(*trial.arguments).items()}
     laws = (Law(name, residuals[name], TOLERANCES[name]) for name in TOLERANCES if name in residuals)

@@ -34,15 +34,15 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_count, on_host
+from jaxem.checks import as_count, as_mixture, check_options, on_host
 from jaxem.display import readable, result_card
 from jaxem.em import m_step, objective, pass_over, to_frame
 from jaxem.families.base import Family
 from jaxem.mixture import Mixture
 from jaxem.primitives import alive, all_finite, epsilon, forward_only, select, take
 from jaxem.priors import Prior
-from jaxem.program import Program
-from jaxem.rows import Frame, Rows, as_rows, turn_work
+from jaxem.program import Program, in_pieces
+from jaxem.rows import Frame, Rows, as_rows, turn_seconds, turn_work
 from jaxem.stats import Stats
 from jaxem.stopping import GainBelow, Progress, RemainingGainBelow, Status, StoppingRule
 
@@ -254,8 +254,8 @@ def fit(
 ) -> Result:
     """Climb from `mixture` to a maximum of the objective by EM.
 
-    Pure: use it under jit, vmap (over `mixture`, or anything else), jvp and jacfwd. For many starts on one data set
-    `fit_restarts` is faster than `vmap(fit)`. Reverse mode raises NotImplementedError.
+    Pure: use it under jit, vmap (over `mixture`, or anything else), jvp and jacfwd. From the host a long climb is made in
+    pieces, and Ctrl-C is heard. For many starts `fit_restarts` is faster than `vmap(fit)`. No reverse mode.
 
     Args:
         mixture: the start.
@@ -285,6 +285,7 @@ def fit(
         >>> print(f"{result.log_likelihood:.2f}", jaxem.Status(int(result.status)).name)
         -1130.26 CONVERGED
     """
+    mixture = as_mixture(mixture, x)
     if mixture.log_weights.ndim != 1:
         raise ValueError(
             f"mixture has log_weights of shape {mixture.log_weights.shape}; fit takes one mixture, fit_restarts many"
@@ -292,19 +293,22 @@ def fit(
     rows = rows_to_fit(mixture, x, sample_weight, chunk_size=chunk_size)
     stop, prior = as_options(mixture.family, rows, stop, prior, accelerator)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
-    return _fit(mixture, rows, prior, stop, max_iter, accelerator)
+    return in_pieces(
+        _fit, mixture, (rows, prior, stop), (max_iter, accelerator), max_iter + 1, turn_seconds(rows, mixture)
+    )
 
 
 def _climb(
-    mixture: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule, max_iter: int, accelerator: Any
-) -> Result:
-    state = begin(mixture.to_frame(rows.frame), max_iter, accelerator)
+    climb: Any, rows: Rows, prior: Any, stop: StoppingRule, n_steps: Any, max_iter: int, accelerator: Any
+) -> Any:
+    """Some turns from a mixture or a State: the State after them, its Result, and whether there are more to make."""
+    state = begin(climb.to_frame(rows.frame), max_iter, accelerator) if isinstance(climb, Mixture) else climb
     prior = to_frame(prior, rows.frame)
-    state = advance(state, rows, max_iter + 1, stop=stop, prior=prior, accelerator=accelerator)
-    return finish(state, rows.frame, prior)
+    state = advance(state, rows, n_steps, stop=stop, prior=prior, accelerator=accelerator)
+    return state, finish(state, rows.frame, prior), is_going(state)
 
 
-_fit = Program(_climb, (4, 5), work=lambda mixture, rows, *_: turn_work(rows, mixture.n_components), nan_is_data=True)
+_fit = Program(_climb, (5, 6), work=lambda at, rows, *_: turn_work(rows, jax.tree.leaves(at)[0].size), nan_is_data=True)
 
 
 # -- one turn ------------------------------------------------------------------------------------------------------------
@@ -467,8 +471,7 @@ def as_options(
     family: Family, rows: Rows, stop: StoppingRule | None, prior: Prior | None, accelerator: Any
 ) -> tuple[StoppingRule, Prior | None]:
     """The stopping rule (a default for None) and the prior, in the dtype of the rows, so that one program serves all."""
-    if prior is not None and not isinstance(prior, Prior):
-        raise TypeError(f"prior is a {type(prior).__name__}; give a jaxem.Prior, such as jaxem.chen_tan(x), or None")
+    check_options(prior, stop, accelerator)
     if prior is not None:
         prior.check(family)
     dtype = rows.blocks.dtype

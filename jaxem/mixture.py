@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_count, as_supported
+from jaxem.checks import as_count, as_key, as_supported
 from jaxem.devices import mesh_under
 from jaxem.display import mixture_card, readable
 from jaxem.families.base import Family
@@ -107,7 +107,7 @@ class Mixture:
 
     def sample(self, key: Array, n_samples: int) -> tuple[Array, Array]:
         """Draw rows `[n, d]` and the components `[n]` they come from."""
-        return _sample(self, key, as_count("n_samples", n_samples))
+        return _sample(self, as_key(key), as_count("n_samples", n_samples))
 
     def unconstrain(self) -> Array:
         """Coordinates `[p]` in an unconstrained minimal chart: log p_j / p_k for j < k, then the family's."""

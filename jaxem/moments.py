@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from jaxem.primitives import dot
+from jaxem.primitives import dot, is_traced
 
 CHUNK = 2**16
 """rows worked on at a time"""
@@ -36,6 +37,21 @@ def weighted_moments(x: Array, w: Array, *, matrix: bool = True) -> tuple[Array,
         return dot("nd,ne->de", weighted, diff) if matrix else jnp.sum(weighted * diff, axis=0)
 
     return total, anchor + shift, sum_chunks(second, x, w) / total
+
+
+def moments_of(x: Array | np.ndarray, w: Array | np.ndarray) -> tuple[Array, Array, Array]:
+    """`weighted_moments` in JAX's float of rows `[n, d]`, on the host perhaps in a wider one: differences are taken there."""
+    dtype, place = jax.dtypes.canonicalize_dtype(x.dtype), None
+    if isinstance(x, np.ndarray) and x.dtype.itemsize > np.dtype(dtype).itemsize:
+        place = np.median(x, axis=0)  # rows of weight 0 may hold anything
+        x = x - place
+    if not is_traced(x, w):  # an argument, not a constant
+        x, w = jnp.asarray(x, dtype), jnp.asarray(w)
+    total, mean, covariance = _weighted_moments(jnp.asarray(x, dtype), w)
+    return total, mean if place is None else mean + place.astype(dtype), covariance
+
+
+_weighted_moments = jax.jit(weighted_moments)
 
 
 def sum_chunks(per_chunk: Callable[..., Any], *of_rows: Array, size: int = CHUNK) -> Any:

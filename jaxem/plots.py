@@ -23,6 +23,7 @@ except ModuleNotFoundError as error:  # the extra is missing
         f"{error.name} is not installed; jaxem.plots needs: pip install 'jaxem[plot]'", name=error.name
     ) from error
 
+from jaxem.checks import as_mixture
 from jaxem.display import as_moments
 from jaxem.loop import Result
 from jaxem.mixture import Mixture
@@ -62,7 +63,7 @@ def plot_mixture(
     """Components as ellipses of one and two deviations over the data; in one dimension densities over a histogram.
 
     Args:
-        mixture: of Gaussians.
+        mixture: of Gaussians; a fitted `jaxem.sklearn.GaussianMixture` will do.
         x: `[n, d]`; of more than 5,000 rows an even sample is drawn.
         features: the two columns to draw, or one for its marginal density; of data with one column that.
         columns: names of the d columns.
@@ -71,6 +72,7 @@ def plot_mixture(
     Raises:
         ValueError: for a family without means and covariances, or features that are not there.
     """
+    mixture = as_mixture(mixture)
     means, covariances, shown = _moments(mixture, features)
     ax = _axes(ax)
     _label(ax, shown, columns)
@@ -94,6 +96,7 @@ def plot_responsibilities(
 
     The less sure a row's component, the smaller its dot, so that doubt shows in grey as well.
     """
+    mixture = as_mixture(mixture)
     means, covariances, shown = _moments(mixture, features)
     ax = _axes(ax)
     _label(ax, shown, columns)

@@ -2,6 +2,8 @@
 
 import contextlib
 import operator
+import os
+import sys
 from typing import Any
 
 import jax
@@ -136,3 +138,31 @@ def check_number(index: Any, n: int) -> None:
         return
     if not -n <= operator.index(index) < n:
         raise IndexError(f"index {index} is out of range; there are {n}")
+
+
+_forked_after_use = False
+
+
+def _after_fork() -> None:
+    global _forked_after_use
+    _forked_after_use = _forked_after_use or is_in_use()
+
+
+def is_in_use() -> bool:
+    """Whether JAX has begun to compute in this process, by whatever call."""
+    bridge: Any = sys.modules.get("jax._src.xla_bridge")
+    begun = getattr(bridge, "backends_are_initialized", None)  # JAX has no public name for it
+    return begun is not None and bool(begun())
+
+
+def check_not_forked() -> None:
+    """A RuntimeError in a process forked after JAX began to compute: XLA's threads are not in it, so a call would hang."""
+    if _forked_after_use:
+        raise RuntimeError(
+            "this process was forked after JAX began to compute, and XLA hangs in it; start workers with "
+            'multiprocessing.get_context("spawn") or joblib\'s "loky", or fork before the first use of jaxem'
+        )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

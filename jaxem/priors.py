@@ -36,9 +36,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_components, as_data, as_weights
-from jaxem.moments import weighted_moments
-from jaxem.primitives import is_traced, tiny
+from jaxem.checks import as_components, as_data, as_family, as_weights
+from jaxem.moments import moments_of
+from jaxem.primitives import tiny
 from jaxem.stats import Stats
 
 
@@ -262,7 +262,8 @@ def fraley_raftery(
         sample_weight: `[n]`.
         shrinkage: kappa, positive.
     """
-    if NormalInverseWishart not in getattr(family, "conjugate", ()):
+    family = as_family(family)
+    if NormalInverseWishart not in family.conjugate:
         raise TypeError(f"family = {family!r} is no Gaussian one; give Spherical(), Diagonal(), Tied() or Full()")
     n, mean, covariance = _moments(x, sample_weight)
     k, d = as_components(n_components, np.shape(x)[0]), mean.shape[0]
@@ -295,13 +296,10 @@ def _component_stats(stats: Stats, imagined: Any) -> Stats:
 
 def _moments(x: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Array, Array, Array]:
     """Total weight `[]`, mean `[d]` and covariance `[d, d]` of the rows that count."""
-    data = as_data(x)
-    weights = as_weights(sample_weight, data.shape[0], data.dtype)
-    if not is_traced(data, weights):
-        data = jnp.asarray(data)
-    return jax.jit(weighted_moments)(
-        data, jnp.ones(data.shape[0], data.dtype) if weights is None else jnp.asarray(weights)
-    )
+    data = as_data(x, exact=True)
+    dtype = jax.dtypes.canonicalize_dtype(data.dtype)
+    weights = as_weights(sample_weight, data.shape[0], dtype)
+    return moments_of(data, jnp.ones(data.shape[0], dtype) if weights is None else weights)
 
 
 def _check_at_least_one(name: str, value: Any) -> None:

@@ -1,5 +1,6 @@
 """Program: the door to XLA for whole computations. Each call chooses how much effort XLA spends on compilation, names the
-remedy when memory runs out, waits for large results, and allows NaN where NaN is data.
+remedy when memory runs out, waits for large results, and allows NaN where NaN is data. A long loop is made in pieces, so that
+Ctrl-C is heard. In a process that was forked too late a call raises at once, where XLA would hang.
 
 Small data spend their time in the compiler, not in the program. On a CPU XLA compiles two to four times faster without
 its fusion emitters and at a lower level of LLVM's optimisation. Measured (jax 0.10, 2 cores): `BRISK` halves compilation
@@ -7,15 +8,17 @@ and costs nothing with few features, a factor of 2 with many; `HASTY` quarters i
 """
 
 import contextlib
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxem.primitives import all_lanes, is_traced
+from jaxem.primitives import all_lanes, check_not_forked, is_traced
 
 THOROUGH: Mapping[str, Any] = {}
 BRISK: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
@@ -24,6 +27,10 @@ SMALL = 2**22
 """numbers that a turn touches (rows x features x components x lanes) up to which compiling costs more than computing"""
 HUGE = 2**28
 """arrays of more elements than this may not fit in memory"""
+PIECE_SECONDS, FIRST_SECONDS = 0.25, 1.5
+"""seconds that a piece of a long loop takes (or one turn, if that is longer), and the first: short climbs end in it"""
+MOST_TURNS = 2**30
+"""turns of one piece, at most"""
 
 
 class Program:
@@ -64,6 +71,7 @@ class Program:
 
     def __call__(self, *args: Any) -> Any:
         """`function(*args)`."""
+        check_not_forked()
         if is_traced(*args) or (self.has_options and is_staging()):
             return self.plain(*args)
         quiet = jax.debug_nans(False) if self.nan_is_data else contextlib.nullcontext()
@@ -82,6 +90,7 @@ class Program:
         Tracing holds Python's lock and is done before this returns; join the thread before the process ends. The thread
         does nothing if the program exists already.
         """
+        check_not_forked()
         key = self._key(args)
         lowered = None if key in self.ahead else self._compiled_for(args).lower(*args)
         self.ahead.setdefault(key, None)
@@ -117,6 +126,44 @@ class Program:
         static = tuple(args[i] for i in self.static_argnums)
         leaves, structure = jax.tree.flatten([arg for i, arg in enumerate(args) if i not in self.static_argnums])
         return static, structure, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+
+
+class Pace:
+    """How many turns of a loop to make in one program, so that Ctrl-C and a callback are heard a few times a second.
+
+    The first number comes from an estimate, the later ones from what the piece before took.
+
+    Args:
+        seconds: a rough estimate of the seconds of a turn.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.n_turns, self.begun = min(MOST_TURNS, max(1, int(FIRST_SECONDS / seconds))), math.nan
+
+    def turns(self) -> np.int32:
+        """The turns of the next piece, which begins now."""
+        if not math.isnan(self.begun):
+            pace = PIECE_SECONDS / max(time.perf_counter() - self.begun, 1e-6)
+            self.n_turns = min(MOST_TURNS, max(1, int(self.n_turns * min(2.0, pace))))
+        self.begun = time.perf_counter()
+        return np.int32(self.n_turns)
+
+
+def in_pieces(
+    program: Program, climb: Any, options: tuple[Any, ...], fixed: tuple[Any, ...], most: int, seconds: float
+) -> Any:
+    """The last result of `program(climb, *options, n_turns, *fixed) -> (climb, result, going)`, called while `going`.
+
+    In a trace it is called once, for the `most` turns that there are.
+    """
+    if is_traced(climb, options) or is_staging():
+        return program(climb, *options, most, *fixed)[1]
+    pace = Pace(seconds)
+    while True:
+        turns = min(pace.turns(), np.int32(most))
+        climb, result, going = program(climb, *options, turns, *fixed)
+        if turns >= most or not going:
+            return result
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ scikit-learn's `n_init` are restarts too. A queue is a pytree, so it can be save
 """
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,11 +20,20 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_count, on_host
+from jaxem.checks import (
+    as_count,
+    as_family,
+    as_key,
+    as_mixture,
+    check_callback,
+    check_from_host,
+    check_initializer,
+    on_host,
+)
 from jaxem.display import landscape_card, readable
 from jaxem.em import to_frame
 from jaxem.families.base import Family
-from jaxem.init import FromResponsibilities, Initializer, KMeansPlusPlus, Recipe
+from jaxem.init import EQUIVARIANT, FromResponsibilities, Initializer, KMeansPlusPlus, Recipe
 from jaxem.loop import (
     MAX_ITER,
     MAX_TURNS,
@@ -46,8 +54,8 @@ from jaxem.mixture import Mixture
 from jaxem.moments import zeros_like_result
 from jaxem.primitives import is_traced, take
 from jaxem.priors import Prior
-from jaxem.program import BRISK, THOROUGH, Program
-from jaxem.rows import Frame, Rows, as_rows, on_one_device, turn_work
+from jaxem.program import BRISK, FIRST_SECONDS, THOROUGH, Pace, Program, is_staging
+from jaxem.rows import Frame, Rows, as_rows, on_one_device, turn_seconds, turn_work
 from jaxem.stopping import Status, StoppingRule, has_failed
 
 WIDTH, WIDTH_ELSEWHERE = 8, 64
@@ -56,10 +64,8 @@ STARTS_AT_ONCE, LIVE_FLOATS = 64, 2**24
 """the most starts that are drawn at once, and the most numbers in one array of theirs"""
 LANES_AXIS = "lanes"
 """name of the axis of a mesh along which restarts lie"""
-PIECE_SECONDS, FIRST_SECONDS = 0.25, 1.0
-"""seconds between two calls of a callback (or one turn, if that is longer), and seconds before the first call"""
-SECONDS_A_TURN, SECONDS_A_NUMBER = 1e-4, 1e-9
-"""rough cost of a turn, and of each number it touches: short climbs end in the first piece, long ones report early"""
+SECONDS_A_START = 5e-9
+"""rough cost of drawing a start, for each number that a turn of it touches"""
 SAME = 1e-3
 """nats within which two climbs are taken to have ended in one optimum"""
 MAX_RESTARTS, MAX_TRACES = 2**24, 2**30
@@ -114,7 +120,7 @@ class Landscape(NamedTuple):
 
 def starts(
     key: Array,
-    family: Family,
+    family: Family | str,
     x: ArrayLike | Rows,
     n_components: int,
     n_restarts: int,
@@ -125,7 +131,7 @@ def starts(
 
     Args:
         key: a PRNG key, consumed.
-        family: the kind of component, such as `Full()`.
+        family: the kind of component, such as `Full()` or its name, "full".
         x: `[n, d]`, or `Rows` made ready before.
         n_components: k, at most n.
         n_restarts: r.
@@ -135,14 +141,23 @@ def starts(
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
+    key, family = as_key(key), as_family(family)
     k = as_count("n_components", n_components, most=10**18)
     r = as_count("n_restarts", n_restarts, most=MAX_RESTARTS)
     rows = as_rows(family, x, sample_weight, k)
     rows.check_components(k)
     initializer = KMeansPlusPlus() if initializer is None else initializer
+    check_initializer(initializer)
     if isinstance(initializer, FromResponsibilities):
-        initializer = initializer.padded(np.shape(x)[0] if not isinstance(x, Rows) else rows.weights.size, k, rows)
-    return _draw(key, family, on_one_device(rows), k, r, initializer)
+        initializer = initializer.padded(x, k, rows)
+    rows, index = on_one_device(rows), np.arange(r)
+    at_once = max(1, int(FIRST_SECONDS / (SECONDS_A_START * turn_work(rows, k))))
+    if at_once >= r or is_traced(key, rows, initializer) or is_staging():
+        return _draw(key, family, rows, k, index, initializer)
+    # in pieces of one size, so that Ctrl-C is heard
+    pieces = np.arange(-(-r // at_once) * at_once).reshape(-1, at_once)
+    drawn = [jax.block_until_ready(_draw(key, family, rows, k, piece, initializer)) for piece in pieces]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:r], *drawn)
 
 
 def fit_restarts(
@@ -159,7 +174,7 @@ def fit_restarts(
 ) -> Result:
     """`fit` from every mixture of a batch, leaves `[r, ...]`, at once.
 
-    Pure under jit, and on one device without `callback`. Else the climbs are made in pieces, with the same result. The
+    Pure under jit. Called from the host the climbs are made in pieces of a fraction of a second, with the same result. The
     callback receives the progress after each piece; an exception in it, or Ctrl-C, ends the climbs.
 
     Where JAX has several devices, and neither x nor the mixtures were put on one, each device works on a queue of its
@@ -174,6 +189,10 @@ def fit_restarts(
     Returns:
         A Result with leaves `[r, ...]`. A restart that fails says so in its status and spoils no other.
     """
+    mixtures = as_mixture(mixtures, x)
+    if callback is not None:
+        check_callback(callback)
+        check_from_host("fit_restarts with a callback", mixtures, x, sample_weight)
     if mixtures.log_weights.ndim != 2:
         raise ValueError(
             f"mixtures have log_weights of shape {mixtures.log_weights.shape}; give [r, k], as starts does, or use fit"
@@ -185,35 +204,18 @@ def fit_restarts(
     stop, prior = as_options(mixtures.family, rows, stop, prior, accelerator)
     if settings.mesh is not None:
         rows = jax.device_put(rows, NamedSharding(settings.mesh, PartitionSpec()))
-    if callback is None and settings.mesh is None:
-        return _climb_all(mixtures, rows, prior, stop, np.int32(NO_LIMIT), np.int32(NO_LIMIT), settings)
-    return _climb_in_pieces(mixtures, rows, prior, stop, settings, callback or (lambda _: None))
+    if is_traced(mixtures, rows, prior, stop) or is_staging():
+        return open_and_run(mixtures, rows, prior, stop, np.int32(NO_LIMIT), np.int32(NO_LIMIT), settings)[1]
+    useful, executed = 0, 0
 
-
-def _climb_in_pieces(
-    mixtures: Mixture,
-    rows: Rows,
-    prior: Prior | None,
-    stop: StoppingRule,
-    settings: "Settings",
-    callback: Callable[[RestartsProgress], None],
-) -> Result:
-    """Bounded pieces from the host: between two of them the callback learns the progress, and Ctrl-C can end the climb."""
-    r, k = mixtures.log_weights.shape
-    seconds = SECONDS_A_TURN + SECONDS_A_NUMBER * turn_work(rows, k, settings.width)
-    n_steps = max(1, int(FIRST_SECONDS / seconds))
-    begun, useful, executed = time.perf_counter(), 0, 0
-    queue, results = open_and_run(mixtures, rows, prior, stop, np.int32(NO_LIMIT), np.int32(n_steps), settings)
-    while True:
+    def look(queue: Queue) -> None:
+        nonlocal useful, executed
         seen = _progress(queue, r, useful, executed)
         useful, executed = seen.useful, seen.executed
-        callback(seen)
-        if seen.finished == seen.total:
-            break
-        pace = PIECE_SECONDS / max(time.perf_counter() - begun, 1e-6)
-        n_steps = max(1, int(n_steps * min(2.0, pace)))
-        begun = time.perf_counter()
-        queue, results = run(queue, rows, prior, stop, np.int32(n_steps), settings)
+        if callback is not None:
+            callback(seen)
+
+    _, results = run_through(mixtures, rows, prior, stop, settings, look=look if callback else None)
     if settings.mesh is None:
         return results
     # from several devices to arrays of the default one, without the padding
@@ -263,14 +265,23 @@ class Queue(NamedTuple):
 
 
 def queue_of(
-    mixtures: Mixture, real: Array, rows: Rows, settings: Settings, limit: Array | int, *, resumes: bool = False
+    mixtures: Mixture,
+    real: Array,
+    rows: Rows,
+    settings: Settings,
+    limit: Array | int,
+    *,
+    resumes: bool = False,
+    framed: bool = False,
 ) -> Queue:
     """All climbs waiting, all lanes empty; climbs that are not `real` `[r]` (padding) never run.
 
-    If accelerated climbs resume, after a rung, their states keep what the accelerator needs.
+    If accelerated climbs resume, after a rung, their states keep what the accelerator needs. `framed` mixtures lie in the
+    frame of the rows already.
     """
     r, accelerator = mixtures.log_weights.shape[0], settings.accelerator
-    states = jax.vmap(lambda one: begin(one.to_frame(rows.frame), None, accelerator if resumes else None))(mixtures)
+    mixtures = mixtures if framed else jax.vmap(lambda one: one.to_frame(rows.frame))(mixtures)
+    states = jax.vmap(lambda one: begin(one, None, accelerator if resumes else None))(mixtures)
     index = jnp.zeros(settings.width, int)
     lanes = jax.tree.map(lambda leaf: leaf[index], states)
     if accelerator is not None and not resumes:
@@ -435,9 +446,45 @@ def _work(climbs: Queue | Mixture, rows: Rows, *options: Any) -> int:
 open_and_run = Program(_open_and_run, (6,), work=_work, nan_is_data=True)
 """(mixtures `[r, ...]`, rows, prior, stop, limit `[]`, n_steps, settings) -> (Queue, Result): turns of new climbs, up to turn
 `limit` of each and `n_steps` in all"""
-_climb_all = Program(lambda *args: _open_and_run(*args)[1], (6,), work=_work, nan_is_data=True)
 run = Program(_run, (5,), work=_work, nan_is_data=True)
 """(queue, rows, prior, stop, n_steps, settings) -> (Queue, Result): up to `n_steps` turns more"""
+
+
+def run_through(
+    climbs: Mixture | Queue,
+    rows: Rows,
+    prior: Prior | None,
+    stop: StoppingRule,
+    settings: Settings,
+    *,
+    limit: int = NO_LIMIT,
+    look: Callable[[Queue], None] | None = None,
+) -> tuple[Queue, Result]:
+    """All turns there are to make, of new climbs up to turn `limit` of each or of a queue, from the host in bounded pieces.
+
+    Between two pieces Ctrl-C is heard; after each `look` sees the queue.
+    """
+    mixture = climbs if isinstance(climbs, Mixture) else climbs.lanes.here.mixture
+    pace = Pace(turn_seconds(rows, mixture, settings.width))
+    if isinstance(climbs, Mixture):
+        queue, results = open_and_run(climbs, rows, prior, stop, np.int32(limit), pace.turns(), settings)
+    else:
+        queue, results = run(climbs, rows, prior, stop, pace.turns(), settings)
+    while True:
+        if look is not None:
+            look(queue)
+        if not _has_more(queue):
+            return queue, results
+        queue, results = run(queue, rows, prior, stop, pace.turns(), settings)
+
+
+def _has_more(queue: Queue) -> bool:
+    """`_is_busy` of a queue after a piece, by numpy: then no lane holds a climb that is over."""
+    waiting, climb = np.asarray(queue.waiting), np.asarray(queue.climb)
+    order = np.asarray(queue.order).reshape(len(waiting), -1)  # of each device
+    size = order.shape[1]
+    following = order[np.arange(len(waiting)), np.minimum(waiting, size - 1)]
+    return bool(np.any(climb < size) or np.any((waiting < size) & (following < size)))
 
 
 def _progress(queue: Queue, r: int, useful: int, executed: int) -> RestartsProgress:
@@ -482,25 +529,35 @@ def lane_count(r: int) -> int:
 # -- starts --------------------------------------------------------------------------------------------------------------
 
 
-def draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer) -> Mixture:
-    """The starts of number `index` `[r]`, by one initialiser; a `Recipe` may have leaves `[r]`, one for each."""
+def draw(
+    key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer, *, framed: bool = False
+) -> Mixture:
+    """The starts of number `index` `[r]`, by one initialiser; a `Recipe` may have leaves `[r]`, one for each.
+
+    Kinds of start that move with the data are drawn in the frame of the rows, where no digit is lost. With `framed` they
+    stay there.
+    """
     data, weight = rows.as_matrix()
-    data = data + rows.frame.centre[None, :]
-    own = isinstance(initializer, Recipe)
+    own, moves = isinstance(initializer, Recipe), isinstance(initializer, EQUIVARIANT)
+    if not moves:
+        data = data + rows.frame.centre[None, :]
 
     def start(at: tuple[Array, Any]) -> Mixture:
         return (at[1] if own else initializer)(jax.random.fold_in(key, at[0]), family, data, k, weight)
 
     together = min(STARTS_AT_ONCE, LIVE_FLOATS // (data.size + 4 * data.shape[0]))
     lanes = (index, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, index.shape), initializer) if own else None)
-    return jax.lax.map(start, lanes, batch_size=together if together > 1 else None)
+    drawn = jax.lax.map(start, lanes, batch_size=together if together > 1 else None)
+    if moves == framed:
+        return drawn
+    return jax.vmap(lambda one: one.to_frame(rows.frame) if framed else one.from_frame(rows.frame))(drawn)
 
 
-def _draw_all(key: Array, family: Family, rows: Rows, k: int, r: int, initializer: Initializer) -> Mixture:
-    return draw(key, family, rows, k, jnp.arange(r), initializer)
+def _draw_all(key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer) -> Mixture:
+    return draw(key, family, rows, k, index, initializer)
 
 
-_draw = Program(_draw_all, (1, 3, 4), small=BRISK, large=BRISK, nan_is_data=True)  # runs once
+_draw = Program(_draw_all, (1, 3), small=BRISK, large=BRISK, nan_is_data=True)  # runs once
 
 
 # -- what they found -----------------------------------------------------------------------------------------------------

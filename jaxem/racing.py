@@ -14,6 +14,7 @@ Gaussian family `search` then races again under a penalty that keeps covariances
                                         (Schwarz 1978; Akaike 1974; Biernacki, Celeux and Govaert 2000)
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +26,19 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.accelerate import hybrid
-from jaxem.checks import as_components, as_count, as_data, as_weights
+from jaxem.checks import (
+    already_told,
+    as_components,
+    as_count,
+    as_data,
+    as_family,
+    as_key,
+    as_sample_size,
+    as_several,
+    as_weights,
+    check_callback,
+    check_from_host,
+)
 from jaxem.devices import mesh_of
 from jaxem.display import readable, search_card, selection_card
 from jaxem.families.base import Family
@@ -33,7 +46,19 @@ from jaxem.init import Recipe
 from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, Result, as_options
 from jaxem.priors import NormalInverseWishart, Prior, chen_tan, variance_floor
 from jaxem.program import HASTY, Program
-from jaxem.queue import Landscape, Queue, Settings, best, draw, landscape, lane_count, optimum_tol, queue_of, run
+from jaxem.queue import (
+    Landscape,
+    Queue,
+    Settings,
+    best,
+    draw,
+    landscape,
+    lane_count,
+    optimum_tol,
+    queue_of,
+    run,
+    run_through,
+)
 from jaxem.rows import Rows, as_rows, on_one_device, turn_work
 from jaxem.stopping import Status, StoppingRule, has_failed
 
@@ -108,7 +133,7 @@ class Search(NamedTuple):
 
 def search(
     key: Array,
-    family: Family,
+    family: Family | str,
     x: ArrayLike | Rows,
     n_components: int,
     sample_weight: ArrayLike | None = None,
@@ -126,7 +151,7 @@ def search(
 
     Args:
         key: a PRNG key, consumed.
-        family: the kind of component, such as `Full()`.
+        family: the kind of component, such as `Full()` or its name, "full".
         x: `[n, d]`, or `Rows` made ready before.
         n_components: k, at most n.
         sample_weight: `[n]`, non-negative.
@@ -141,6 +166,9 @@ def search(
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
+    check_from_host("search", key, x, sample_weight, prior)
+    check_callback(callback)
+    key, family = as_key(key), as_family(family)
     budget = as_count("budget", budget)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
     k = as_count("n_components", n_components, most=10**18)
@@ -187,22 +215,25 @@ class Selection(NamedTuple):
         chosen: which of `candidates` that is.
         candidates: all that were tried, in order; degenerate ones are never chosen while there are others.
         passes: passes over the data made in all.
+        n: the number of observations in BIC and ICL.
     """
 
     best: Search
     chosen: int
     candidates: tuple[Candidate, ...]
     passes: int
+    n: float = math.nan
 
 
 def select(
     key: Array,
-    families: Family | Iterable[Family],
+    families: Family | str | Iterable[Family | str],
     x: ArrayLike,
     n_components: int | Iterable[int],
     sample_weight: ArrayLike | None = None,
     *,
     criterion: str = "bic",
+    n: float | None = None,
     callback: Callable[[Candidate], None] | None = None,
     **options: Any,
 ) -> Selection:
@@ -210,36 +241,44 @@ def select(
 
     Args:
         key: a PRNG key, consumed.
-        families: one family, or several.
+        families: one family or its name, or several.
         x: `[n, d]`.
         n_components: one number, or several.
-        sample_weight: `[n]`; n in BIC is its sum.
+        sample_weight: `[n]`, non-negative.
         criterion: "bic", "aic" or "icl"; the least is chosen.
+        n: the number of observations in BIC and ICL; by default the sum of the weights, with a warning where these do not
+            look like counts (relative frequencies, for example). The log-likelihood stays the weighted sum.
         callback: called with each `Candidate` as it is done.
         options: as for `search`: `budget`, `arms`, `prior`, `stop`, `max_iter`, `accelerator`, `chunk_size`.
 
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
-    families = (families,) if isinstance(families, Family) else tuple(families)
-    counts = (n_components,) if isinstance(n_components, (int, np.integer)) else tuple(n_components)
+    check_from_host("select", key, x, sample_weight)
+    check_callback(callback)
+    key = as_key(key)
+    families = tuple(as_family(one) for one in as_several(families))
+    counts = as_several(n_components)
     if criterion not in ("bic", "aic", "icl"):
         raise ValueError(f"criterion = {criterion!r}; choose bic, aic or icl")
     if not families or not counts:
         raise ValueError("families or n_components is empty; give at least one of each")
-    data = as_data(x)
-    weights = as_weights(sample_weight, data.shape[0], data.dtype)
+    data = as_data(x, exact=True)
+    weights = as_weights(sample_weight, data.shape[0], jax.dtypes.canonicalize_dtype(data.dtype))
+    n = as_sample_size(n, weights, data.shape[0])
     for k in counts:
         as_components(k, data.shape[0] if weights is None else int(np.count_nonzero(weights)))
     found: list[Search] = []
     candidates: list[Candidate] = []
     for i, (family, k) in enumerate((family, k) for family in families for k in counts):
-        found.append(search(jax.random.fold_in(key, i), family, data, k, weights, **options))
-        candidates.append(_candidate(found[-1].best, data, weights))
+        with already_told() if i else contextlib.nullcontext():
+            found.append(search(jax.random.fold_in(key, i), family, data, k, weights, **options))
+        with already_told():
+            candidates.append(_candidate(found[-1].best, data, weights, n))
         if callback is not None:
             callback(candidates[-1])
     chosen = min(range(len(candidates)), key=lambda i: (candidates[i].status.failed, getattr(candidates[i], criterion)))
-    return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found))
+    return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found), n)
 
 
 class Criteria(NamedTuple):
@@ -259,10 +298,10 @@ def criteria(log_likelihood: float, n_parameters: int, n: float, doubt: float = 
     return Criteria(bic, 2.0 * n_parameters - 2.0 * log_likelihood, bic + 2.0 * doubt)
 
 
-def _candidate(result: Result, data: Array | np.ndarray, weights: Any) -> Candidate:
+def _candidate(result: Result, data: Array | np.ndarray, weights: Any, n: float) -> Candidate:
     mixture, log_likelihood = result.mixture, float(result.log_likelihood)
     w = np.ones(data.shape[0]) if weights is None else np.asarray(weights, np.float64)
-    p, n = mixture.n_parameters, float(w.sum())
+    p = mixture.n_parameters
     certainty = np.asarray(mixture.log_confidence(data), np.float64)
     doubt = -float(np.sum(np.where(w > 0, w * certainty, 0.0)))
     of_fit = criteria(log_likelihood, p, n, doubt)
@@ -312,7 +351,7 @@ def _run_race(
         piece = queue.climb.shape[0] if large or callback is not None else r
         for begin in range(0, len(lanes), piece):
             limit = np.asarray(queue.states.n_iter) + n_steps
-            queue, results = run(queue.rung(lanes[begin : begin + piece], limit), *options)
+            queue, results = run_through(queue.rung(lanes[begin : begin + piece], limit), rows, prior, stop, settings)
             scores = Scores.of(queue, results)
             if callback is not None:
                 callback(_progress(scores, passes, race.budget, len(lanes)))
@@ -422,8 +461,8 @@ def _progress(scores: Scores, passes: int, budget: int, lanes: int) -> SearchPro
 def _open_race(key: Array, family: Family, rows: Rows, k: int, arms: Recipe, settings: Settings) -> Queue:
     """All climbs before their first pass, `[r, ...]`, each from `arms` of its own, leaves `[r]`."""
     index = jnp.arange(jnp.shape(arms.apart)[0])
-    mixtures = draw(key, family, rows, k, index, arms)
-    return queue_of(mixtures, index >= 0, rows, settings, NO_LIMIT, resumes=True)
+    mixtures = draw(key, family, rows, k, index, arms, framed=True)
+    return queue_of(mixtures, index >= 0, rows, settings, NO_LIMIT, resumes=True, framed=True)
 
 
 _open = Program(_open_race, (1, 3, 5), small=HASTY, large=HASTY, nan_is_data=True)
@@ -454,8 +493,7 @@ def _rows_to_race(
 
 def _penalty(rows: Rows) -> Prior:
     """What keeps every covariance away from zero, for the rows as they are given."""
-    data, weight = rows.as_matrix()
-    data = data + rows.frame.centre[None, :]
+    data, weight = rows.as_matrix()  # in their frame, where no digit is lost; neither prior speaks of the place
     largest = float(jnp.max(rows.frame.variance))
     unit = largest if largest > 0 else 1.0
     return chen_tan(data, weight) + variance_floor(data, FLOOR * unit, weight)

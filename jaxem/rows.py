@@ -26,7 +26,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_components, as_count, as_supported, as_weights
+from jaxem.checks import as_components, as_count, as_supported, as_weights, warn_of_coarse, warn_of_small
 from jaxem.devices import ROWS, mesh_under
 from jaxem.moments import CHUNK, zeros_like_result
 from jaxem.primitives import is_traced
@@ -39,6 +39,10 @@ MIN_BLOCK, MAX_BLOCK = 512, 4096
 """rows in a block on a CPU: smaller blocks cost more in overhead than in work, larger ones are no faster"""
 TILE = 2**15
 """numbers that the host transposes at a time; with more, columns of a block compete for lines of the cache"""
+
+SECONDS_A_TURN, SECONDS_A_PRODUCT, SLOW_FEATURES, LEAST_SHARE = 1e-4, 1e-9, 4, 0.05
+"""rough cost of a turn, and of each product of a row and a parameter with up to so many features; with more, products of
+matrices cost less, down to this share. Measured (2 cores, float64): 1.1e-9 in lanes of 6 features, 3e-11 with 32 and more"""
 
 Columns = bool | tuple[int, ...]
 """which columns are centred: all, none or those named"""
@@ -124,23 +128,45 @@ def as_rows(
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
+    expected = None if like is None else family.n_features(like.components)
     if isinstance(x, Rows):
-        if sample_weight is not None:
-            raise ValueError("sample_weight was given with ready Rows, which carry their own; give one of the two")
-        return x
-    data = as_supported(family, x, n_features=None if like is None else family.n_features(like.components))
+        return _ready_before(x, sample_weight, expected)
+    data = as_supported(family, x, n_features=expected, exact=True)
+    dtype: Any = jax.dtypes.canonicalize_dtype(data.dtype)
     if like is not None:
-        data = data.astype(jnp.promote_types(data.dtype, like.log_weights.dtype))
+        dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, like.log_weights.dtype))
     n, d = data.shape
-    weights = as_weights(sample_weight, n, data.dtype)
+    weights = as_weights(sample_weight, n, dtype)
     centred, row_floats = family.location if centred is None else centred, family.row_floats(n_components * lanes, d)
-    size_of_block = functools.partial(block_size, row_floats=row_floats, dtype=data.dtype, chunk_size=chunk_size)
-    if isinstance(data, np.ndarray) and (weights is None or isinstance(weights, np.ndarray)):
-        return ready_on_host(data, weights, centred=centred, block=size_of_block((bucket(n), d)), mesh=mesh)
-    mesh = mesh_under(data)
+    size_of_block = functools.partial(block_size, row_floats=row_floats, dtype=dtype, chunk_size=chunk_size)
+    if isinstance(data, np.ndarray):
+        if data.dtype.itemsize > dtype.itemsize:
+            warn_of_coarse(data, dtype)
+        if weights is None or isinstance(weights, np.ndarray):
+            block = size_of_block((bucket(n), d))
+            return ready_on_host(data, weights, centred=centred, block=block, mesh=mesh, dtype=dtype)
+    mesh, offset = mesh_under(data), None
+    if isinstance(data, np.ndarray) and data.dtype.itemsize > dtype.itemsize:
+        # traced weights: the host moves rows to their medians, as far as the dtype holds these
+        offset = np.where(centred_columns(centred, d), np.median(data, axis=0), 0.0).astype(dtype)
+        data, centred = data - offset, False
+    data = data.astype(dtype)
     if weights is None and not is_traced(data):  # an argument: XLA would fold constants of this size for long
         weights = jnp.ones_like(data[:, 0])
-    return _ready(data, weights, centred, size_of_block((n if mesh is None else n // mesh.size, d)), mesh)
+    rows = _ready(data, weights, centred, size_of_block((n if mesh is None else n // mesh.size, d)), mesh)
+    return rows if offset is None else dataclasses.replace(rows, frame=rows.frame._replace(centre=jnp.asarray(offset)))
+
+
+def _ready_before(rows: Rows, sample_weight: ArrayLike | None, n_features: int | None) -> Rows:
+    """Rows that the user made ready, checked against what is asked of them now."""
+    if sample_weight is not None:
+        raise ValueError("sample_weight was given with ready Rows, which carry their own; give one of the two")
+    d = rows.blocks.shape[1]
+    if n_features is not None and d != n_features:
+        raise ValueError(
+            f"x is ready Rows of {d} columns, the mixture has {n_features}; give the columns it was fitted on"
+        )
+    return rows
 
 
 def ready(x: Array, sample_weight: Array | None, *, centred: Columns, block: int, mesh: Mesh | None = None) -> Rows:
@@ -210,21 +236,29 @@ def centred_columns(centred: Columns, d: int) -> np.ndarray:
 
 
 def ready_on_host(
-    x: np.ndarray, sample_weight: np.ndarray | None, *, centred: Columns, block: int, mesh: Mesh | None = None
+    x: np.ndarray,
+    sample_weight: np.ndarray | None,
+    *,
+    centred: Columns,
+    block: int,
+    mesh: Mesh | None = None,
+    dtype: Any = None,
 ) -> Rows:
     """Like `ready`, by numpy, with sums in float64. Pads to a `bucket` and makes one copy of the data.
 
-    With a mesh the blocks are spread over its devices.
+    Rows are centred in float64 and then cast to `dtype`, by default that of `x`. With a mesh the blocks are spread over its
+    devices.
     """
     n, d = x.shape
+    dtype = x.dtype if dtype is None else np.dtype(dtype)
     devices = 1 if mesh is None else mesh.size
     size = bucket(n)
     m = devices * -(-size // (devices * block))
     b = -(-size // m)
-    weights = np.zeros(m * b, x.dtype)
+    weights = np.zeros(m * b, dtype)
     weights[:n] = 1 if sample_weight is None else sample_weight
     anchor = x[np.argmax(weights[:n] > 0)].astype(np.float64)  # a row that counts
-    blocks, norms = np.empty((m, d, b), x.dtype), np.empty((m, b), x.dtype)
+    blocks, norms = np.empty((m, d, b), dtype), np.empty((m, b), dtype)
     total_weight = np.sum(weights, dtype=np.float64)
     tile = max(16, TILE // d)
 
@@ -242,11 +276,11 @@ def ready_on_host(
 
     def fill(i: int, mean: np.ndarray, centre: np.ndarray) -> np.ndarray | int:
         """Write block i and its norms; its weighted squares about the mean, `[d]`."""
-        padding = anchor.astype(x.dtype) - centre
+        padding = (anchor.astype(x.dtype) - centre).astype(dtype)
         blocks[i], norms[i] = padding[:, None], np.sum(padding**2)  # where no tile comes
         squares = 0
         for columns, rows, w in tiles(i):
-            moved = rows - centre
+            moved = (rows - centre).astype(dtype, copy=False)
             blocks[i, :, columns], norms[i, columns] = moved.T, np.einsum("nd,nd->n", moved, moved)
             squares = squares + w @ (rows - mean) ** 2
         return squares
@@ -254,12 +288,20 @@ def ready_on_host(
     with concurrent.futures.ThreadPoolExecutor() as pool:
         over = map if m == 1 else pool.map  # numpy releases Python's lock
         mean = anchor + sum(over(_without_warnings(difference), range(m))) / total_weight
-        centre = np.where(centred_columns(centred, d), mean, 0.0).astype(x.dtype)
+        # what is subtracted is what the frame tells, so that the mixture lies where the data lie
+        centre = np.where(centred_columns(centred, d), mean, 0.0).astype(dtype).astype(x.dtype)
         of_block = _without_warnings(functools.partial(fill, mean=mean, centre=centre))
         variance = sum(over(of_block, range(m))) / total_weight
-    with np.errstate(over="ignore"):
-        frame: Any = centre, variance.astype(x.dtype), total_weight.astype(x.dtype), np.int32(np.count_nonzero(weights))
-    leaves: Any = blocks, weights.reshape(m, b), norms, Frame(*frame)
+    return _put_on_devices((blocks, weights.reshape(m, b), norms), (centre, variance, total_weight), mesh)
+
+
+def _put_on_devices(of_rows: tuple[np.ndarray, ...], of_frame: tuple[Any, ...], mesh: Mesh | None) -> Rows:
+    """The Rows of leaves on the host, on the default device or spread over a mesh; centre, variance and weight still wide."""
+    weights = of_rows[1]
+    warn_of_small(of_frame[1], weights.dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        frame: Any = (*(leaf.astype(weights.dtype) for leaf in of_frame), np.int32(np.count_nonzero(weights)))
+    leaves: Any = (*of_rows, Frame(*frame))
     if mesh is None:
         return Rows(*jax.tree.map(jax.device_put, leaves))
     spread = jax.tree.map(lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), leaves, SPECS)
@@ -289,6 +331,14 @@ def bucket(n: int) -> int:
 def turn_work(rows: Rows, k: int, lanes: int = 1) -> int:
     """Numbers that a turn of so many lanes touches: rows x features x components x lanes."""
     return rows.blocks.size * k * lanes
+
+
+def turn_seconds(rows: Rows, mixture: Any, lanes: int = 1) -> float:
+    """Rough seconds, rather too many, of a turn of so many lanes on a CPU: each row meets each parameter."""
+    r = mixture.log_weights.size // mixture.log_weights.shape[-1]  # a batch of r
+    parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(mixture.components)) // r
+    share = max(LEAST_SHARE, min(1.0, SLOW_FEATURES / rows.blocks.shape[1]))
+    return SECONDS_A_TURN + SECONDS_A_PRODUCT * share * rows.weights.size * parameters * lanes
 
 
 def sum_blocks(per_block: Callable[..., Any], rows: Rows, *more: Array) -> Any:
@@ -340,6 +390,21 @@ def as_blocks(of_rows: Array | np.ndarray, rows: Rows) -> Array:
     padding = [(0, 0), (0, m * b // devices - n // devices)] + [(0, 0)] * len(shape)
     pad = jnp.pad if isinstance(of_rows, jax.Array) else np.pad
     return jax.device_put(pad(by_device, padding).reshape(m, b, *shape))
+
+
+def resp_blocks(resp: ArrayLike, x: Any, rows: Rows, n_components: int) -> Array:
+    """Responsibilities `[n, k]` of the rows that `x` became, cut and padded alike; a ValueError for another shape.
+
+    Of ready Rows the number that they were made from is not known: n is then between that of the rows that count and the
+    padded one.
+    """
+    found = resp if isinstance(resp, jax.Array) else np.asarray(resp)
+    k, most = n_components, rows.weights.size if isinstance(x, Rows) else np.shape(x)[0]
+    least = most if not isinstance(x, Rows) or is_traced(rows) else int(np.asarray(rows.frame.n))
+    if found.ndim != 2 or found.shape[1] != k or not least <= found.shape[0] <= most:
+        n = str(most) if least == most else f"{least} to {most}"
+        raise ValueError(f"resp has shape {found.shape}; give [n, k] = ({n}, {k})")
+    return as_blocks(found.astype(rows.blocks.dtype), rows)
 
 
 def map_rows(per_row: Callable[[Array], Any], x: Array, block: int) -> Any:

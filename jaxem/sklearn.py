@@ -30,7 +30,7 @@ from jax import Array
 try:
     from sklearn.base import BaseEstimator, DensityMixin, _fit_context
     from sklearn.cluster import KMeans, kmeans_plusplus
-    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.exceptions import ConvergenceWarning, NotFittedError
     from sklearn.utils import check_array, check_random_state
     from sklearn.utils._param_validation import Interval, StrOptions
     from sklearn.utils.validation import (
@@ -43,13 +43,13 @@ except ModuleNotFoundError as error:  # the extra is missing
         f"{error.name} is not installed; jaxem.sklearn needs: pip install 'jaxem[sklearn]'", name=error.name
     ) from error
 
+from jaxem.checks import as_sample_size
 from jaxem.families.gaussian import Diagonal, Full, Gaussian, GaussianParams, GaussianStats, Spherical, Tied
-from jaxem.loop import NO_LIMIT
 from jaxem.mixture import Mixture
 from jaxem.moments import CHUNK
 from jaxem.priors import Prior
-from jaxem.queue import Queue, Settings, lane_count, open_and_run, run
-from jaxem.racing import BUDGET, criteria, search
+from jaxem.queue import Queue, Settings, lane_count, run_through
+from jaxem.racing import BUDGET, Criteria, criteria, search
 from jaxem.rows import Rows, as_rows
 from jaxem.stats import Stats
 from jaxem.stopping import Progress, Status
@@ -60,6 +60,8 @@ FLOATS = [np.float64, np.float32]
 """dtypes that are kept; all others become the first"""
 LEAST_TRACE, MOST_TRACE = 2**7, 2**20
 """turns that a trace holds at least, so that most fits share a program; and at most, beyond which no climb goes"""
+PIECE_NUMBERS, LEAST_PIECE = 2**22, 512
+"""log joint densities in memory at a time, and rows that are looked at together at least"""
 MOST_TRACES = 2**24
 """numbers in all traces of one queue, above which restarts climb in several queues"""
 FAINT = 1e-20
@@ -220,7 +222,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         del y
         before = dict(self.__dict__)
         try:
-            self._fit(X, sample_weight)
+            with np.errstate(all="ignore"):  # what overflows or vanishes on the way is judged at the end
+                self._fit(X, sample_weight)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -331,7 +334,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         (n, _), k, kind = x.shape, self.n_components, self.init_params
         if not isinstance(kind, str):
             resp = kind(x.copy(), k, random_state) if callable(kind) else kind
-            resp = check_array(resp, dtype=FLOATS, input_name="init_params")
+            if hasattr(resp, "shape"):  # before scikit-learn prints the whole array
+                _check_shape(resp, (n, k), "init_params")
+            resp = check_array(resp, dtype=FLOATS, ensure_2d=False, input_name="init_params")
             _check_shape(resp, (n, k), "init_params")
             if resp.min() < 0 or not np.all(resp.sum(axis=1) > 0):
                 raise ValueError("init_params gave responsibilities below zero or a row of zeros; give shares `[n, k]`")
@@ -390,19 +395,19 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         printer = _Printer(self.verbose, self.verbose_interval, first)
         made = 1 if previous > -math.inf else min(turns, self.verbose_interval) if self.verbose else turns
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *mixtures)
-        queue, _ = open_and_run(batch, rows, prior, stop, np.int32(made - 1), np.int32(NO_LIMIT), settings)
+        queue, _ = run_through(batch, rows, prior, stop, settings, limit=made - 1)
         total = float(np.sum(np.asarray(rows.weights, np.float64)))
         if previous > -math.inf:
             bound = float(queue.states.here.objective[0]) / total
             if abs(bound - previous) < self.tol:
-                status = np.full(r, int(Status.CONVERGED), np.int32)
+                status: Any = np.full(r, int(Status.CONVERGED), np.int32)
                 queue = queue._replace(states=queue.states._replace(status=status))
         while True:
             printer.iterations(queue, previous, total)
             if made >= turns or not np.any(np.asarray(queue.states.status) == Status.RUNNING):
                 break
             made += min(turns - made, self.verbose_interval - made % self.verbose_interval if self.verbose else turns)
-            queue, _ = run(queue.rung(np.arange(r), made - 1), rows, prior, stop, np.int32(NO_LIMIT), settings)
+            queue, _ = run_through(queue.rung(np.arange(r), made - 1), rows, prior, stop, settings)
         printer.end(queue, total)
         states, traces, frame = jax.tree.map(np.asarray, (queue.states, queue.traces, rows.frame))
         return [
@@ -493,21 +498,21 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
         """The log density of each row, `[n]`; -inf beyond what the dtype can hold."""
-        found = self._over_rows(Mixture.log_prob, X)
-        return np.where(np.isnan(found), -np.inf, found)
+        return self._over_rows(Mixture.log_prob, X, lambda log_prob: log_prob, within_range=False)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
         """The mean log density of the rows, weighted by `sample_weight` if given."""
         del y
         log_prob = self.score_samples(X)
-        if sample_weight is None:
-            return float(np.mean(log_prob))
-        weight = _checked_sample_weight(sample_weight, log_prob[:, None])
-        return float(np.average(log_prob[weight > 0], weights=weight[weight > 0]))
+        with np.errstate(all="ignore"):
+            if sample_weight is None:
+                return float(np.mean(log_prob))
+            weight = _checked_sample_weight(sample_weight, log_prob[:, None])
+            return float(np.average(log_prob[weight > 0], weights=weight[weight > 0]))
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
-        """The likeliest component of each row, `[n]`."""
-        return np.argmax(self._over_rows(Mixture.log_joint, X, within_range=True), axis=1)
+        """The likeliest component of each row, `[n]`; no array `[n, k]` is made."""
+        return self._over_rows(Mixture.log_joint, X, lambda joint: np.argmax(joint, axis=1))
 
     def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
         """The probability of each component for each row, `[n, k]`.
@@ -515,18 +520,31 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Raises:
             ValueError: for a row so far away that its distances overflow.
         """
-        log_joint = self._over_rows(Mixture.log_joint, X, within_range=True)
-        resp = np.exp(log_joint - log_joint.max(axis=1, keepdims=True))
-        return resp / resp.sum(axis=1, keepdims=True)
+
+        def shares(joint: np.ndarray) -> np.ndarray:
+            resp = np.exp(joint - joint.max(axis=1, keepdims=True))
+            return resp / resp.sum(axis=1, keepdims=True)
+
+        return self._over_rows(Mixture.log_joint, X, shares)
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw rows `[n, d]` and the components `[n]` they come from, sorted by these; as scikit-learn draws them."""
         check_is_fitted(self)
+        if not isinstance(n_samples, Integral) or isinstance(n_samples, bool):
+            raise ValueError(f"n_samples = {n_samples!r} is not a whole number; give an integer of at least 1")
         if n_samples < 1:
             raise ValueError(f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample.")
         rng = check_random_state(self.random_state)
-        weights, means, covariances = (np.asarray(leaf, np.float64) for leaf in self._parameters())
-        counts = rng.multinomial(n_samples, weights / weights.sum())
+        given = getattr(self, "covariances_", None)  # as in scikit-learn they are drawn from, also if set by hand
+        own = self._parameters() if given is None else self._checked(given)
+        weights, means, covariances = (np.asarray(leaf, np.float64) for leaf in own)
+        with np.errstate(all="ignore"):
+            return self._draw(rng, int(n_samples), weights / weights.sum(), means, covariances)
+
+    def _draw(
+        self, rng: np.random.RandomState, n: int, weights: np.ndarray, means: np.ndarray, covariances: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        counts = rng.multinomial(n, weights)
         k, d = means.shape
         if self._family.by_matrices:
             covariances = np.broadcast_to(covariances, (k, d, d))
@@ -538,15 +556,23 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             ]
         return np.vstack(drawn), np.repeat(np.arange(k), counts)
 
-    def bic(self, X: Any) -> float:  # noqa: N803
-        """The Bayesian information criterion on X; the lower the better."""
-        n = self._as_rows(X, reset=False).shape[0]
-        return criteria(self.score(X) * n, self._n_parameters(), n).bic
+    def bic(self, X: Any, sample_weight: Any = None) -> float:  # noqa: N803
+        """The Bayesian information criterion on X; the lower the better.
 
-    def aic(self, X: Any) -> float:  # noqa: N803
-        """The Akaike information criterion on X; the lower the better."""
-        n = self._as_rows(X, reset=False).shape[0]
-        return criteria(self.score(X) * n, self._n_parameters(), n).aic
+        With `sample_weight` `[n]` n is its sum, and a row of weight 2 counts as two. Weights that do not look like counts of
+        rows are warned of.
+        """
+        return self._criteria(X, sample_weight).bic
+
+    def aic(self, X: Any, sample_weight: Any = None) -> float:  # noqa: N803
+        """The Akaike information criterion on X, its rows weighted by `sample_weight` if given; the lower the better."""
+        return self._criteria(X, sample_weight).aic
+
+    def _criteria(self, X: Any, sample_weight: Any) -> Criteria:  # noqa: N803
+        score = self.score(X, sample_weight=sample_weight)
+        n_rows = np.shape(X)[0] if hasattr(X, "shape") else len(X)
+        n = as_sample_size(None, sample_weight, n_rows)
+        return criteria(score * n, self._n_parameters(), n)
 
     def _n_parameters(self) -> int:
         return self.mixture_.n_parameters
@@ -556,9 +582,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return FORMS[self.covariance_type]
 
     def _parameters(self) -> "Parameters":
-        """From the attributes. They may have been set by hand; then precisions_cholesky_ decides, as in scikit-learn."""
-        factor = np.asarray(self.precisions_cholesky_)
+        """From the attributes. They may have been set by hand; then precisions_cholesky_ decides, as in scikit-learn.
+
+        Where that is missing, covariances_ tell the same.
+        """
         covariances = getattr(self, "covariances_", None)
+        if not hasattr(self, "precisions_cholesky_"):
+            if covariances is None:
+                raise NotFittedError(
+                    f"this {type(self).__name__} has neither covariances_ nor precisions_cholesky_; call fit first"
+                )
+            return self._checked(covariances)
+        factor = np.asarray(self.precisions_cholesky_)
         by_matrix = self._family.by_matrices
         if covariances is not None and np.shape(covariances) == factor.shape:
             expected = _factors(np.asarray(covariances), self._family)[0]
@@ -568,6 +603,28 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if covariances is None:
             precisions = factor @ np.swapaxes(factor, -1, -2) if by_matrix else factor**2
             covariances = _inverse(precisions, self._family)
+        return self._as_parameters(covariances)
+
+    def _checked(self, covariances: Any) -> "Parameters":
+        """The parameters with these covariances, which the user may have set, in shapes that fit each other."""
+        for name in ("weights_", "means_"):
+            if not hasattr(self, name):
+                raise NotFittedError(f"this {type(self).__name__} has no {name}; call fit first, or set it as well")
+        own = self._as_parameters(covariances)
+        if own.means.ndim != 2 or own.weights.shape != own.means.shape[:1]:
+            raise ValueError(
+                f"weights_ has shape {own.weights.shape} and means_ {own.means.shape}; give [k] and [k, d]"
+            )
+        for name, leaf in zip(("weights_", "means_"), own[:2], strict=True):
+            if not np.isfinite(leaf).all():
+                raise ValueError(f"{name} holds values that are not finite; give numbers for all")
+        if np.any(own.weights < 0) or not np.any(own.weights > 0):
+            raise ValueError(f"weights_ = {own.weights.tolist()}; give shares that are not negative and sum to one")
+        k, d = own.means.shape
+        _checked_matrices(own.covariances, self.covariance_type, k, d, "covariance")
+        return own
+
+    def _as_parameters(self, covariances: Any) -> "Parameters":
         dtype = np.result_type(np.asarray(self.weights_), np.asarray(self.means_), np.asarray(covariances), np.float32)
         return Parameters(*(np.asarray(leaf, dtype) for leaf in (self.weights_, self.means_, covariances)))
 
@@ -580,20 +637,36 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.weights_, self.means_, self.covariances_ = parameters
         self.precisions_cholesky_, self.precisions_ = cholesky.astype(dtype), precisions.astype(dtype)
 
-    def _over_rows(self, method: Callable[..., Array], X: Any, *, within_range: bool = False) -> np.ndarray:  # noqa: N803
+    def _over_rows(
+        self,
+        method: Callable[..., Array],
+        X: Any,  # noqa: N803
+        of_piece: Callable[[np.ndarray], np.ndarray],
+        *,
+        within_range: bool = True,
+    ) -> np.ndarray:
+        """What `of_piece` makes of `method` on some rows at a time, NaN read as -inf: only its answers are kept."""
         check_is_fitted(self)
         x = self._as_rows(X, reset=False)
-        mixture = self.mixture_
-        with self._float_scope(np.result_type(x.dtype, mixture.log_weights.dtype)):
-            found = np.asarray(method(mixture, x, chunk_size=self.chunk_size))
-        if within_range:
-            lost = np.flatnonzero(~np.any(found > -np.inf, axis=1))  # NaN as well
-            if lost.size:
-                raise ValueError(
-                    f"X holds values too large: row {lost[0]} is so far from every component that its distances overflow "
-                    f"{found.dtype}; rescale the data or drop that row"
-                )
-            found = np.where(np.isnan(found), -np.inf, found)
+        with np.errstate(all="ignore"):
+            mixture = self.mixture_
+        most = max(LEAST_PIECE, min(CHUNK, PIECE_NUMBERS // mixture.n_components))
+        found: np.ndarray | None = None
+        with self._float_scope(np.result_type(x.dtype, mixture.log_weights.dtype)), np.errstate(all="ignore"):
+            for begin in range(0, len(x), most):
+                piece = np.asarray(method(mixture, x[begin : begin + most], chunk_size=self.chunk_size))
+                if within_range:
+                    lost = np.flatnonzero(~np.any(piece > -np.inf, axis=1))  # NaN as well
+                    if lost.size:
+                        raise ValueError(
+                            f"X holds values too large: row {begin + lost[0]} is so far from every component that its distances "
+                            f"overflow {piece.dtype}; rescale the data or drop that row"
+                        )
+                of_rows = of_piece(np.where(np.isnan(piece), -np.inf, piece))
+                if found is None:
+                    found = np.empty((len(x), *of_rows.shape[1:]), of_rows.dtype)
+                found[begin : begin + most] = of_rows
+        assert found is not None  # scikit-learn's check refuses no rows
         return found
 
     def _as_rows(self, X: Any, *, reset: bool) -> np.ndarray:  # noqa: N803

@@ -161,14 +161,14 @@ def test_ready_rows_with_a_callback_give_what_x_gives():
 
 
 def test_pieces_of_one_turn_make_the_same_climb(monkeypatch):
-    monkeypatch.setattr("jaxem.queue.FIRST_SECONDS", 0.0)
-    monkeypatch.setattr("jaxem.queue.PIECE_SECONDS", 0.0)
+    monkeypatch.setattr("jaxem.program.FIRST_SECONDS", 0.0)
+    monkeypatch.setattr("jaxem.program.PIECE_SECONDS", 0.0)
     x = blobs(50)
     starts = jaxem.starts(KEY, jaxem.Spherical(), x, 2, 20, jaxem.RandomPoints())
     options = {"stop": GainBelow(1e-3), "max_iter": 10}
     heard = []
     pieces = jaxem.fit_restarts(starts, x, callback=heard.append, **options)
-    whole = jaxem.fit_restarts(starts, x, **options)
+    whole = jax.jit(lambda starts: jaxem.fit_restarts(starts, x, **options))(starts)  # one program
     assert len(heard) > 5
     np.testing.assert_array_equal(pieces.status, whole.status)
     np.testing.assert_allclose(pieces.trace, whole.trace, rtol=100 * ROUNDING)
@@ -200,7 +200,7 @@ def test_restarts_compile_once():
     x = blobs(64)
     starts = jaxem.starts(KEY, jaxem.Full(), x, 2, 8)
     jaxem.fit_restarts(starts, x, stop=GainBelow(1e-3))
-    program = queue._climb_all.small if jax.default_backend() == "cpu" else queue._climb_all.plain
+    program = queue.open_and_run.small if jax.default_backend() == "cpu" else queue.open_and_run.plain
     before = program._cache_size()
     assert before > 0
     for seed, tol in enumerate((1e-4, 1e-6)):
