@@ -8,7 +8,6 @@ and
     KMeansPlusPlus    rows far from each other (greedy k-means++: Arthur and Vassilvitskii 2007; Celebi et al. 2013), each
                       row then given to the nearest, and one M-step.
     RandomPoints      the same from k random rows.
-    Recipe            one of these, or others, by numbers: the kinds of start that a search races.
     FromResponsibilities, FromMixture     whatever is given.
 
 All are pure functions of (key, family, x, n_components, sample_weight), pytrees themselves, and run under jit and vmap.
@@ -103,43 +102,6 @@ class RandomPoints:
         return _start_from_centres(family, x, sample_weight, random_rows(key, x, sample_weight, n_components))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """A start whose kind is data, so that all arms of `search` share one program.
-
-    Attributes:
-        apart: whether the centres are rows of greedy k-means++, far from each other; else they are random rows.
-        n_lloyd: steps of Lloyd's algorithm that move the centres, at most.
-        nearest: whether each row goes to the nearest centre and one M-step is made; else all components have equal weights.
-        narrow: where no M-step is made, whether components have the spread of one of k clusters side by side; else they
-            have that of all the data.
-    """
-
-    apart: Array | bool = True
-    n_lloyd: Array | int = 0
-    nearest: Array | bool = True
-    narrow: Array | bool = False
-
-    def __call__(self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array) -> Mixture:
-        k = n_components
-        centres = jax.lax.cond(
-            self.apart,
-            lambda: kmeans_plus_plus(key, x, k, sample_weight),
-            lambda: random_rows(key, x, sample_weight, k),
-        )
-        centres, _ = lloyd(x, sample_weight, centres, self.n_lloyd)
-
-        def place_components() -> Mixture:
-            pooled = family.init(x, k, sample_weight)
-            narrow, wide = (family.place(pooled, x, centres, sample_weight, narrow=yes) for yes in (True, False))
-            return Mixture(jnp.full(k, -math.log(k), x.dtype), select(jnp.asarray(self.narrow), narrow, wide), family)
-
-        return jax.lax.cond(
-            self.nearest, lambda: _start_from_centres(family, x, sample_weight, centres), place_components
-        )
-
-
 @_pytree()
 class FromResponsibilities:
     """The M-step from given responsibilities.
@@ -155,7 +117,7 @@ class FromResponsibilities:
         resp = jnp.asarray(self.resp, x.dtype)
         if resp.shape != (x.shape[0], n_components):
             raise ValueError(f"resp has shape {resp.shape}; give [n, k] = {(x.shape[0], n_components)}")
-        return _m_step_from(family, x, sample_weight, n_components, lambda _, of_chunk: of_chunk, resp)
+        return m_step_from(family, x, sample_weight, n_components, lambda _, of_chunk: of_chunk, resp)
 
     def padded(self, x: Any, k: int, rows: Rows) -> "FromResponsibilities":
         """The same for `rows` made ready, and padded, from x."""
@@ -183,7 +145,7 @@ class FromMixture:
         return self.mixture.astype(x.dtype)
 
 
-EQUIVARIANT = (RandomParameters, KMeans, KMeansPlusPlus, RandomPoints, Recipe, FromResponsibilities)
+EQUIVARIANT = (RandomParameters, KMeans, KMeansPlusPlus, RandomPoints, FromResponsibilities)
 """kinds of start that move with the data: of x + offset they make the start of x, moved by offset"""
 
 
@@ -198,7 +160,7 @@ def random_rows(key: Array, x: Array, sample_weight: Array, k: int) -> Array:
 
     def draw(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         mass, index = carry
-        row = _draw(keys[j], mass, sample_weight, 1)[0]
+        row = draw_rows(keys[j], mass, sample_weight, 1)[0]
         return jnp.where(jnp.all(x == x[row], axis=1), 0.0, mass), index.at[j].set(row)
 
     index = jax.lax.fori_loop(0, k, draw, (sample_weight, jnp.zeros(k, int)))[1]
@@ -209,11 +171,11 @@ def kmeans_plus_plus(key: Array, x: Array, k: int, sample_weight: Array) -> Arra
     """k rows `[k, d]` far from each other: each the best of 2 + log k drawn in proportion to squared distance."""
     n_trials = 2 + int(math.log(k))
     keys = jax.random.split(key, k)
-    first = x[_draw(keys[0], sample_weight, sample_weight, 1)[0]]
+    first = x[draw_rows(keys[0], sample_weight, sample_weight, 1)[0]]
 
     def add(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         centres, nearest = carry  # [k, d], [n] squared distance to the nearest centre so far
-        candidates = x[_draw(keys[j], sample_weight * nearest, sample_weight, n_trials)]  # [t, d]
+        candidates = x[draw_rows(keys[j], sample_weight * nearest, sample_weight, n_trials)]  # [t, d]
         reached = jnp.minimum(nearest[None, :], _squared_distances(x, candidates))  # [t, n]
         best = jnp.argmin(jnp.sum(sample_weight[None, :] * reached, axis=1))
         return centres.at[j].set(candidates[best]), reached[best]
@@ -270,10 +232,10 @@ def _start_from_centres(family: Family, x: Array, sample_weight: Array, centres:
         member = _one_hot(jnp.sum((x.T[None] - centres[:, :, None]) ** 2, axis=1))  # [k, b]
         return ((1.0 - SHARE) * member + SHARE / k).T
 
-    return _m_step_from(family, x, sample_weight, k, resp_of)
+    return m_step_from(family, x, sample_weight, k, resp_of)
 
 
-def _m_step_from(
+def m_step_from(
     family: Family, x: Array, sample_weight: Array, k: int, resp_of: Callable[..., Array], *more: Array
 ) -> Mixture:
     """The M-step of responsibilities `resp_of(x [b, d], ...) -> [b, k]`, twice.
@@ -302,7 +264,7 @@ def _m_step_from(
     return Mixture(found.log_weights, select(proper, found.components, placed), family)
 
 
-def _draw(key: Array, mass: Array, fallback: Array, count: int) -> Array:
+def draw_rows(key: Array, mass: Array, fallback: Array, count: int) -> Array:
     """Indices `[count]` drawn with replacement in proportion to `mass` `[n]`, or `fallback` where all mass is zero."""
     cumulative = jnp.cumsum(jnp.where(jnp.sum(mass) > 0, mass, fallback))
     total = cumulative[-1]

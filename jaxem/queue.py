@@ -33,7 +33,7 @@ from jaxem.checks import (
 from jaxem.display import landscape_card, readable
 from jaxem.em import to_frame
 from jaxem.families.base import Family
-from jaxem.init import EQUIVARIANT, FromResponsibilities, Initializer, KMeansPlusPlus, Recipe
+from jaxem.init import EQUIVARIANT, FromResponsibilities, Initializer, KMeansPlusPlus
 from jaxem.loop import (
     MAX_ITER,
     MAX_TURNS,
@@ -61,7 +61,7 @@ from jaxem.stopping import Status, StoppingRule, has_failed
 WIDTH, WIDTH_ELSEWHERE = 8, 64
 """restarts that climb at once on one device: few on a CPU, where more lanes are not faster and some are idle at the end"""
 STARTS_AT_ONCE, LIVE_FLOATS = 64, 2**24
-"""the most starts that are drawn at once, and the most numbers in one array of theirs"""
+"""the most starts that are drawn at once on a GPU or TPU, and the most numbers in one array of theirs"""
 LANES_AXIS = "lanes"
 """name of the axis of a mesh along which restarts lie"""
 SECONDS_A_START = 5e-9
@@ -529,28 +529,28 @@ def lane_count(r: int) -> int:
 # -- starts --------------------------------------------------------------------------------------------------------------
 
 
-def draw(
-    key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer, *, framed: bool = False
-) -> Mixture:
-    """The starts of number `index` `[r]`, by one initialiser; a `Recipe` may have leaves `[r]`, one for each.
+def draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer) -> Mixture:
+    """The starts of number `index` `[r]`, by one initialiser.
 
-    Kinds of start that move with the data are drawn in the frame of the rows, where no digit is lost. With `framed` they
-    stay there.
+    Kinds of start that move with the data are drawn in the frame of the rows, where no digit is lost.
     """
     data, weight = rows.as_matrix()
-    own, moves = isinstance(initializer, Recipe), isinstance(initializer, EQUIVARIANT)
+    moves = isinstance(initializer, EQUIVARIANT)
     if not moves:
         data = data + rows.frame.centre[None, :]
 
-    def start(at: tuple[Array, Any]) -> Mixture:
-        return (at[1] if own else initializer)(jax.random.fold_in(key, at[0]), family, data, k, weight)
+    def start(i: Array) -> Mixture:
+        return initializer(jax.random.fold_in(key, i), family, data, k, weight)
 
+    drawn = map_starts(start, index, data)
+    return jax.vmap(lambda one: one.from_frame(rows.frame))(drawn) if moves else drawn
+
+
+def map_starts(start: Callable[[Any], Mixture], lanes: Any, data: Array) -> Mixture:
+    """`start` of each of `lanes`, leaves `[r, ...]`: one after the other on a CPU, many at once elsewhere."""
     together = min(STARTS_AT_ONCE, LIVE_FLOATS // (data.size + 4 * data.shape[0]))
-    lanes = (index, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, index.shape), initializer) if own else None)
-    drawn = jax.lax.map(start, lanes, batch_size=together if together > 1 else None)
-    if moves == framed:
-        return drawn
-    return jax.vmap(lambda one: one.to_frame(rows.frame) if framed else one.from_frame(rows.frame))(drawn)
+    batched = together > 1 and jax.default_backend() != "cpu"
+    return jax.lax.map(start, lanes, batch_size=together if batched else None)
 
 
 def _draw_all(key: Array, family: Family, rows: Rows, k: int, index: Array, initializer: Initializer) -> Mixture:

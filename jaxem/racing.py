@@ -42,8 +42,8 @@ from jaxem.checks import (
 from jaxem.devices import mesh_of
 from jaxem.display import readable, search_card, selection_card
 from jaxem.families.base import Family
-from jaxem.init import Recipe
 from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, Result, as_options
+from jaxem.mixture import Mixture
 from jaxem.priors import NormalInverseWishart, Prior, chen_tan, variance_floor
 from jaxem.program import HASTY, Program
 from jaxem.queue import (
@@ -51,42 +51,48 @@ from jaxem.queue import (
     Queue,
     Settings,
     best,
-    draw,
     landscape,
     lane_count,
+    map_starts,
     optimum_tol,
     queue_of,
     run,
     run_through,
 )
+from jaxem.recipes import Recipe
 from jaxem.rows import Rows, as_rows, on_one_device, turn_work
 from jaxem.stopping import Status, StoppingRule, has_failed
 
-BUDGET = 1000
-"""passes that `search` may make, by default"""
+WORK, LEAST_BUDGET, MOST_BUDGET = 3e9, 300, 2400
+"""numbers that the passes of a search may touch, by default, and the fewest and most passes that this may mean"""
 ARMS: dict[str, Recipe] = {
     "k-means++": Recipe(),
-    "lloyd": Recipe(n_lloyd=5),
+    "cells": Recipe(cells=1.0),
     "narrow k-means++": Recipe(nearest=False, narrow=True),
     "random": Recipe(apart=False, nearest=False),
     "narrow random": Recipe(apart=False, nearest=False, narrow=True),
 }
 """kinds of start that are raced, by default"""
-FAVOURED_ARMS = ("k-means++", "lloyd", "narrow k-means++")
-"""arms that get twice as many of the first `FEW_STARTS` as the others"""
-FEW_STARTS = 16
-FINALISTS = 8
-"""lanes that are polished, at most"""
-HALVING = 4
-"""factor by which a rung has fewer lanes than the one before"""
-FIRST_SHARE, MIDDLE_SHARE = 0.3, 0.25
-"""shares of the budget for the first rung, and for each between it and the finalists"""
-PASSES_A_START = 9
-"""passes of the budget that each start needs: it sets the number of starts"""
-PIECE_TURNS = 8
-"""turns of the finalists between two looks at the budget"""
-PASSES_TO_POLISH = 40
-"""rough number of passes to polish one climb"""
+MOVE = Recipe(cells=1.0, moved=1.0, swapped=0.5)
+"""a start that is an optimum with one cell of rows moved to another component"""
+MOVED_FROM = (0, 0, 0, 1, 0, 2)
+"""the optima that are moved from, in turn, by rank"""
+STARTS = 16
+"""starts of a round, at most"""
+ROUND = 400
+"""passes of a round, about"""
+SHORT, LONG = 8, 48
+"""turns that all starts of a round make, and those that the promising ones make then, at most"""
+PROMISING = 0.375
+"""part of the starts that is promising"""
+FRESH = 0.4
+"""share of the budget after which rounds begin at optima, not at new starts"""
+PATIENCE = 2
+"""rounds in a row that find nothing better, after which a search ends"""
+REACH = 8
+"""turns that a climb is trusted to go on rising as fast as in the last"""
+PIECE_TURNS = 64
+"""turns of the last climbs between two looks at them"""
 LARGE_TURN = 10**8
 """if a turn touches more numbers than this, rows are spread over all devices and no lane stays idle"""
 FLOOR = 1e-6
@@ -138,7 +144,7 @@ def search(
     n_components: int,
     sample_weight: ArrayLike | None = None,
     *,
-    budget: int = BUDGET,
+    budget: int | None = None,
     arms: Sequence[str] | None = None,
     prior: Prior | None = None,
     stop: StoppingRule | None = None,
@@ -155,7 +161,8 @@ def search(
         x: `[n, d]`, or `Rows` made ready before.
         n_components: k, at most n.
         sample_weight: `[n]`, non-negative.
-        budget: passes over the data to make, at least 1. Those of the k-means in some starts are not counted. The winner is
+        budget: passes over the data to make, at least 1; by default 300 to 2,400, the more the less a pass costs, and fewer
+            if two rounds in a row find nothing better. Those that make starts are not counted. The best of a round is
             polished to the end even if that goes beyond. A second race, under a penalty, may make as many again.
         arms: kinds of start, of `jaxem.racing.ARMS`; all by default.
         prior: with one, log-likelihood + log prior is climbed and ranked.
@@ -169,20 +176,22 @@ def search(
     check_from_host("search", key, x, sample_weight, prior)
     check_callback(callback)
     key, family = as_key(key), as_family(family)
-    budget = as_count("budget", budget)
+    given = None if budget is None else as_count("budget", budget)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
     k = as_count("n_components", n_components, most=10**18)
     names = _arm_names(arms)
-    rows = _rows_to_race(family, x, sample_weight, k, lane_count(_starts_of(budget)), chunk_size)
+    rows = _rows_to_race(family, x, sample_weight, k, lane_count(STARTS), chunk_size)
     rows.check_components(k)
     stop, prior = as_options(family, rows, stop, prior, accelerator)
-    race = Race(family, k, names, budget, max_iter, accelerator)
-    found = _run_race(key, rows, prior, stop, race, callback, 0)
+    budget = default_budget(turn_work(rows, k)) if given is None else given
+    settings = Settings(lane_count(1 if k == 1 else _starts_of(budget)), max_iter, accelerator)
+    race = Race(family, k, names, budget, rows, prior, stop, settings, callback)
+    found = _run_race(key, race, 0)
     bounded = NormalInverseWishart in family.conjugate and np.isfinite(np.asarray(rows.frame.variance)).all()
     if has_failed(int(found.best.status)) and bounded:
         penalty = _penalty(on_one_device(rows))
         penalty = penalty if prior is None else prior + penalty
-        offered = _run_race(key, rows, penalty, stop, race, callback, found.passes)
+        offered = _run_race(key, race._replace(prior=penalty), found.passes)
         if not has_failed(int(offered.best.status)):
             degenerate = jnp.full_like(offered.best.status, int(Status.DEGENERATE))
             found = offered._replace(
@@ -315,82 +324,153 @@ class Race(NamedTuple):
     k: int
     arms: tuple[str, ...]
     budget: int
-    max_iter: int
-    accelerator: Any
+    rows: Rows
+    prior: Prior | None
+    stop: StoppingRule
+    settings: Settings
+    callback: Callable[[SearchProgress], None] | None
+
+    @property
+    def starts(self) -> int:
+        """Starts of a round that the budget is good for: a power of 2, and one of a single component."""
+        return 1 if self.k == 1 else _starts_of(self.budget)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a turn is so much work that no lane may be idle."""
+        return turn_work(self.rows, self.k, self.settings.width) > LARGE_TURN
+
+    def report(self, passes: int, best: float, lanes: int) -> None:
+        """Call the callback, if there is one."""
+        if self.callback is not None:
+            self.callback(SearchProgress(passes, self.budget, best, lanes))
 
 
-def _run_race(
-    key: Array,
-    rows: Rows,
-    prior: Prior | None,
-    stop: StoppingRule,
-    race: Race,
-    callback: Callable[[SearchProgress], None] | None,
-    passes: int,
-) -> Search:
-    """One race from new starts; `passes` were made before it."""
-    r = _starts_of(race.budget)
-    arm_of = np.repeat(np.arange(len(race.arms)), _starts_per_arm(r, race.arms))
-    arms = jax.tree.map(lambda *values: np.asarray(values)[arm_of], *(ARMS[name] for name in race.arms))
-    settings = Settings(lane_count(r), race.max_iter, race.accelerator)
-    opening = (key, race.family, on_one_device(rows), race.k, arms, settings)
-    options = (rows, prior, stop, np.int32(NO_LIMIT), settings)
-    if jax.default_backend() == "cpu" and rows.mesh is None:
-        compiling = run.compile_ahead(_open.small.eval_shape(*opening), *options)
-        queue = _open(*opening)
-        compiling.join()
-    else:
-        queue = _open(*opening)
-    large = turn_work(rows, race.k, settings.width) > LARGE_TURN
+class Found(NamedTuple):
+    """The climbs of some rounds that were polished, best first, numpy throughout; and all passes made."""
+
+    results: Result  # leaves [m, ...], where the data lie
+    mixtures: Mixture  # leaves [m, ...], in the frame of the rows
+    arms: tuple[str, ...]
+    passes: int
+
+    def joined(self, other: "Found") -> "Found":
+        """These climbs and those of another round."""
+        results, mixtures = jax.tree.map(
+            lambda *leaves: np.concatenate(leaves), (self.results, self.mixtures), (other.results, other.mixtures)
+        )
+        names = self.arms + other.arms
+        order = _order(Scores.of_results(results), np.arange(len(names)))
+        results, mixtures = jax.tree.map(lambda leaf: leaf[order], (results, mixtures))
+        return Found(results, mixtures, tuple(names[i] for i in order), self.passes + other.passes)
+
+    @property
+    def best(self) -> float:
+        """The highest objective of a sound climb, or -inf."""
+        scores = Scores.of_results(self.results)
+        return float(np.max(scores.objective, where=scores.sound, initial=-np.inf))
+
+    @property
+    def optima(self) -> np.ndarray:
+        """The distinct optima: of each the best climb, best first; none if no climb is sound."""
+        scores = Scores.of_results(self.results)
+        return _best_first(scores, np.flatnonzero(scores.sound)) if scores.sound.any() else np.zeros(0, int)
+
+
+def _run_race(key: Array, race: Race, passes: int) -> Search:
+    """Rounds from new starts, then from the optima found, while the budget lasts; `passes` were made before."""
+    found, fruitless, number = _run_round(key, race, None, passes), 0, 1
+    while race.k > 1 and found.passes + ROUND // 2 <= race.budget and fruitless < PATIENCE:
+        moves = found.optima.size > 0 and found.passes >= FRESH * race.budget
+        fresh = _run_round(jax.random.fold_in(key, number), race, found if moves else None, passes + found.passes)
+        better = fresh.best > found.best + optimum_tol(np.asarray([found.best]))
+        fruitless = 0 if better else fruitless + moves
+        found, number = found.joined(fresh), number + 1
+    finalists = jax.tree.map(jax.device_put, found.results)
+    return Search(best(finalists), landscape(finalists), finalists, found.arms, passes + found.passes, None)
+
+
+def _run_round(key: Array, race: Race, base: Found | None, passes: int) -> Found:
+    """One round: starts, of which the promising go on, and a few climb to the end; from the optima of `base` if given."""
+    names, recipes, mixtures = _recipes(race, base)
+    queue = _open_queue(key, race, recipes, mixtures)
+    arm_of, r, budget = np.unique(names, return_inverse=True)[1], len(names), min(race.budget, ROUND)
 
     def rung(queue: Queue, lanes: np.ndarray, n_steps: int) -> tuple[Queue, Scores, Result]:
         """`n_steps` turns of the climbs of these numbers."""
-        if large and len(lanes) < queue.climb.shape[0]:  # no lane is idle
+        if race.is_large and len(lanes) < queue.climb.shape[0]:  # no lane is idle
             queue = queue.with_width(len(lanes))
         # long work runs in pieces, with a callback after each
-        piece = queue.climb.shape[0] if large or callback is not None else r
+        piece = queue.climb.shape[0] if race.is_large or race.callback is not None else r
         for begin in range(0, len(lanes), piece):
             limit = np.asarray(queue.states.n_iter) + n_steps
-            queue, results = run_through(queue.rung(lanes[begin : begin + piece], limit), rows, prior, stop, settings)
+            rest = queue.rung(lanes[begin : begin + piece], limit)
+            queue, results = run_through(rest, race.rows, race.prior, race.stop, race.settings)
             scores = Scores.of(queue, results)
-            if callback is not None:
-                callback(_progress(scores, passes, race.budget, len(lanes)))
+            leader = np.max(scores.objective, where=scores.sound, initial=-np.inf if base is None else base.best)
+            race.report(passes + scores.passes, float(leader), len(lanes))
         return queue, scores, results
 
-    lanes = np.arange(r)
-    for n_lanes, n_steps in _rungs(race.budget):
-        lanes = lanes[:n_lanes]
-        queue, scores, results = rung(queue, lanes, n_steps)
-        lanes = _interleave_arms(_best_first(scores, lanes), arm_of)
-    lanes = lanes[:FINALISTS]
+    queue, scores, results = rung(queue, np.arange(r), max(1, min(SHORT, budget // (2 * r))))
+    lanes = _interleave_arms(_best_first(scores, np.arange(r)), arm_of)[: max(1, round(PROMISING * r))]
+    queue, scores, results = rung(queue, lanes, max(1, min(LONG, (budget - scores.passes) // len(lanes))))
+    bar = -np.inf if base is None else base.best
     while True:
-        # as many go on as the budget may bring to an end; the leader in any case
-        left = race.budget - scores.passes
-        ranked = _best_first(scores, lanes)
-        running = ranked[scores.running[ranked]]
-        running = running[: max(1, left // PASSES_TO_POLISH)] if left > 0 else running[running == ranked[0]]
+        # the leader climbs to the end, and what may overtake it
+        leader = _order(scores, lanes)[0]
+        bar = max(bar, scores.objective[leader] if scores.sound[leader] else -np.inf)
+        running = lanes[scores.running[lanes] & scores.sound[lanes]]
+        running = running[(scores.hope[running] > bar) | ((running == leader) & (base is None))]
         if running.size == 0:
-            break
-        n_steps = min(PIECE_TURNS, max(1, left // running.size)) if left > 0 else PIECE_TURNS
-        queue, scores, results = rung(queue, running, n_steps)
-    lanes = _best_first(scores, lanes)
-    # by numpy, which has nothing to compile
-    finalists = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[lanes]), results)
-    names = tuple(race.arms[arm_of[lane]] for lane in lanes)
-    return Search(best(finalists), landscape(finalists), finalists, names, passes + scores.passes, None)
+            waiting = np.setdiff1d(np.flatnonzero(scores.running), lanes)
+            if scores.sound[lanes].any() or waiting.size == 0:
+                break
+            # all that were promising have collapsed: call others back
+            running = _order(scores, waiting)[: len(lanes)]
+            lanes = np.concatenate([lanes, running])
+        queue, scores, results = rung(queue, running, PIECE_TURNS)
+    ended = lanes[~scores.running[lanes]]
+    kept = _order(scores, ended if ended.size else lanes)
+    of_lanes: Any = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], (results, queue.states.here.mixture))
+    return Found(*of_lanes, tuple(names[lane] for lane in kept), scores.passes)
 
 
-def _starts_per_arm(r: int, arms: tuple[str, ...]) -> tuple[int, ...]:
-    """How many of r starts each arm gets: equal numbers, but `FAVOURED_ARMS` get twice as many of the first `FEW_STARTS`."""
-    few = [*arms, *(name for name in arms if name in FAVOURED_ARMS)]
-    order = [(few if i < FEW_STARTS else arms)[i % len(few if i < FEW_STARTS else arms)] for i in range(r)]
-    return tuple(order.count(name) for name in arms)
+def _recipes(race: Race, base: Found | None) -> tuple[list[str], Recipe, Mixture]:
+    """The arm of each start, its recipe, and the mixture that it may be moved from, leaves `[r, ...]`."""
+    r = race.starts
+    if base is None:
+        turns = [*race.arms, *(name for name in race.arms if name == "cells")]
+        names = [turns[i % len(turns)] for i in range(r)]
+        shapes = jax.eval_shape(
+            lambda x: Mixture(jnp.zeros(race.k, x.dtype), race.family.init(x, race.k), race.family),
+            jax.ShapeDtypeStruct((2, race.rows.blocks.shape[1]), race.rows.blocks.dtype),
+        )
+        mixtures = jax.tree.map(lambda leaf: np.zeros((r, *leaf.shape), leaf.dtype), shapes)
+    else:
+        names, optima = ["move"] * r, base.optima
+        chosen = optima[[MOVED_FROM[i % len(MOVED_FROM)] % optima.size for i in range(r)]]
+        mixtures = jax.tree.map(lambda leaf: leaf[chosen], base.mixtures)
+    recipes = jax.tree.map(lambda *values: np.asarray(values), *(ARMS.get(name, MOVE) for name in names))
+    return names, recipes, mixtures
+
+
+def _open_queue(key: Array, race: Race, recipes: Recipe, mixtures: Mixture) -> Queue:
+    """The queue of a round, while the program that runs it is compiled."""
+    opening = (key, race.family, on_one_device(race.rows), race.k, recipes, mixtures, race.settings)
+    if jax.default_backend() != "cpu" or race.rows.mesh is not None:
+        return _open(*opening)
+    options = (race.rows, race.prior, race.stop, np.int32(NO_LIMIT), race.settings)
+    compiling = run.compile_ahead(_open.small.eval_shape(*opening), *options)
+    queue = _open(*opening)
+    compiling.join()
+    return queue
 
 
 class Scores(NamedTuple):
     """What the host ranks climbs by, `[r]` each."""
 
     objective: np.ndarray
+    hope: np.ndarray  # what the objective will be if the climb goes on for `REACH` turns as in its last
     status: np.ndarray  # as it would be if the climb ended here
     running: np.ndarray
     made: np.ndarray  # passes
@@ -398,10 +478,19 @@ class Scores(NamedTuple):
     @classmethod
     def of(cls, queue: Queue, results: Result) -> "Scores":
         """The scores of all climbs of a queue whose lanes are empty."""
-        objective, status, own, n_iter = (  # numpy has nothing to compile
-            np.asarray(leaf) for leaf in (results.objective, results.status, queue.states.status, queue.states.n_iter)
+        states = queue.states
+        objective, status, own, n_iter, gain = (  # numpy has nothing to compile
+            np.asarray(leaf) for leaf in (results.objective, results.status, states.status, states.n_iter, states.gain)
         )
-        return cls(objective, status, own == Status.RUNNING, n_iter + 1)
+        running = own == Status.RUNNING
+        rising = np.where(running & np.isfinite(gain), np.maximum(gain, 0.0), 0.0)
+        return cls(objective, objective + REACH * rising, status, running, n_iter + 1)
+
+    @classmethod
+    def of_results(cls, results: Result) -> "Scores":
+        """The scores of climbs that are over."""
+        objective, status, n_iter = (np.asarray(leaf) for leaf in (results.objective, results.status, results.n_iter))
+        return cls(objective, objective, status, np.zeros(status.shape, bool), n_iter + 1)
 
     @property
     def sound(self) -> np.ndarray:
@@ -414,15 +503,21 @@ class Scores(NamedTuple):
         return int(np.sum(self.made))
 
 
+def _order(scores: Scores, lanes: np.ndarray) -> np.ndarray:
+    """Lanes best first by what they may become, sound ones before the others."""
+    value = np.where(np.isfinite(scores.hope[lanes]), scores.hope[lanes], -np.inf)
+    return lanes[np.lexsort((-value, ~scores.sound[lanes]))]
+
+
 def _best_first(scores: Scores, lanes: np.ndarray) -> np.ndarray:
     """Sound lanes best first, of those in one optimum only the best; the best of all if none is sound."""
-    value = np.where(np.isfinite(scores.objective[lanes]), scores.objective[lanes], -np.inf)
-    order = lanes[np.argsort(-value, kind="stable")]
+    order = _order(scores, lanes)
     sound = order[scores.sound[order]]
     if sound.size == 0:
         return order[:1]
     values = scores.objective[sound]
-    return sound[np.concatenate([[True], -np.diff(values) > optimum_tol(values)])]
+    first = [not np.any(np.abs(values[:i] - values[i]) <= optimum_tol(values)) for i in range(sound.size)]
+    return sound[first]
 
 
 def _interleave_arms(ranked: np.ndarray, arm_of: np.ndarray) -> np.ndarray:
@@ -435,37 +530,35 @@ def _interleave_arms(ranked: np.ndarray, arm_of: np.ndarray) -> np.ndarray:
     return ranked[np.argsort(place, kind="stable")]
 
 
-def _rungs(budget: int) -> list[tuple[int, int]]:
-    """Lanes and turns of each rung before the finalists are polished."""
-    rungs: list[tuple[int, int]] = []
-    lanes, share = _starts_of(budget), FIRST_SHARE
-    while lanes > FINALISTS or not rungs:
-        rungs.append((lanes, max(2, round(share * budget / lanes)) if budget > 1 else 1))
-        lanes, share = lanes // HALVING, MIDDLE_SHARE
-    return rungs
-
-
 def _starts_of(budget: int) -> int:
-    """Starts that a budget is good for: a power of `HALVING`."""
-    return HALVING ** max(0, math.floor(math.log(max(budget / PASSES_A_START, 1.0), HALVING)))
+    """Starts of a round that a budget is good for: a power of 2."""
+    return 2 ** math.floor(math.log2(min(STARTS, max(budget * STARTS / ROUND, 1.0))))
 
 
-def _progress(scores: Scores, passes: int, budget: int, lanes: int) -> SearchProgress:
-    objective = np.where(scores.sound, scores.objective, -np.inf)
-    return SearchProgress(passes + scores.passes, budget, float(np.max(objective)), lanes)
+def default_budget(work: int) -> int:
+    """Passes that a search makes by default if each touches `work` numbers: many where they are cheap."""
+    return int(np.clip(WORK / work, LEAST_BUDGET, MOST_BUDGET))
 
 
 # -- programs ------------------------------------------------------------------------------------------------------------
 
 
-def _open_race(key: Array, family: Family, rows: Rows, k: int, arms: Recipe, settings: Settings) -> Queue:
-    """All climbs before their first pass, `[r, ...]`, each from `arms` of its own, leaves `[r]`."""
-    index = jnp.arange(jnp.shape(arms.apart)[0])
-    mixtures = draw(key, family, rows, k, index, arms, framed=True)
-    return queue_of(mixtures, index >= 0, rows, settings, NO_LIMIT, resumes=True, framed=True)
+def _open_round(
+    key: Array, family: Family, rows: Rows, k: int, recipes: Recipe, mixtures: Mixture, settings: Settings
+) -> Queue:
+    """All climbs before their first pass, `[r, ...]`, each by its own of `recipes`, leaves `[r]`."""
+    data, weight = rows.as_matrix()
+    index = jnp.arange(mixtures.log_weights.shape[0])
+
+    def start(lane: tuple[Array, Recipe, Mixture]) -> Mixture:
+        i, recipe, mixture = lane
+        return recipe(jax.random.fold_in(key, i), family, data, k, weight, mixture)
+
+    drawn = map_starts(start, (index, recipes, mixtures), data)
+    return queue_of(drawn, index >= 0, rows, settings, NO_LIMIT, resumes=True, framed=True)
 
 
-_open = Program(_open_race, (1, 3, 5), small=HASTY, large=HASTY, nan_is_data=True)
+_open = Program(_open_round, (1, 3, 6), small=HASTY, large=HASTY, nan_is_data=True)
 
 
 # -- the edge ------------------------------------------------------------------------------------------------------------

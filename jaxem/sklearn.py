@@ -49,7 +49,7 @@ from jaxem.mixture import Mixture
 from jaxem.moments import CHUNK
 from jaxem.priors import Prior
 from jaxem.queue import Queue, Settings, lane_count, run_through
-from jaxem.racing import BUDGET, Criteria, criteria, search
+from jaxem.racing import Criteria, criteria, default_budget, search
 from jaxem.rows import Rows, as_rows
 from jaxem.stats import Stats
 from jaxem.stopping import Progress, Status
@@ -465,7 +465,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _search(self, x: np.ndarray, weight: np.ndarray | None, random_state: np.random.RandomState) -> "Found":
         """The best optimum of the likelihood itself that `jaxem.search` finds."""
         key = jax.random.key(random_state.randint(2**31 - 1))
-        budget = BUDGET * self.n_init
+        budget = None if self.n_init == 1 else default_budget(x.size * self.n_components) * self.n_init
         found = search(key, self._family, x, self.n_components, weight, budget=budget, chunk_size=self.chunk_size)
         best, total = found.best, float(len(x) if weight is None else weight.sum(dtype=np.float64))
         status = Status(int(best.status))

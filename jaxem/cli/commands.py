@@ -311,10 +311,7 @@ class Settings(NamedTuple):
 
     def of_search(self) -> dict[str, Any]:
         """Keyword arguments of `jaxem.search` and `jaxem.select`."""
-        from jaxem.racing import BUDGET
-
-        budget = BUDGET if self.budget is None else self.budget
-        return {"budget": budget, "stop": self.stop, "max_iter": self.max_iter, "chunk_size": self.chunk_size}
+        return {"budget": self.budget, "stop": self.stop, "max_iter": self.max_iter, "chunk_size": self.chunk_size}
 
 
 def _counts(text: str) -> tuple[int, ...]:
