@@ -1,4 +1,5 @@
-"""Mixture models and digit classification: 100,000 images of hand-written digits, fitted by EM, the clusters as a classifier.
+"""Mixture models and digit classification: images of hand-written digits, turned and shifted until there are n = 100,000
+rows, fitted by EM, the clusters as a classifier.
 
     python -m experiments.digits configs/digits.toml [--images FILE --labels FILE]
 

@@ -245,7 +245,12 @@ def report_card(report: "Report") -> Card:
     rows = [
         (law.name, "holds" if law.ok else "FAILS", f"{law.residual:.1e}", f"{law.tolerance:.0e}") for law in report.laws
     ]
-    notes = (*report.notes, f"verified: {'yes' if report.ok else 'NO'}")
+    reasons: dict[str, list[str]] = {}
+    for law in report.laws:
+        if law.reason:
+            reasons.setdefault(law.reason, []).append(law.name)
+    why = (f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+    notes = (*why, *report.notes, f"verified: {'yes' if report.ok else 'NO'}")
     return Card(header=("law", "verdict", "residual", "at most"), rows=tuple(rows), notes=notes)
 
 

@@ -168,7 +168,7 @@ def _player_climb(result: Result, values: np.ndarray, shown: list[int], names: l
     means, factors = _ellipses(kept, shown)
     weights = np.exp(np.asarray(kept.log_weights, float))
     order = _matching_order(mixture, kept[-1])
-    soft = resp[..., order] @ _colours(k)
+    soft = np.nan_to_num(resp[..., order] @ _colours(k))
     numbers = {
         "names": names,
         "points": _as_lists(sampled[drawn][:, shown]),
@@ -325,7 +325,8 @@ def _parameters(mixture: Mixture, names: list[str]) -> str:
 def _verification(found: Report) -> str:
     held = sum(law.ok for law in found.laws)
     rows = "".join(
-        f'<tr class="{"" if law.ok else "bad"}"><td>{"&#10003;" if law.ok else "&#10007;"}</td><td>{_text(law.name)}</td>'
+        f'<tr class="{"" if law.ok else "bad"}"><td>{"&#10003;" if law.ok else "&#10007;"}</td><td>{_text(law.name)}'
+        f"{_text(f': {law.reason}') if law.reason else ''}</td>"
         f"<td>{law.residual:.1e}</td><td>{law.tolerance:.0e}</td></tr>"
         for law in found.laws
     )

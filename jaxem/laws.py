@@ -66,6 +66,7 @@ class Law(NamedTuple):
     name: str
     residual: float
     tolerance: float
+    reason: str = ""  # where the residual is not finite: what the family does wrong
 
     @property
     def ok(self) -> bool:
@@ -118,7 +119,12 @@ def verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None, seed: 
     trial = Trial.draw(as_mixture(mixture), x, prior, seed)
     with jax.enable_x64(True):
         residuals = {name: float(value) for name, value in _all_laws(*trial.arguments).items()}
-    laws = (Law(name, residuals[name], TOLERANCES[name]) for name in TOLERANCES if name in residuals)
+        lost = not np.all(np.isfinite([*residuals.values()]))
+        reasons = _reasons(*trial.arguments[2:5]) if lost else {}
+    laws = (
+        Law(name, residual, TOLERANCES[name], "" if np.isfinite(residual) else reasons.get(name, reasons.get("", "")))
+        for name, residual in ((name, residuals[name]) for name in TOLERANCES if name in residuals)
+    )
     return Report(tuple(laws), trial.notes)
 
 
@@ -261,6 +267,37 @@ def _displace_twice(mixture: Mixture, x: Array, chance: Chance, prior: Prior | N
     return pair[0], pair[1]
 
 
+def _reasons(mixture: Mixture, x: Array, chance: Chance) -> dict[str, str]:
+    """Which method of the family gives numbers that are not finite, in words: by the law that it breaks, "" for all others."""
+    found: dict[str, str] = {}
+    mixture, x, chance = jax.tree.map(jnp.asarray, (mixture, x, chance))
+    for theta in (mixture, _displace_twice(mixture, x, chance, None)[0]):
+        family, components, resp = theta.family, theta.components, theta.responsibilities(x) * chance.weight[:, None]
+        dead = resp.at[:, 0].set(0.0)
+        free = theta.unconstrain()
+        for law, what, value in (
+            ("", "the mixture holds", components),
+            ("", "log_prob gives", jnp.maximum(family.log_prob(components, x), jnp.finfo(x.dtype).min)),
+            ("", "suff_stats gives", family.suff_stats(components, x, resp)),
+            ("", "m_step gives", m_step(theta, stats_of(theta, x, resp)).components),
+            ("chart", "m_step gives", m_step(theta, stats_of(theta, x, dead)).components),
+            ("", "unconstrain gives", free),
+            ("chart", "unconstrain gives", m_step(theta, stats_of(theta, x, dead)).unconstrain()),
+            ("", "constrain(unconstrain) gives", theta.constrain(free).components),
+            (
+                "",
+                "log_prob has derivatives that are",
+                jax.grad(lambda at, of=theta: of.constrain(at).log_prob(x).sum())(free),
+            ),
+            ("sample", "sample gives", theta.sample(jax.random.wrap_key_data(chance.key), BATCHES)[0]),
+        ):
+            numbers = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(value)])
+            if not np.isfinite(numbers).all():
+                kind = "NaN" if np.isnan(numbers).any() else "infinity"
+                found.setdefault(law, f"{what} {kind}{' for a component without rows' if law == 'chart' else ''}")
+    return found
+
+
 # -- the laws, by what they need -----------------------------------------------------------------------------------------
 
 
@@ -400,12 +437,12 @@ def of_draws(mixture: Mixture, key: Array, coordinates: Array) -> dict[str, Arra
     k = mixture.n_components
     even = dataclasses.replace(mixture, log_weights=jnp.full(k, -jnp.log(float(k)), mixture.log_weights.dtype))
     free = even.unconstrain()
-    draws, _ = even.sample(key, DRAWS)
 
-    def score(batch: Array) -> Array:
+    def score(i: Array) -> Array:  # of few draws at a time: a sampler may make a matrix for each
+        batch, _ = even.sample(jax.random.fold_in(key, i), DRAWS // BATCHES)
         return jax.grad(lambda at: jnp.mean(even.constrain(at).log_prob(batch)))(free)[coordinates]
 
-    scores = jax.lax.map(score, draws.reshape(BATCHES, -1, draws.shape[1]))  # [batches, c]
+    scores = jax.lax.map(score, jnp.arange(BATCHES))  # [batches, c]
     error = jnp.std(scores, axis=0, ddof=1) / np.sqrt(BATCHES)
     return {"sample": jnp.max(jnp.abs(jnp.mean(scores, axis=0)) / jnp.where(error > 0, error, 1.0))}
 

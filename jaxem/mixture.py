@@ -21,7 +21,7 @@ from jaxem.devices import mesh_under
 from jaxem.display import mixture_card, readable
 from jaxem.families.base import Family
 from jaxem.primitives import check_number, is_number, is_traced, normalise, take, tiny
-from jaxem.program import THOROUGH, Program
+from jaxem.program import THOROUGH, Program, is_staging
 from jaxem.rows import Frame, block_size, bucket, map_host_rows, map_rows, map_spread_rows
 
 LEAST_SHARE = 1e-3
@@ -154,7 +154,7 @@ class Mixture:
         data = data.astype(jnp.promote_types(data.dtype, self.log_weights.dtype))
         d, mesh = data.shape[1], mesh_under(data)
         row_floats = self.family.row_floats(self.n_components, d)
-        host = data if isinstance(data, np.ndarray) and not is_traced(self) else None
+        host = data if isinstance(data, np.ndarray) and not (is_traced(self) or is_staging()) else None
         # rows on the host are padded to few sizes; so is the block, which is static
         n = data.shape[0] if host is None else bucket(data.shape[0])
         block = block_size((n, d), row_floats, data.dtype, chunk_size=chunk_size)

@@ -155,7 +155,7 @@ def test_select(counts, covariance, models, tmp_path):
     done = run("fit", "-k", counts, "--covariance", covariance, "--budget", 150, "--no-verify", "--out", path)
     assert done.returncode == 0, done.stderr
     table = done.stdout.split("\n\n")[0].splitlines()
-    assert len(table) == models + 1
+    assert len(table) == models + 2  # a head, and a line that says n
     assert table[0].endswith("less is better")
     chosen = [line for line in table if line.endswith("chosen")]
     assert [line.split()[:2] for line in chosen] == [["3", "Tied"]]

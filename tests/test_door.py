@@ -124,6 +124,12 @@ def test_starts_and_restarts_work_under_jit_with_names():
     np.testing.assert_allclose(inside, outside, rtol=1e-5)
 
 
+def test_constants_inside_jit_are_predicted():
+    mixture = START[0]
+    inside = jax.jit(lambda a: mixture.log_prob(X) + a)(0.0)
+    np.testing.assert_allclose(inside, mixture.log_prob(X), rtol=1e-5)
+
+
 # -- the n of an information criterion ----------------------------------------------------------------------------------
 
 

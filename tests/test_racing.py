@@ -169,7 +169,7 @@ def test_select_against_scipy(counts):
     printed = str(chosen)
     assert "less is better" in printed
     assert printed.count("chosen") == 1
-    assert len(printed.splitlines()) == 1 + 2 * len(counts)
+    assert len(printed.splitlines()) == 2 + 2 * len(counts)  # a head, and a line that says n
 
 
 def test_select_refuses():

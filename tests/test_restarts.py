@@ -49,7 +49,7 @@ def test_more_restarts_never_lose_one(initializer):
     for a, b in zip(jax.tree.leaves(few), jax.tree.leaves(many), strict=True):
         np.testing.assert_allclose(a, b[:5], rtol=10 * ROUNDING, atol=10 * ROUNDING)
     different = {float(value) for value in many.components.means[:, 0, 0]}
-    assert len(different) > 10
+    assert len(different) > 5  # k-means ends in few places
 
 
 def test_a_bad_lane_spoils_no_other():

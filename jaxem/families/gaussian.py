@@ -319,7 +319,8 @@ class Gaussian(Family):
         k, d = params.means.shape
         noise = jax.random.normal(key, (labels.shape[0], d), params.means.dtype)
         factors = jnp.linalg.cholesky(self.as_matrices(params.covariances, k, d))  # [k, d, d]
-        return params.means[labels] + dot("nij,nj->ni", factors[labels], noise)
+        one = lambda j, y: jnp.where(labels[:, None] == j, dot("ij,nj->ni", factors[j], noise), y)  # noqa: E731
+        return params.means[labels] + jax.lax.fori_loop(0, k, one, noise)
 
     def place(self, params: Any, x: Array, centres: Array, sample_weight: Any = None, *, narrow: bool = False) -> Any:
         del x, sample_weight
