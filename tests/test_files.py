@@ -266,8 +266,11 @@ BAD_TEXT = {
     "text": ("a,b\n1,2\n3,red\n", r"column 'b' is not numeric but string \(line 3 holds 'red'\).*--columns"),
     "text without a header": ("1,2\n\n3,red\n", r"column 'x2' is not numeric but string \(line 3 holds 'red'\)"),
     "text in quotes": ('a,b\n1,"2"\n3,"re""d,\nblue"\n', r"column 'b' is not numeric but string \(line 3 holds"),
-    "another delimiter": ("a|b\n1|2\n", r"column 'a\|b' is not numeric but string \(line 2 holds '1\|2'\)"),
-    "decimal comma": ("a;b\n1,5;2,5\n", r"column 'a' is not numeric but string \(line 2 holds '1,5'\)"),
+    "another delimiter": ("a/b\n1/2\n", r"column 'a/b' is not numeric but string \(line 2 holds '1/2'\)"),
+    "decimal commas and points": (
+        "a;b\n1,5;2,5\n1,5;2.5\n",
+        r"column 'b' is not numeric but string \(line 3 holds '2.5'\)",
+    ),
     "missing": ("a,b\n1,2\n,4\n", "line 3, column 'a' holds a missing value"),
     "NA": ("a,b\r\n1,NA\r\n3,4\r\n", "line 2, column 'b' holds 'NA', a missing value"),
     "infinite": ("\ufeffa,b\n1,inf\n3,4\n", "line 2, column 'b' holds 'inf', inf"),

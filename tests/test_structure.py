@@ -22,8 +22,8 @@ FLOORS = {
     "em": 5,
     "loop": 6, "init": 6,
     "queue": 7, "laws": 7,
-    "racing": 8, "io": 8, "datasets": 8,
-    "sklearn": 9, "plots": 9, "html": 9,
+    "racing": 8, "io": 8, "layout": 8,
+    "sklearn": 9, "plots": 9, "html": 9, "datasets": 9,
     "cli.terminal": 10, "cli.words": 10,
     "cli.commands": 11, "cli.__main__": 12,
 }  # fmt: skip
