@@ -62,22 +62,22 @@ class Table(NamedTuple):
         values: `[n, d]`, float64, or float32 where the file says so.
         columns: the names of the d columns.
         notes: what was understood of the file and what looks wrong in it, a line each.
-        rows: `[n]`, the number of each row in the file, from 0; None if all rows of the file are there.
+        kept: which rows of the file these are, a bool for each of its rows; None if all are there.
     """
 
     values: np.ndarray
     columns: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    rows: np.ndarray | None = None
+    kept: np.ndarray | None = None
 
 
 class Options(NamedTuple):
     """How a file is read: the keyword arguments of `read_table`, checked."""
 
-    asked: Asked
-    texts: frozenset[str]  # that stand for a missing value
-    codes: tuple[float, ...]  # likewise
-    drop_missing: bool
+    asked: Asked = Asked()
+    texts: frozenset[str] = MISSING  # that stand for a missing value
+    codes: tuple[float, ...] = ()  # likewise
+    drop_missing: bool = False
 
 
 def faithful() -> np.ndarray:
@@ -181,6 +181,15 @@ def open_table(
     path = Path(path)
     with _reading(path):
         return _open_file(path, options)
+
+
+def as_source(name: str, table: Table) -> Source:
+    """A table in memory as a source, under a name that errors give."""
+
+    def numbers(kept: tuple[str, ...]) -> Numbers:
+        return Numbers(table.values[:, [table.columns.index(column) for column in kept]], [], _by_row)
+
+    return Source(name, table.columns, True, table.notes, Options(), numbers)
 
 
 def _options(delimiter: Any, decimal: Any, header: Any, na: Any, drop_missing: bool) -> Options:
@@ -597,19 +606,18 @@ def _as_table(source: Source, columns: tuple[str, ...], found: Numbers) -> Table
         raise DataError(f"{path} has no rows; give at least one")
     for code in options.codes:
         values[np.isclose(values, code, rtol=1e-8, atol=0.0)] = np.nan
-    missing, notes, rows = np.isnan(values), [*source.notes, *found.notes], None
+    missing, notes, kept = np.isnan(values), [*source.notes, *found.notes], None
     if options.drop_missing and missing.any():
-        rows = np.flatnonzero(~missing.any(axis=1))
-        left_out = values.shape[0] - rows.size
-        if rows.size == 0:
+        kept = ~missing.any(axis=1)
+        left_out, values = int(np.sum(~kept)), values[kept]
+        if not len(values):
             raise DataError(f"{path} has no row without a missing value; choose columns with --columns")
         words = "has a missing value and is" if left_out == 1 else "have a missing value and are"
-        notes.append(f"{left_out} of {values.shape[0]} rows {words} left out")
-        values = values[rows]
+        notes.append(f"{left_out} of {len(kept)} rows {words} left out")
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = bad[0]
-        place, held = found.place(int(row if rows is None else rows[row]), columns[column])
+        place, held = found.place(int(row if kept is None else np.flatnonzero(kept)[row]), columns[column])
         lost = math.isnan(values[row, column])
         what = "a missing value or NaN" if lost else str(values[row, column])
         what = f"{held[:40]!r}, {what}" if held else what
@@ -619,7 +627,7 @@ def _as_table(source: Source, columns: tuple[str, ...], found: Numbers) -> Table
         )
     notes += _some([note for j, name in enumerate(columns) if (note := _counter(name, values[:, j], source.named))])
     notes += _some([note for j, name in enumerate(columns) if (note := _odd_values(name, values[:, j]))])
-    return Table(values, columns, tuple(notes), rows)
+    return Table(values, columns, tuple(notes), kept)
 
 
 def _counter(name: str, values: np.ndarray, named: bool) -> str | None:

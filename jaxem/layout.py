@@ -24,26 +24,10 @@ BLANKS = " "
 """the delimiter that stands for a run of blanks or tabs"""
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars", BLANKS: "blanks"}
 """delimiters that are recognised, and what they are called"""
-MISSING = frozenset(
-    [
-        "",
-        "NA",
-        "N/A",
-        "n/a",
-        "#N/A",
-        "#N/A N/A",
-        "#NA",
-        "<NA>",
-        "NaN",
-        "nan",
-        "NAN",
-        "-nan",
-        "-NaN",
-        "1.#IND",
-        "-1.#IND",
-    ]
-    + ["1.#QNAN", "-1.#QNAN", "NULL", "Null", "null", "None", "none", "-", "--", "---", ".", "?", "*"]
-)
+MISSING = frozenset((
+    "", "NA", "N/A", "n/a", "#N/A", "#N/A N/A", "#NA", "<NA>", "NaN", "nan", "NAN", "-nan", "-NaN", "NULL", "Null", "null",
+    "None", "none", "-", "--", "---", ".", "?", "*", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
+))  # fmt: skip
 """texts that stand for a missing value everywhere"""
 _NUMBERS = {
     mark: re.compile(

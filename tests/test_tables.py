@@ -95,7 +95,7 @@ def test_a_table_is_read_and_what_was_understood_is_said(name, text, columns, no
     assert len(table.notes) == len(notes), table.notes
     for note, words in zip(table.notes, notes, strict=True):
         assert re.search(words, note), note
-    assert table.rows is None
+    assert table.kept is None
 
 
 def write(tmp_path, text, name="x.csv"):
@@ -178,7 +178,7 @@ def test_codes_for_missing_values(code, times, tmp_path):
         for na in (option, float(option), [option], ["none", f"{code:.7g}" if form == "%.6g" else code]):
             table = read_table(path, na=na, drop_missing=True)
             np.testing.assert_array_equal(table.values, X[times:].astype(float))
-            np.testing.assert_array_equal(table.rows, np.arange(times, 40))
+            np.testing.assert_array_equal(table.kept, np.arange(40) >= times)
             assert len(table.notes) == 1
             assert f"{times} of 40 rows" in table.notes[0]
         with pytest.raises(DataError, match=r"line 2, column 'wait' holds .*missing value"):
@@ -237,7 +237,8 @@ def test_missing_values_of_every_kind(tmp_path):
     table = read_table(path, drop_missing=True)
     np.testing.assert_array_equal(table.values, [[1, 2], [3, 4]])
     assert table.notes == ("13 of 15 rows have a missing value and are left out",)
-    np.testing.assert_array_equal(table.rows, [0, 14])
+    np.testing.assert_array_equal(np.flatnonzero(table.kept), [0, 14])
+    assert len(table.kept) == 15
     with pytest.raises(DataError, match=r"line 3, column 'b' holds a missing value.*--drop-missing \(13 such values\)"):
         read_table(path)
     np.testing.assert_array_equal(read_table(path, ["a"]).values[1:-1, 0], np.arange(13))
