@@ -42,6 +42,8 @@ APART = 1e8
 """times all others that the size of a number is, from which on it is noted"""
 CODES = (99.0, 999.0, 9999.0, 99999.0, 999999.0, 32767.0, 32768.0, 2147483647.0, 2147483648.0)
 """sizes of numbers that stand for a missing value in many files"""
+FEWEST = 4
+"""rows among which a number can be far from all others"""
 MOST_NOTED = 3
 """columns that one kind of note names"""
 COUNTER = re.compile(
@@ -641,6 +643,8 @@ def _counter(name: str, values: np.ndarray, named: bool) -> str | None:
 
 def _odd_values(name: str, values: np.ndarray) -> str | None:
     """A note on numbers far from all others: perhaps a code for a missing value."""
+    if len(values) < FEWEST:
+        return None
     sizes = np.abs(values)
     top = sizes.max()
     others = sizes[sizes < top / 2]

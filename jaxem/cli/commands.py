@@ -298,10 +298,11 @@ def score(
         task = _read_for(model, Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing))
         with task.precision():
             log_prob = np.asarray(task.mixture.log_prob(task.values), np.float64)
+            p = task.mixture.n_parameters
         check_density(log_prob)
         w = task.weighted.weights
         total, n = float(log_prob.sum() if w is None else (w * log_prob).sum()), task.weighted.total
-        of_fit = criteria(total, task.mixture.n_parameters, n)
+        of_fit = criteria(total, p, n)
         print(f"log_likelihood {total:.6f}\nper_row {total / n:.6f}\nrows {len(log_prob)}")
         if w is not None:
             print(f"weights {n:.10g}")
