@@ -305,7 +305,17 @@ def test_termination_has_its_own_code(tmp_path):
 
 
 # each is interrupted when it is first imported: by our own package, early and late; the last within the work
-MOMENTS = ["typer", "jaxem.cli.terminal", "jaxem.cli.commands", "jaxem.datasets", "pyarrow", "numpy", "jax", "jaxlib", "jaxem.io"]
+MOMENTS = [
+    "typer",
+    "jaxem.cli.terminal",
+    "jaxem.cli.commands",
+    "jaxem.datasets",
+    "pyarrow",
+    "numpy",
+    "jax",
+    "jaxlib",
+    "jaxem.io",
+]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

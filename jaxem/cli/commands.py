@@ -118,8 +118,8 @@ def _one_of(kind: type[enum.StrEnum]) -> Callable[[str], Any]:
     return parse
 
 
-def _option(kind: type[enum.StrEnum], text: str) -> Any:
-    return typer.Option(parser=_one_of(kind), metavar="|".join(kind), help=text)
+def _option(kind: type[enum.StrEnum], text: str, default: str | bool = True) -> Any:
+    return typer.Option(parser=_one_of(kind), metavar="|".join(kind), help=text, show_default=default)
 
 
 def _whole(text: str | int) -> int:
@@ -163,20 +163,20 @@ def fit(
         typer.Option("-k", "--components", metavar="K|A:B", help="Number of components, or a range to choose from."),
     ] = "2",
     covariance: Annotated[
-        Covariance, _option(Covariance, "Form of the covariances; all tries each.  [default: full]")
+        Covariance, _option(Covariance, "Form of the covariances; all tries each.")
     ] = Covariance.FULL,
     budget: Annotated[
         int | None,
-        typer.Option(parser=_whole, help="Passes that the search for the best optimum may make.  [default: 1000]"),
+        typer.Option(parser=_whole, show_default="1000", help="Passes that the search for the best optimum may make."),
     ] = None,
     restarts: Annotated[
         int | None, typer.Option(parser=_whole, help="Climb to the end from so many starts instead of searching.")
     ] = None,
     seed: Seed = 0,
-    init: Annotated[Init | None, _option(Init, "How these starts are made.  [default: k-means++]")] = None,
+    init: Annotated[Init | None, _option(Init, "How these starts are made.", "k-means++")] = None,
     tol: Annotated[
         float | None,
-        typer.Option(help="Stop where less than this is left to gain in log-likelihood, in nats.  [default: 1e-8]"),
+        typer.Option(show_default="1e-8", help="Stop where less than this is left to gain in log-likelihood, in nats."),
     ] = None,
     max_iter: Annotated[int, typer.Option(parser=_whole, help="EM steps of a climb at most.")] = 10_000,
     columns: Columns = None,

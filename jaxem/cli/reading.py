@@ -28,22 +28,45 @@ Data = Annotated[
 ]
 Columns = Annotated[str | None, typer.Option(help="Names of the columns to use, separated by commas.")]
 Weights = Annotated[str | None, typer.Option(metavar="COLUMN", help="Name of the column with the weight of each row.")]
+_PANEL = "How DATA are read"
 Delimiter = Annotated[
     str | None,
-    typer.Option(help="What parts the columns of a text file: one character, tab or blank. Told by default."),
+    typer.Option(
+        metavar="MARK",
+        rich_help_panel=_PANEL,
+        help="What parts the columns of a text file: one character, tab or blank.",
+        show_default="told from the file",
+    ),
 ]
 Decimal = Annotated[
-    str | None, typer.Option(metavar="MARK", help="The decimal mark of a text file: . or , Told by default.")
+    str | None,
+    typer.Option(
+        metavar="MARK",
+        rich_help_panel=_PANEL,
+        help="The decimal mark of a text file, point or comma.",
+        show_default="told from the file",
+    ),
 ]
 Header = Annotated[
     bool | None,
-    typer.Option("--header/--no-header", help="Whether line 1 has the names of the columns. Told by default."),
+    typer.Option(
+        "--header/--no-header",
+        rich_help_panel=_PANEL,
+        help="Whether the first row has the names of the columns.",
+        show_default="told from the file",
+    ),
 ]
 Na = Annotated[
     list[str] | None,
-    typer.Option(metavar="CODE", help="What also stands for a missing value, such as -999; several with commas."),
+    typer.Option(
+        metavar="CODE",
+        rich_help_panel=_PANEL,
+        help="What also stands for a missing value, such as -999; again, or with commas, for several.",
+    ),
 ]
-DropMissing = Annotated[bool, typer.Option("--drop-missing", help="Leave out rows with a missing value.")]
+DropMissing = Annotated[
+    bool, typer.Option("--drop-missing", rich_help_panel=_PANEL, help="Leave out rows with a missing value.")
+]
 _WORDS = {"tab": "\t", "\\t": "\t", "blank": " ", "space": " ", "comma": ",", "semicolon": ";", "point": "."}
 """words for marks that a shell makes hard to type"""
 
