@@ -40,7 +40,7 @@ LARGEST_EXACT = 2**53
 """the whole number up to which float64 holds all"""
 APART = 1e8
 """times all others that the size of a number is, from which on it is noted"""
-CODES = (99.0, 999.0, 9999.0, 99999.0, 999999.0, 32767.0, 32768.0, 2147483647.0, 2147483648.0)
+CODES = re.compile(r"9+\.?9+|32767|32768|65535|2147483647|2147483648")
 """sizes of numbers that stand for a missing value in many files"""
 FEWEST = 4
 """rows among which a number can be far from all others"""
@@ -455,7 +455,7 @@ def _check_bytes(path: str, content: bytes) -> None:
 
 def _normal(body: bytes, delimiter: str) -> tuple[bytes, int]:
     """Rows as pyarrow reads them, line for line: runs of blanks become tabs, comments empty lines; and the count of these."""
-    commented = re.search(rb"(?:\A|[\r\n])[ \t]*#", body) is not None
+    commented = b"#" in body and re.search(rb"(?:\A|[\r\n])[ \t]*#", body) is not None
     if not commented and delimiter != BLANKS:
         return body, 0
     lines = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
@@ -552,7 +552,9 @@ def _as_numbers(text: Text, name: str, column: Any, options: Options, notes: lis
         comma = text.decimal == "." and is_number(found, ",")
         remedy = "say --decimal=, if the comma is its decimal mark, " if comma else ""
         remedy = (
-            f"say --na={found} if that is a missing value, " if re.fullmatch(r"[\w.*?/+-]{1,12}", found) else remedy
+            f"say --na={found} if that is a missing value, "
+            if re.fullmatch(r"[^\W\d][\w.*?/-]{0,11}|[*?-]{1,5}", found)
+            else remedy
         )
         raise DataError(
             f"{text.path}: column {name!r} is not numeric but string ({place} holds {found!r}); correct it, "
@@ -607,7 +609,7 @@ def _as_table(source: Source, columns: tuple[str, ...], found: Numbers) -> Table
     if values.shape[0] == 0:
         raise DataError(f"{path} has no rows; give at least one")
     for code in options.codes:
-        values[np.isclose(values, code, rtol=1e-8, atol=0.0)] = np.nan
+        values[np.isclose(values, code, rtol=1e-6 if values.dtype == np.float32 else 1e-8, atol=0.0)] = np.nan
     missing, notes, kept = np.isnan(values), [*source.notes, *found.notes], None
     if options.drop_missing and missing.any():
         kept = ~missing.any(axis=1)
@@ -656,7 +658,7 @@ def _odd_values(name: str, values: np.ndarray) -> str | None:
             return _maybe_code(name, values[np.argmax(sizes)], far or count)
     for edge in (values.min(), values.max()):
         rest = values[values != edge]
-        if abs(edge) not in CODES or not rest.size:
+        if not CODES.fullmatch(f"{abs(edge):.{6 if values.dtype == np.float32 else 10}g}") or not rest.size:
             continue
         gap = float(np.min(np.abs(rest - edge)))
         spread = float(np.ptp(rest)) or float(np.max(np.abs(rest)))

@@ -119,7 +119,7 @@ def tell_layout(content: bytes, asked: Asked) -> Layout:
         if not comments:
             raise LayoutError(" is empty; give a file with at least one row")
         plain, comments = ["" if i != comments[-1] else line for i, line in enumerate(lines)], []
-    delimiter = asked.delimiter or _tell_delimiter(plain)
+    delimiter = asked.delimiter or _tell_delimiter(plain, asked.decimal)
     rows = split(plain, delimiter)
     decimal = asked.decimal or _tell_decimal(rows, delimiter, content)
     above = [i for i in comments if i < rows[0].number]
@@ -174,17 +174,17 @@ def _width(rows: Sequence[_Row]) -> int:
     return max(sorted(set(below)), key=below.count)
 
 
-def _tell_delimiter(lines: list[str]) -> str:
+def _tell_delimiter(lines: list[str], decimal: str | None) -> str:
     """The delimiter by which most cells are numbers; a comma where nothing parts the columns."""
     best, most = ",", 0.0
     for delimiter in DELIMITERS:
         rows = split(lines, delimiter)
         width = _width(rows)
         below = rows[1:] or rows
-        if width < 2:
-            continue
-        if delimiter == "," and _is_one_column(rows):
+        if delimiter == "," and (_is_one_column(rows) or (decimal == "," and not any('"' in line for line in lines))):
             best = "\t"  # any but the comma
+            continue
+        if width < 2:
             continue
         whole = [row.fields for row in below if len(row.fields) == width]
         marks = "." if delimiter == "," else ".,"
@@ -192,16 +192,25 @@ def _tell_delimiter(lines: list[str]) -> str:
             cell.strip() in MISSING or any(is_number(cell, mark) for mark in marks) for row in whole for cell in row
         )
         share = (numbers + 0.5) / (width * len(below) + 0.5)  # some even if there is no number
+        share += 0.01 * (len(rows[0].fields) == width)
         if whole and share > most + 1e-9:
             best, most = delimiter, share
     return best
 
 
 def _is_one_column(rows: Sequence[_Row]) -> bool:
-    """Whether rows that a comma parts in two are rather single numbers with a decimal comma: their header has no comma."""
-    if len(rows) < 2 or len(rows[0].fields) > 1 or rows[1].quoted or is_number(rows[0].fields[0]):
+    """Whether rows that a comma parts in two are rather single numbers with a decimal comma.
+
+    Their header has no comma, or there is none and digits behind the comma begin with 0.
+    """
+    if len(rows) < 2 or rows[1].quoted:
         return False
-    return all(len(row.fields) <= 2 and is_number(",".join(row.fields), ",") for row in rows[1:])
+    fields = [row.fields for row in rows]
+    if len(fields[0]) == 1 and not is_number(fields[0][0]):
+        fields = fields[1:]
+    elif not any(len(row) == 2 and re.fullmatch(r"0\d+", row[1].strip(), re.A) for row in fields):
+        return False
+    return all(len(row) <= 2 and is_number(",".join(row), ",") for row in fields)
 
 
 def _tell_decimal(rows: Sequence[_Row], delimiter: str, content: bytes) -> str:
@@ -247,7 +256,9 @@ def _tell_names(
         break
     if width > 1 and all(len(row.fields) == width and not row.fields[-1].strip() for row in rows):
         names[-1] = ""  # every line ends in a delimiter
-    if header is None and _may_be_names(first, below):
+    if delimiter == "," and width == 2 and len(rows) > 4 and _may_be_decimals(rows):
+        notes[0] = "commas part two columns of whole numbers (--decimal=, takes them for decimal marks of one)"
+    elif header is None and _may_be_names(first, below):
         shown = ", ".join(first.fields[:3]) + (", ..." if width > 3 else "")
         notes[0] = f"line {line} ({shown}) is taken for numbers (--header takes it for names of columns)"
     return tuple(names), False, 0, notes
@@ -340,3 +351,11 @@ def _may_be_names(first: _Row, below: list[_Row]) -> bool:
     numbers = [int(field) for field in first.fields]
     counts = numbers == list(range(len(numbers))) or (len(numbers) > 2 and numbers == list(range(1, len(numbers) + 1)))
     return counts or (min(numbers) >= 1900 and max(numbers) <= 2100 and numbers == sorted(set(numbers)))
+
+
+def _may_be_decimals(rows: list[_Row]) -> bool:
+    """Whether pairs of whole numbers could be single numbers with as many decimals each."""
+    if not all(len(row.fields) == 2 and is_number(",".join(row.fields), ",") for row in rows):
+        return False
+    places = {len(row.fields[1]) for row in rows}
+    return len(places) == 1 and min(places) > 1

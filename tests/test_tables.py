@@ -164,7 +164,7 @@ def test_whole_numbers_that_float64_does_not_hold(tmp_path):
             assert not told or (f"{number} ({place})" in told[0] and f"rounds to {rounded}" in told[0])
 
 
-@pytest.mark.parametrize("code", [-999.0, -9999.0, 1e36, 9.969209968386869e36, 1e20, -32768.0, 99999.0, 1e31])
+@pytest.mark.parametrize("code", [-999.0, -99.9, 1e36, 9.969209968386869e36, 1e20, -32768.0, 99999.0, -9.99])
 @pytest.mark.parametrize("times", [1, 25])
 def test_codes_for_missing_values(code, times, tmp_path):
     """They are noted, with the option that leaves them out; and are left out when asked."""
@@ -296,6 +296,22 @@ def test_a_late_change_is_seen(tmp_path):
         read_table(write(tmp_path, "# a title\n  len   wait\n" + "  1.5    2\n" * 1000 + "red 2\n", "x.txt"))
 
 
+def test_one_column_with_decimal_commas(tmp_path):
+    """With a header, or with 0 behind a comma, it is told; else two columns of whole numbers are said to be doubtful."""
+    numbers = np.array([[2.05], [3.14], [-1.5], [4.0], [12.35]])
+    text = "2,05\n3,14\n-1,5\n4\n12,35\n"
+    for header, columns in (("len\n", ("len",)), ("", ("x1",))):
+        table = read_table(write(tmp_path, header + text))
+        np.testing.assert_array_equal(table.values, numbers)
+        assert (table.columns, table.notes) == (columns, ("the decimal mark is a comma",))
+    path = write(tmp_path, "2,15\n3,14\n1,52\n4,00\n12,35\n".replace("4,00", "4,10"))
+    table = read_table(path)
+    assert table.values.shape == (5, 2)
+    assert "--decimal=, takes them for decimal marks" in table.notes[0]
+    np.testing.assert_array_equal(read_table(path, decimal=",").values[:, 0], [2.15, 3.14, 1.52, 4.1, 12.35])
+    assert read_table(write(tmp_path, "2,1\n3,14\n1,5\n4,1\n12,35\n")).notes == ()
+
+
 def test_many_columns(tmp_path):
     """Names of any total length, and none."""
     wide = np.arange(40_000.0).reshape(2, -1) + 0.5
@@ -313,6 +329,7 @@ REFUSED = {
     "no column with a name": (",\n1,2\n3,4\n", "line 1, column 'x1' holds a missing value"),
     "UTF-16": ("\ufeffa,b\n1,2\n".encode("utf-16-le"), "text in UTF-16; export it as UTF-8"),
     "half a gz": (gzip.compress(b"a,b\n1,2\n")[:-9], "no whole gzip file"),
+    "thousands": ("a;b\n1,050.29;2.5\n2,050.29;3.5\n", r"column 'a' is not numeric .* \(line 2 holds '1,050.29'\)"),
     "blanks, ragged": ("1.5 2\n3\n4 5\n", "line 2 has 1 field: '3'"),
 }
 
