@@ -37,6 +37,8 @@ _NUMBERS = {
 }
 _UNREADABLE = re.compile(r"[+-]?(?:0x[0-9a-f]+|\d[\d_.,' ]*(?:[ed][+-]?\d+)?%?)", re.I | re.A)
 """numbers in notations that are not read: 1_000, 0x1F, 1.234,5"""
+_DECIMALS = re.compile(r"-0,\d+|[+-]?\d+,0\d+|[+-]?\d,\d{2,}e[+-]?\d+", re.I | re.A)
+"""pairs of whole numbers that are rather one number with a decimal comma"""
 _WHOLE = re.compile(r"[+-]?\d+", re.A)
 _TOKEN = re.compile(r'"(?:[^"]|"")*"(?=\s|$)|\S+')
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r|\Z)")
@@ -201,14 +203,14 @@ def _tell_delimiter(lines: list[str], decimal: str | None) -> str:
 def _is_one_column(rows: Sequence[_Row]) -> bool:
     """Whether rows that a comma parts in two are rather single numbers with a decimal comma.
 
-    Their header has no comma, or there is none and digits behind the comma begin with 0.
+    Their header has no comma; or there is none, and some have no comma either, or such as -0,5 or 2,05 or 1,25e-3 are there.
     """
     if len(rows) < 2 or rows[1].quoted:
         return False
-    fields = [row.fields for row in rows]
+    fields = [[field.strip() for field in row.fields] for row in rows]
     if len(fields[0]) == 1 and not is_number(fields[0][0]):
         fields = fields[1:]
-    elif not any(len(row) == 2 and re.fullmatch(r"0\d+", row[1].strip(), re.A) for row in fields):
+    elif {len(row) for row in fields} != {1, 2} and not any(_DECIMALS.fullmatch(",".join(row)) for row in fields):
         return False
     return all(len(row) <= 2 and is_number(",".join(row), ",") for row in fields)
 
@@ -357,5 +359,5 @@ def _may_be_decimals(rows: list[_Row]) -> bool:
     """Whether pairs of whole numbers could be single numbers with as many decimals each."""
     if not all(len(row.fields) == 2 and is_number(",".join(row.fields), ",") for row in rows):
         return False
-    places = {len(row.fields[1]) for row in rows}
-    return len(places) == 1 and min(places) > 1
+    signed = any(row.fields[0].lstrip().startswith("-") for row in rows)
+    return signed or len({len(row.fields[1]) for row in rows}) == 1

@@ -238,7 +238,7 @@ def test_a_float64_model_is_not_rounded_in_silence(tmp_path):
         ):
             loading(tmp_path / "m")
         assert told[0].filename == __file__
-    io.save(third.astype(np.float32), tmp_path / "m")
+    io.save(one_model(), tmp_path / "m")
     with jax.enable_x64(False):
         assert io.load(tmp_path / "m").components.means.dtype == np.float32
 

@@ -304,6 +304,8 @@ def test_one_column_with_decimal_commas(tmp_path):
         table = read_table(write(tmp_path, header + text))
         np.testing.assert_array_equal(table.values, numbers)
         assert (table.columns, table.notes) == (columns, ("the decimal mark is a comma",))
+    for text, first in (("1,5\n2\n", 1.5), ("-0,5\n2,5\n", -0.5), ("1,25e-3\n2,50e-3\n", 1.25e-3)):
+        assert read_table(write(tmp_path, text)).values[0].tolist() == [first]
     path = write(tmp_path, "2,15\n3,14\n1,52\n4,00\n12,35\n".replace("4,00", "4,10"))
     table = read_table(path)
     assert table.values.shape == (5, 2)
