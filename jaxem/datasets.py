@@ -24,6 +24,7 @@ import re
 import stat
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -189,7 +190,7 @@ def as_source(name: str, table: Table) -> Source:
     """A table in memory as a source, under a name that errors give."""
 
     def numbers(kept: tuple[str, ...]) -> Numbers:
-        return Numbers(table.values[:, [table.columns.index(column) for column in kept]], [], _by_row)
+        return Numbers(table.values[:, _places(table.columns, kept)], [], _by_row)
 
     return Source(name, table.columns, True, table.notes, Options(), numbers)
 
@@ -253,8 +254,7 @@ def _open_npy(path: Path, options: Options) -> Source:
     names = generated_names(values.shape[1])
 
     def numbers(kept: tuple[str, ...]) -> Numbers:
-        place = {name: j for j, name in enumerate(names)}
-        chosen = values if kept == names else values[:, [place[name] for name in kept]]
+        chosen = values if kept == names else values[:, _places(names, kept)]
         with np.errstate(over="ignore"):
             cast = chosen.astype(np.float32 if values.dtype == np.float32 else np.float64)
         notes = _rounded_notes(kept, chosen, cast) if values.dtype.kind in "iu" and values.dtype.itemsize == 8 else []
@@ -300,11 +300,14 @@ def _open_parquet(path: Path, options: Options) -> Source:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        table = pyarrow.parquet.ParquetFile(
+            path
+        ).read()  # read_table makes columns of names of folders such as year=2020
     except pyarrow.ArrowException as error:
         raise DataError(f"{path} is no readable Parquet file ({_one_line(error)})") from error
     every = [str(name) for name in table.column_names]
     names = tuple(name for name in every if name.strip() and not re.fullmatch(r"__index_level_\d+__", name))
+    _check_different(path, names)
     left_out = len(every) - len(names)  # a name that pandas gives row numbers is none
     notes = (f"{_columns(left_out)} without a name left out",) if left_out else ()
 
@@ -323,8 +326,8 @@ def _from_arrow(path: Path, table: Any, kept: tuple[str, ...], options: Options)
     from pyarrow import types
 
     arrays, notes, single = [], [], bool(kept)
-    for name in kept:
-        column = table.column(table.column_names.index(name))
+    for name, place in zip(kept, _places(table.column_names, kept), strict=True):
+        column = table.column(place)
         kind = column.type
         if types.is_null(kind):
             column = column.cast("float64")
@@ -417,9 +420,7 @@ def _open_text(path: str, content: bytes, options: Options) -> Source:
         raise DataError(f"{path}{error}") from error
     notes = list(layout.notes)
     names = [name for name in layout.names if name]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path} has two columns named {twice!r}; rename one")
+    _check_different(path, names)
     nameless = [j for j, name in enumerate(layout.names) if not name]
     if nameless and layout.named:
         which = f"column {nameless[0] + 1} has" if len(nameless) == 1 else f"{len(nameless)} columns have"
@@ -479,7 +480,7 @@ def _parse(text: Text, kept: tuple[str, ...], options: Options) -> Numbers:
     """The columns as numbers: at once where all cells are such as pyarrow reads, else a column at a time."""
     import pyarrow
 
-    indices = [text.names.index(name) for name in kept]
+    indices = _places(text.names, kept)
     notes: list[str] = []
     try:
         table = _by_pyarrow(text, indices, "float64", options)
@@ -571,7 +572,7 @@ def _long_numbers(text: Text, names: Sequence[str], options: Options) -> list[st
     found: list[str] = []
     if not names:
         return found
-    table = _by_pyarrow(text, [text.names.index(name) for name in names], "string", options)
+    table = _by_pyarrow(text, _places(text.names, names), "string", options)
     for j, name in enumerate(names):
         cells = pc.utf8_trim_whitespace(table.column(j))
         long = np.flatnonzero(
@@ -588,16 +589,35 @@ def _long_numbers(text: Text, names: Sequence[str], options: Options) -> list[st
 # -- what all formats share ----------------------------------------------------------------------------------------------
 
 
+def _places(names: Sequence[str], kept: Sequence[str]) -> list[int]:
+    """Where the kept columns are among all."""
+    place = {name: j for j, name in enumerate(names)}
+    return [place[name] for name in kept]
+
+
+def _first_twice(names: Sequence[str]) -> str | None:
+    """The first name that is there twice."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
+
+
+def _check_different(path: str | Path, names: Sequence[str]) -> None:
+    twice = _first_twice(names)
+    if twice is not None:
+        raise DataError(f"{path} has two columns named {twice!r}; rename one")
+
+
 def _choose_columns(path: str, names: tuple[str, ...], columns: Sequence[str] | None) -> tuple[str, ...]:
     if columns is None:
         if not names:
             raise DataError(f"{path} has no columns; give at least one")
         return names
+    known = set(names)
     for name in columns:
-        if name not in names:
+        if name not in known:
             raise DataError(f"{path} has no column {name!r}; it has {', '.join(names)[:200]}")
-        if columns.count(name) > 1:
-            raise DataError(f"{path}: column {name!r} is asked for twice; name each once")
+    twice = _first_twice(columns)
+    if twice is not None:
+        raise DataError(f"{path}: column {twice!r} is asked for twice; name each once")
     if not columns:
         raise DataError(f"{path}: no column is asked for; name at least one")
     return tuple(columns)

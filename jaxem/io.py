@@ -13,6 +13,7 @@ import json
 import math
 import os
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -40,10 +41,12 @@ METADATA = {
     "2": {"format", "version", "family", "n_components", "n_features", "columns", "sha256"},
 }
 """what each version that is read says of a model"""
-MAX_HEADER = 2**24
+MAX_HEADER = 2**26
 """bytes a header may have; those that `save` writes have a few hundred, and the names of the columns"""
 MAX_NAME = 1000
 """characters that the name of a column may have"""
+MAX_NAMES = 2**22
+"""characters that all names may have; written as escapes they fit into a header"""
 SUM = {4: 1e-4, 8: 1e-8}
 """how far the sum of the weights may be from one, by bytes of a number"""
 PROBES = ((2, 3), (4, 5))
@@ -109,7 +112,7 @@ def save(mixture: Mixture, path: str | Path, *, columns: Sequence[str] | None = 
         "columns": json.dumps(None if columns is None else [*columns]),
     }
     if columns is not None:
-        wrong = _wrong_columns([*columns], int(metadata["n_features"]))
+        wrong = wrong_columns([*columns], int(metadata["n_features"]))
         if wrong:
             raise ValueError(f"columns {wrong}")
     metadata["sha256"] = _digest(arrays, metadata)
@@ -244,13 +247,13 @@ def _columns(path: Path, metadata: Mapping[str, Any], d: int) -> tuple[str, ...]
         raise ModelFormatError(f"{path}: columns are not JSON ({error})") from error
     if columns is None:
         return None
-    wrong = _wrong_columns(columns, d)
+    wrong = wrong_columns(columns, d)
     if wrong:
         raise ModelFormatError(f"{path}: columns {wrong}")
     return tuple(columns)
 
 
-def _wrong_columns(columns: Any, d: int) -> str | None:
+def wrong_columns(columns: Any, d: int) -> str | None:
     """What is wrong with the names of d features, in words."""
     if not isinstance(columns, list) or len(columns) != d:
         found = f"{len(columns)} names" if isinstance(columns, list) else f"a {type(columns).__name__}"
@@ -260,8 +263,10 @@ def _wrong_columns(columns: Any, d: int) -> str | None:
             return f"hold {str(name)[:40]!r}; give names of 1 to {MAX_NAME} characters"
         if any("\ud800" <= character <= "\udfff" for character in name):
             return f"hold {name[:40]!r}, which is no text; rename it"
+    if sum(map(len, columns)) > MAX_NAMES:
+        return f"have more than {MAX_NAMES} characters in all; give shorter names"
     if len(set(columns)) < d:
-        twice = next(name for name in columns if columns.count(name) > 1)
+        twice = next(name for name, count in Counter(columns).items() if count > 1)
         return f"hold {twice[:40]!r} twice; give different names"
     return None
 

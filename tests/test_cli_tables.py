@@ -152,6 +152,14 @@ def test_a_fit_keeps_its_columns(tmp_path):
     assert run("sample", out, "-n", 5).stdout.splitlines()[0] == "component,b,component of the model"
 
 
+def test_names_that_no_file_can_hold_do_not_lose_a_fit(tmp_path):
+    path = write(tmp_path / "x.csv", f"{'a' * 1001},b", X)
+    done = run("fit", path, "-k", 1, "--no-verify", "--out", tmp_path / "m")
+    assert done.returncode == 0
+    assert re.fullmatch("the model is saved without the names of its columns, which hold 'a+'; .*", notes(done)[0])
+    assert load_model(tmp_path / "m").columns is None
+
+
 def test_a_model_in_float64_keeps_its_digits(model, tmp_path):
     """Also for data in float32, and where JAX has 32 bits."""
     far = jaxem.Mixture(

@@ -146,9 +146,13 @@ def test_a_model_knows_its_columns(columns, tmp_path):
     assert loaded.columns == columns
     np.testing.assert_array_equal(loaded.mixture.components.means, mixture.components.means)
     np.testing.assert_array_equal(io.load(tmp_path / "m").components.means, mixture.components.means)
-    many = Case(jaxem.Spherical(), 1, 5000).mixture()
-    io.save(many, tmp_path / "m", columns=[f"a rather long name {j}" for j in range(5000)])
-    assert io.load_model(tmp_path / "m").columns[-1] == "a rather long name 4999"
+
+
+def test_a_model_knows_many_columns(tmp_path):
+    params = jaxem.GaussianParams(np.zeros((1, 20_000), "f4"), np.ones(1, "f4"))
+    names = tuple(f"a rather long name {j}" for j in range(20_000))
+    io.save(jaxem.Mixture(np.zeros(1, "f4"), params, jaxem.Spherical()), tmp_path / "m", columns=names)
+    assert io.load_model(tmp_path / "m").columns == names
 
 
 def test_columns_of_a_model_are_different_names(tmp_path):

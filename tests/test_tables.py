@@ -344,6 +344,19 @@ def test_refused(content, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_two_columns_of_one_name_are_refused_in_parquet_too(tmp_path):
+    twice = pyarrow.table([pyarrow.array([1.0]), pyarrow.array([2.0])], names=["a", "a"])
+    pyarrow.parquet.write_table(twice, tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="two columns named 'a'"):
+        read_table(tmp_path / "x.parquet")
+
+
+def test_folders_make_no_columns(tmp_path):
+    (tmp_path / "year=2020").mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"a": [1.0]}), tmp_path / "year=2020" / "x.parquet")
+    assert read_table(tmp_path / "year=2020" / "x.parquet").columns == ("a",)
+
+
 def test_true_and_false_are_numbers_and_said(tmp_path):
     table = read_table(write(tmp_path, "a,b\n1,True\n2,false\n"))
     np.testing.assert_array_equal(table.values, [[1, 1], [2, 0]])

@@ -31,7 +31,7 @@ from jaxem.cli.reading import (
     Weights,
     columns_of_model,
 )
-from jaxem.cli.terminal import UsageError, WorkError, printable, progress_bar, run, show_errors, start_jax
+from jaxem.cli.terminal import UsageError, WorkError, note, printable, progress_bar, run, show_errors, start_jax
 from jaxem.cli.words import BUNDLED, Outcome, advice, check_density, print_fit, print_verification, write_csv
 
 if TYPE_CHECKING:
@@ -554,10 +554,14 @@ def _fit(
 ) -> None:
     """Fit, save, print, verify, draw and report; the model is saved with the names of its columns."""
     from jaxem.checks import as_components
-    from jaxem.io import save
+    from jaxem.io import save, wrong_columns
     from jaxem.stopping import Status
 
     table = weighted.table
+    wrong = None if names is None or files.out is None else wrong_columns([*names], len(names))
+    if wrong is not None:  # before the work, not after it
+        note(f"the model is saved without the names of its columns, which {wrong}")
+        names = None
     for k in settings.counts:
         as_components(k, table.values.shape[0])
     start_jax(table.values.size * max(settings.counts) * (settings.restarts or RESTARTS), keep=keep)

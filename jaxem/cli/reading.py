@@ -185,11 +185,12 @@ def columns_of_model(
 
     if model is None:
         return chosen
-    named = ", ".join(model)
+    named = ", ".join(model[:20]) + (", ..." if len(model) > 20 else "")
     have = chosen or tuple(name for name in source.columns if name != weights)
-    if set(model) <= set(have):
-        left_out = [name for name in have if name not in model]
-        if [name for name in have if name in model] != [*model]:
+    wanted, there = set(model), set(have)
+    if wanted <= there:
+        left_out = [name for name in have if name not in wanted]
+        if [name for name in have if name in wanted] != [*model]:
             note(f"the columns are put in the order of the model: {named}")
         if left_out and weights is None:
             note(f"the model uses the columns {named}; {_few(left_out)} left out")
@@ -198,9 +199,9 @@ def columns_of_model(
         whose = "--columns names" if chosen is not None else f"{source.path} has no names of columns:"
         if len(have) != len(model):
             raise DataError(f"{whose} {len(have)}, and the model needs {len(model)}: {named}")
-        note(f"columns go by position: {', '.join(have)} for the model's {named}")
+        note(f"columns go by position: {', '.join(have[:20])} for the model's {named}")
         return have
-    missing = [name for name in model if name not in have]
+    missing = [name for name in model if name not in there]
     raise DataError(
         f"{source.path} lacks {'the column' if len(missing) == 1 else 'the columns'} {', '.join(missing)[:200]} of the model; "
         f"it has {', '.join(have)[:200]}; rename them, or name {len(model)} in the model's order with --columns"
