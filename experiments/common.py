@@ -54,6 +54,8 @@ def load_config(kind: type[SomeConfig], path: Path, given: Mapping[str, str] | N
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no TOML: {error}") from error
+    except RecursionError as error:  # brackets in brackets by the thousand
+        raise ConfigError(f"{path} is nested too deeply; a config needs no more than two levels") from error
     try:
         return kind.model_validate({**values, **(given or {})})
     except pydantic.ValidationError as error:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import distances as distances
     from jaxem import em as em
     from jaxem import families as families
+    from jaxem import files as files
     from jaxem import html as html
     from jaxem import init as init
     from jaxem import io as io
     from jaxem import laws as laws
+    from jaxem import layout as layout
     from jaxem import linalg as linalg
     from jaxem import loop as loop
     from jaxem import mixture as mixture
@@ -176,10 +178,12 @@ _MODULES = (
     "distances",
     "em",
     "families",
+    "files",
     "html",
     "init",
     "io",
     "laws",
+    "layout",
     "linalg",
     "loop",
     "mixture",

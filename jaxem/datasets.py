@@ -1,21 +1,57 @@
-"""The bundled data, and tables of numbers from files: CSV, TSV, Parquet and npy.
+"""The bundled data, and tables of numbers from files: CSV and other text, plain or gzipped, Parquet and npy.
+
+`jaxem.layout` tells the delimiter, the decimal mark, the header and the comments of a text file; what the caller says
+takes their place. What was understood, and what looks wrong in the numbers, is in the notes of the table, a line each:
+
+* a column without a name is left out: the row numbers of pandas and R;
+* whole numbers that float64 cannot hold, and a column that only counts the rows;
+* a number far from all others, such as -999 or 1e36: a code for a missing value, perhaps;
+* how many rows were left out for a missing value.
 
 If something is wrong with a file, one `DataError` names the place and the text found there: the line and the column of a
 text file, else the row, counted from 1. A header is not trusted: what a file claims to hold is compared with its size
-before memory is allocated.
+before memory is allocated. Only regular files are read, and standard input as "-": a pipe or a device may never end.
 """
 
+import contextlib
 import csv
+import dataclasses
+import gzip
 import importlib.resources
+import io
 import math
-from collections.abc import Iterator, Sequence
+import re
+import stat
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-SNIFFED = 65_536
-"""characters at the head of a text file that its delimiter and header are found by"""
+from jaxem.layout import BLANKS, MISSING, Asked, LayoutError, generated_names, is_number, split, tell_layout
+
+STDIN = ("-", "/dev/stdin")
+"""names of standard input"""
+TEXT = (".csv", ".tsv", ".txt", ".dat")
+"""suffixes of text files; each may be followed by .gz"""
+LARGEST_EXACT = 2**53
+"""the whole number up to which float64 holds all"""
+APART = 1e8
+"""times all others that the size of a number is, from which on it is noted"""
+CODES = re.compile(r"9+\.?9+|32767|32768|65535|2147483647|2147483648")
+"""sizes of numbers that stand for a missing value in many files"""
+FEWEST = 4
+"""rows among which a number can be far from all others"""
+MOST_NOTED = 3
+"""columns that one kind of note names"""
+COUNTER = re.compile(
+    r"(?:.*[\W_])?(?:id|idx|index|ix|nr|no|num|number|row|rows|rowname|rownames|obs)|unnamed: \d+|.*[a-z](?-i:I[dD])",
+    re.I,
+)
+"""names of columns that count rows"""
 
 
 class DataError(ValueError):
@@ -28,10 +64,23 @@ class Table(NamedTuple):
     Attributes:
         values: `[n, d]`, float64, or float32 where the file says so.
         columns: the names of the d columns.
+        notes: what was understood of the file and what looks wrong in it, a line each.
+        kept: which rows of the file these are, a bool for each of its rows; None if all are there.
     """
 
     values: np.ndarray
     columns: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    kept: np.ndarray | None = None
+
+
+class Options(NamedTuple):
+    """How a file is read: the keyword arguments of `read_table`, checked."""
+
+    asked: Asked = Asked()
+    texts: frozenset[str] = MISSING  # that stand for a missing value
+    codes: tuple[float, ...] = ()  # likewise
+    drop_missing: bool = False
 
 
 def faithful() -> np.ndarray:
@@ -49,35 +98,149 @@ def faithful_table() -> Table:
     return Table(np.array([line.split(",") for line in lines], float), tuple(header.split(",")))
 
 
-def read_table(path: str | Path, columns: Sequence[str] | None = None) -> Table:
-    """Read a table of numbers; the suffix tells the format: .csv, .tsv, .txt, .parquet or .npy.
+def read_table(
+    path: str | Path,
+    columns: Sequence[str] | None = None,
+    *,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    header: bool | None = None,
+    na: Sequence[str | float] | str | float = (),
+    drop_missing: bool = False,
+) -> Table:
+    """Read a table of numbers; the suffix tells the format: .csv, .tsv, .txt, .dat (or one of these with .gz), .parquet, .npy.
 
-    Text files may have a header or none (then the columns are x1, x2, ...); comma, tab, semicolon and space are
-    recognised as delimiters.
+    `Table.notes` says what was understood of a text file, where it is not plain CSV.
 
     Args:
-        path: the file.
-        columns: names of the columns to keep, in this order; all by default, which must then all be numbers.
+        path: the file; "-" for a text file on standard input.
+        columns: names of the columns to keep, in this order; by default all that have a name, which must then be numbers.
+        delimiter: one character between the fields of a text file; a blank stands for runs of blanks. Told by default.
+        decimal: "." or ",". Told by default.
+        header: whether the first row has the names of the columns. Told by default.
+        na: what stands for a missing value beside the usual texts ("", "NA", "--" ...): texts, or numbers such as -999.
+        drop_missing: whether rows with a missing value are left out; else one is an error.
 
     Raises:
         DataError: naming the file, the place, what was found there and what to do.
+        ValueError: for an argument that cannot be meant.
     """
+    source = open_table(path, delimiter=delimiter, decimal=decimal, header=header, na=na, drop_missing=drop_missing)
+    return source.read(columns)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A file of which the columns are known and the numbers are not read yet.
+
+    Attributes:
+        path: the name of the file.
+        columns: the names of its columns; those without a name are left out.
+        named: whether the names are the file's own; else they are x1, x2, ...
+        notes: what was understood of the file, a line each.
+    """
+
+    path: str
+    columns: tuple[str, ...]
+    named: bool
+    notes: tuple[str, ...]
+    options: Options
+    numbers: Callable[[tuple[str, ...]], "Numbers"]
+
+    def read(self, columns: Sequence[str] | None = None) -> Table:
+        """The table of these columns, in this order; of all by default.
+
+        Raises:
+            DataError: naming the file, the place, what was found there and what to do.
+        """
+        kept = _choose_columns(self.path, self.columns, columns)
+        with _reading(self.path):
+            return _as_table(self, kept, self.numbers(kept))
+
+
+class Numbers(NamedTuple):
+    """What a file holds in the columns asked for; NaN where a value is missing."""
+
+    values: np.ndarray
+    notes: list[str]
+    place: Callable[[int, str], tuple[str, str]]  # of a row, from 0, and a column: where it is, and the text there
+
+
+def open_table(
+    path: str | Path,
+    *,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    header: bool | None = None,
+    na: Sequence[str | float] | str | float = (),
+    drop_missing: bool = False,
+) -> Source:
+    """Find out which columns a file has; arguments and errors are those of `read_table`."""
+    options = _options(delimiter, decimal, header, na, drop_missing)
+    if str(path) in STDIN:
+        if sys.stdin is None:
+            raise DataError("standard input is closed; give the name of a file")
+        return _open_text("standard input", sys.stdin.buffer.read(), options)
     path = Path(path)
-    if path.is_dir():
-        raise DataError(f"{path} is a directory; give a file")
-    if not path.exists():
-        raise DataError(f"{path} does not exist; check the name")
-    readers = {".npy": _read_npy, ".parquet": _read_parquet, ".csv": _read_text, ".tsv": _read_text, ".txt": _read_text}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path} has the suffix {path.suffix!r}; give one of {', '.join(sorted(readers))}")
+    with _reading(path):
+        return _open_file(path, options)
+
+
+def as_source(name: str, table: Table) -> Source:
+    """A table in memory as a source, under a name that errors give."""
+
+    def numbers(kept: tuple[str, ...]) -> Numbers:
+        return Numbers(table.values[:, _places(table.columns, kept)], [], _by_row)
+
+    return Source(name, table.columns, True, table.notes, Options(), numbers)
+
+
+def _options(delimiter: Any, decimal: Any, header: Any, na: Any, drop_missing: bool) -> Options:
+    if delimiter is not None and (not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n\0#'):
+        raise ValueError(f"delimiter = {delimiter!r} cannot part columns; give one character such as ',' or ' '")
+    if decimal not in (None, ".", ","):
+        raise ValueError(f"decimal = {decimal!r} is no decimal mark; give '.' or ','")
+    if header not in (None, True, False):
+        raise ValueError(f"header = {header!r} is not understood; give True, False or None")
+    given = [na] if isinstance(na, str | int | float) else list(na)
+    for code in given:
+        if isinstance(code, bool) or not isinstance(code, str | int | float | np.number):
+            raise ValueError(f"na = {code!r} is neither text nor a number; give such as 'NA' or -999")
+    texts = [str(code).strip() for code in given]
+    codes = tuple(float(text) for text in texts if is_number(text))
+    return Options(Asked(delimiter, decimal, header), MISSING | set(texts), codes, bool(drop_missing))
+
+
+@contextlib.contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    """Errors of the system while a file is read become a DataError that names it."""
     try:
-        return reader(path, columns)
+        yield
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _read_npy(path: Path, columns: Sequence[str] | None) -> Table:
+def _open_file(path: Path, options: Options) -> Source:
+    if path.is_dir():
+        raise DataError(f"{path} is a directory; give a file")
+    if not path.exists():
+        raise DataError(f"{path} does not exist; check the name")
+    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device may never end
+        raise DataError(f"{path} is no regular file; give one, or - to read standard input")
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    suffix = "".join(suffixes[-2:]) if suffixes[-1:] == [".gz"] else path.suffix.lower()
+    if suffix in (".npy", ".parquet"):
+        return (_open_npy if suffix == ".npy" else _open_parquet)(path, options)
+    if suffix.removesuffix(".gz") not in TEXT:
+        allowed = ", ".join((*TEXT, ".parquet", ".npy"))
+        raise DataError(f"{path} has the suffix {suffix!r}; give one of {allowed}, text also with .gz")
+    return _open_text(str(path), path.read_bytes(), options)
+
+
+# -- npy and Parquet -----------------------------------------------------------------------------------------------------
+
+
+def _open_npy(path: Path, options: Options) -> Source:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)  # numpy compares the shape with the file's size
     except OSError:
@@ -88,12 +251,38 @@ def _read_npy(path: Path, columns: Sequence[str] | None) -> Table:
         raise DataError(f"{path} holds {getattr(values, 'dtype', 'several arrays')}; give an npy file of real numbers")
     if values.ndim != 2:
         raise DataError(f"{path} holds an array of shape {values.shape}; give [n, d], for one feature [n, 1]")
-    names = tuple(f"x{j + 1}" for j in range(values.shape[1]))
-    kept = _choose_columns(path, names, columns)
-    values = values[:, [names.index(name) for name in kept]]
-    with np.errstate(over="ignore"):
-        values = values.astype(np.float32 if values.dtype == np.float32 else np.float64)
-    return _as_table(path, values, kept)
+    names = generated_names(values.shape[1])
+
+    def numbers(kept: tuple[str, ...]) -> Numbers:
+        chosen = values if kept == names else values[:, _places(names, kept)]
+        with np.errstate(over="ignore"):
+            cast = chosen.astype(np.float32 if values.dtype == np.float32 else np.float64)
+        notes = _rounded_notes(kept, chosen, cast) if values.dtype.kind in "iu" and values.dtype.itemsize == 8 else []
+        return Numbers(cast, notes, _by_row)
+
+    return Source(str(path), names, False, (), options, numbers)
+
+
+def _rounded_notes(names: tuple[str, ...], whole: np.ndarray, cast: np.ndarray) -> list[str]:
+    """Notes on whole numbers that float64 does not hold."""
+    found = []
+    for j, name in enumerate(names):
+        for i in np.flatnonzero(np.abs(cast[:, j]) >= LARGEST_EXACT):
+            if int(whole[i, j]) != int(cast[i, j]):
+                found.append(_rounded(name, int(whole[i, j]), f"row {i + 1}"))
+                break
+    return _some(found)
+
+
+def _rounded(name: str, number: int, place: str) -> str:
+    return (
+        f"column {name!r} holds {number} ({place}), which float64 does not hold and rounds to {int(float(number))}; "
+        "leave it out if it is an identifier"
+    )
+
+
+def _by_row(row: int, name: str) -> tuple[str, str]:
+    return f"row {row + 1}", ""
 
 
 def _need_pyarrow() -> None:
@@ -105,184 +294,411 @@ def _need_pyarrow() -> None:
         ) from error
 
 
-def _read_parquet(path: Path, columns: Sequence[str] | None) -> Table:
+def _open_parquet(path: Path, options: Options) -> Source:
     _need_pyarrow()
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        table = pyarrow.parquet.ParquetFile(
+            path
+        ).read()  # read_table makes columns of names of folders such as year=2020
     except pyarrow.ArrowException as error:
         raise DataError(f"{path} is no readable Parquet file ({_one_line(error)})") from error
-    return _from_arrow(path, table, columns)
+    every = [str(name) for name in table.column_names]
+    names = tuple(name for name in every if name.strip() and not re.fullmatch(r"__index_level_\d+__", name))
+    _check_different(path, names)
+    left_out = len(every) - len(names)  # a name that pandas gives row numbers is none
+    notes = (f"{_columns(left_out)} without a name left out",) if left_out else ()
+
+    def numbers(kept: tuple[str, ...]) -> Numbers:
+        return _from_arrow(path, table, kept, options)
+
+    return Source(str(path), names, True, notes, options, numbers)
 
 
-def _read_text(path: Path, columns: Sequence[str] | None) -> Table:
-    _need_pyarrow()
+def _columns(count: int) -> str:
+    return "a column" if count == 1 else f"{count} columns"
+
+
+def _from_arrow(path: Path, table: Any, kept: tuple[str, ...], options: Options) -> Numbers:
     import pyarrow
-    import pyarrow.csv
+    from pyarrow import types
 
-    _check_bytes(path)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        head = file.read(SNIFFED)
-    lines = [line for line in head.splitlines() if line.strip()]
-    if not lines:
-        raise DataError(f"{path} is empty; give a file with at least one row")
-    delimiter = _delimiter(lines[0])
-    first = next(csv.reader([lines[0]], delimiter=delimiter))
-    has_header = not all(_is_number(field) for field in first)
-    names = [field.strip() for field in first] if has_header else [f"x{j + 1}" for j in range(len(first))]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path} has two columns named {twice!r}; rename one")
-    text = Text(path, delimiter, has_header, len(names))
-    try:
-        table = pyarrow.csv.read_csv(
-            path,
-            read_options=pyarrow.csv.ReadOptions(
-                column_names=None if has_header else names, block_size=min(2**30, max(2**20, path.stat().st_size))
-            ),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
-            convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
-        )
-    except pyarrow.ArrowException as error:
-        found = text.ragged_row() or f"is not a table: {_one_line(error)}"
-        fields = f"{len(names)} {'field' if len(names) == 1 else 'fields'}"
-        raise DataError(f"{path}{found}; every row must have {fields}") from error
-    return _from_arrow(path, table.rename_columns(names), columns, text)
-
-
-def _check_bytes(path: Path) -> None:
-    """A DataError for the first line that holds a NUL byte or is not UTF-8."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            nul = line.find(b"\0")
-            if nul >= 0:
-                raise DataError(
-                    f"{path} holds a NUL byte in line {number}, column {nul + 1}: {line[:nul][-20:]!r}; it is not a text file"
+    arrays, notes, single = [], [], bool(kept)
+    for name, place in zip(kept, _places(table.column_names, kept), strict=True):
+        column = table.column(place)
+        kind = column.type
+        if types.is_null(kind):
+            column = column.cast("float64")
+        elif not any(
+            is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
+        ):
+            values = column.to_pylist()
+            row = next((i for i, v in enumerate(values) if v is not None and not is_number(str(v))), 0)
+            raise DataError(
+                f"{path}: column {name!r} is not numeric but {kind} (row {row + 1} holds {str(values[row])[:40]!r}); "
+                "correct it or name the columns to use with --columns"
+            )
+        single &= types.is_float32(kind)
+        if types.is_integer(kind):
+            try:
+                column.cast("float64")
+            except pyarrow.ArrowInvalid:
+                found = next(
+                    ((i, v) for i, v in enumerate(column.to_pylist()) if v is not None and int(float(v)) != v), None
                 )
-            if not line.isascii():
-                try:
-                    line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{path} is not text in UTF-8: line {number} holds {line[error.start :][:10]!r}; export it as UTF-8"
-                    ) from error
+                if found is not None:
+                    notes.append(_rounded(name, found[1], f"row {found[0] + 1}"))
+        arrays.append(column.cast("float64", safe=False).to_numpy().astype(np.float64))
+    stacked = np.column_stack(arrays) if arrays else np.empty((table.num_rows, 0))
+    return Numbers(stacked.astype(np.float32) if single else stacked, _some(notes), _by_row)
+
+
+# -- text ----------------------------------------------------------------------------------------------------------------
 
 
 class Text(NamedTuple):
-    """A text file in which a place is to be named: where its rows lie."""
+    """The rows of a text file, in which a place is to be named."""
 
-    path: Path
+    path: str
+    body: bytes  # the lines below the header, a line each of the file; comments are empty lines
+    line: int  # in which they begin
     delimiter: str
-    has_header: bool
-    n_fields: int
+    decimal: str
+    names: tuple[str, ...]
+    named: bool
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """The rows without the header, and the line that each begins in, from 1."""
-        with self.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            reader = csv.reader(file, delimiter=self.delimiter)
-            skipped, begin = not self.has_header, 1
-            while True:
-                try:
-                    fields = next(reader, None)
-                except csv.Error:  # a field beyond csv's limit
-                    return
-                if fields is None:
-                    return
-                if fields and skipped:
-                    yield begin, fields
-                skipped, begin = skipped or bool(fields), reader.line_num + 1
+        """The rows, and the line that each begins in, from 1."""
+        file = io.TextIOWrapper(io.BytesIO(self.body), encoding="utf-8", errors="replace", newline="")
+        reader = csv.reader(file, delimiter=self.delimiter)
+        begin = 0
+        while True:
+            try:
+                fields = next(reader, None)
+            except csv.Error:  # a field beyond csv's limit
+                return
+            if fields is None:
+                return
+            if fields:
+                yield self.line + begin, fields
+            begin = reader.line_num
 
     def ragged_row(self) -> str:
         """Words about the first row that has too few fields or too many; empty if there is none."""
         for line, fields in self.rows():
-            if len(fields) != self.n_fields:
+            if len(fields) != len(self.names):
                 found = self.delimiter.join(fields)[:40]
                 return f": line {line} has {len(fields)} {'field' if len(fields) == 1 else 'fields'}: {found!r}"
         return ""
 
-    def place(self, row: int, column: int) -> tuple[str, str]:
+    def place(self, row: int, name: str) -> tuple[str, str]:
         """Where a field is, by its row from 0, and what it holds."""
+        return self.at(row, self.names.index(name))
+
+    def at(self, row: int, column: int) -> tuple[str, str]:
+        """`place` by the number of the column, from 0."""
         for i, (line, fields) in enumerate(self.rows()):
             if i == row and column < len(fields):
                 return f"line {line}", fields[column]
         return f"row {row + 1}", ""
 
 
-def _from_arrow(path: Path, table: Any, columns: Sequence[str] | None, text: Text | None = None) -> Table:
-    import pyarrow.types
+def _open_text(path: str, content: bytes, options: Options) -> Source:
+    _need_pyarrow()
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path} is no whole gzip file ({_one_line(error)}); pack it again") from error
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    _check_bytes(path, content)
+    try:
+        layout = tell_layout(content, options.asked)
+    except LayoutError as error:
+        raise DataError(f"{path}{error}") from error
+    notes = list(layout.notes)
+    names = [name for name in layout.names if name]
+    _check_different(path, names)
+    nameless = [j for j, name in enumerate(layout.names) if not name]
+    if nameless and layout.named:
+        which = f"column {nameless[0] + 1} has" if len(nameless) == 1 else f"{len(nameless)} columns have"
+        notes.append(f"{which} no name and {'is' if len(nameless) == 1 else 'are'} left out")
+    body, comments = _normal(content[layout.begin :], layout.delimiter)
+    if comments:
+        notes.append(f"{comments} {'line' if comments == 1 else 'lines'} below begin with # and are left out")
+    delimiter = "\t" if layout.delimiter == BLANKS else layout.delimiter
+    text = Text(path, body, layout.line, delimiter, layout.decimal, layout.names, layout.named)
+    return Source(path, tuple(names), layout.named, tuple(notes), options, lambda kept: _parse(text, kept, options))
 
-    names = tuple(str(name) for name in table.column_names)
-    kept = _choose_columns(path, names, columns)
-    arrays, single = [], True
-    for name in kept:
-        column = table.column(names.index(name))
-        kind = column.type
-        numeric = pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_boolean(kind)
-        if not numeric and len(column) > column.null_count:
-            values = column.to_pylist()
-            present = [value for value in values if value is not None]
-            found = next((value for value in present if not _is_number(str(value))), present[0])
-            row = values.index(found)
-            place, held = (f"row {row + 1}", "") if text is None else text.place(row, names.index(name))
+
+def _check_bytes(path: str, content: bytes) -> None:
+    """A DataError for the first line that holds a NUL byte or is not UTF-8."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{path} is text in UTF-16; export it as UTF-8")
+    nul = content.find(b"\0")
+    if nul >= 0:
+        before = content[:nul]
+        number, line = before.count(b"\n") + 1, before[before.rfind(b"\n") + 1 :]
+        raise DataError(
+            f"{path} holds a NUL byte in line {number}, column {len(line) + 1}: {line[-20:]!r}; it is not a text file"
+        )
+    if not content.isascii():
+        try:
+            content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            number = content.count(b"\n", 0, error.start) + 1
             raise DataError(
-                f"{path}: column {name!r} is not numeric but {kind} ({place} holds {(held or str(found))[:40]!r}); "
-                "correct it or name the columns to use with --columns"
+                f"{path} is not text in UTF-8: line {number} holds {content[error.start :][:10]!r}; export it as UTF-8"
+            ) from error
+
+
+def _normal(body: bytes, delimiter: str) -> tuple[bytes, int]:
+    """Rows as pyarrow reads them, line for line: runs of blanks become tabs, comments empty lines; and the count of these."""
+    commented = b"#" in body and re.search(rb"(?:\A|[\r\n])[ \t]*#", body) is not None
+    if not commented and delimiter != BLANKS:
+        return body, 0
+    lines = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    is_comment = [line.lstrip().startswith(b"#") for line in lines] if commented else [False] * len(lines)
+    lines = [b"" if left_out else line for line, left_out in zip(lines, is_comment, strict=True)]
+    if delimiter == BLANKS:
+        quoted = b'"' in body
+        lines = [_retabbed(line) if quoted else b"\t".join(line.split()) for line in lines]
+    return b"\n".join(lines), sum(is_comment)
+
+
+def _retabbed(line: bytes) -> bytes:
+    """A line of quoted fields with tabs instead of runs of blanks."""
+    fields = split([line.decode()], BLANKS)[0].fields if line.strip() else []
+    row = io.StringIO()
+    csv.writer(row, delimiter="\t", lineterminator="").writerow(fields)
+    return row.getvalue().encode()
+
+
+def _parse(text: Text, kept: tuple[str, ...], options: Options) -> Numbers:
+    """The columns as numbers: at once where all cells are such as pyarrow reads, else a column at a time."""
+    import pyarrow
+
+    indices = _places(text.names, kept)
+    notes: list[str] = []
+    try:
+        table = _by_pyarrow(text, indices, "float64", options)
+        arrays = [column.to_numpy() for column in table.columns]
+    except pyarrow.ArrowInvalid:
+        try:
+            table = _by_pyarrow(text, indices, "string", options)
+        except pyarrow.ArrowException as error:
+            found = text.ragged_row() or f" is not a table: {_one_line(error)}"
+            fields = f"{len(text.names)} {'field' if len(text.names) == 1 else 'fields'}"
+            raise DataError(f"{text.path}{found}; every row must have {fields}") from error
+        arrays = [_as_numbers(text, name, table.column(j), options, notes) for j, name in enumerate(kept)]
+    values = np.column_stack(arrays) if arrays else np.empty((table.num_rows, 0))
+    if not text.named and "" in text.names:  # the first lines end in a delimiter: do all?
+        last = len(text.names) - 1
+        cells = _by_pyarrow(text, [last], "string", options).column(0)
+        if cells.null_count < len(cells):
+            place, held = text.at(cells.is_valid().index(True).as_py(), last)
+            raise DataError(
+                f"{text.path}: {place} holds {held[:40]!r} after the last column; give every row one length"
             )
-        single &= pyarrow.types.is_float32(kind)
-        as_float = column.cast("float64", safe=False).to_numpy() if numeric else np.full(len(column), np.nan)
-        arrays.append(as_float.astype(np.float64))
-    stacked = np.column_stack(arrays) if arrays else np.empty((table.num_rows, 0))
-    return _as_table(path, stacked.astype(np.float32) if single else stacked, kept, text, names)
+    wide = [name for j, name in enumerate(kept) if (np.abs(values[:, j]) >= LARGEST_EXACT).any()]
+    return Numbers(values, [*_some(notes), *_long_numbers(text, wide, options)], text.place)
 
 
-def _choose_columns(path: Path, names: tuple[str, ...], columns: Sequence[str] | None) -> tuple[str, ...]:
+def _by_pyarrow(text: Text, indices: Sequence[int], kind: str, options: Options) -> Any:
+    """The fields of these numbers, from 0, as columns."""
+    import pyarrow
+    import pyarrow.csv
+
+    chosen = [str(j) for j in indices]  # names may be anything
+    if not text.body.strip():
+        return pyarrow.table({name: pyarrow.array([], kind) for name in chosen})
+    return pyarrow.csv.read_csv(
+        pyarrow.BufferReader(text.body),
+        read_options=pyarrow.csv.ReadOptions(
+            column_names=[str(j) for j in range(len(text.names))],
+            block_size=min(2**30, max(2**20, len(text.body))),
+        ),
+        parse_options=pyarrow.csv.ParseOptions(delimiter=text.delimiter),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(chosen, pyarrow.type_for_alias(kind)),
+            include_columns=chosen,
+            null_values=sorted(options.texts),
+            strings_can_be_null=True,
+            decimal_point=text.decimal,
+        ),
+    )
+
+
+def _as_numbers(text: Text, name: str, column: Any, options: Options, notes: list[str]) -> np.ndarray:
+    """A column of texts as numbers, with a note where they are true and false; or a DataError for the first that is none."""
+    import pyarrow
+    import pyarrow.compute as pc
+
+    cells = pc.utf8_trim_whitespace(column)
+    cells = pc.if_else(pc.is_in(cells, value_set=pyarrow.array(sorted(options.texts))), None, cells)
+    truths = pc.match_substring_regex(cells, pattern="^(?i:true|false)$")
+    if cells.null_count < len(cells) and pc.all(truths).as_py():
+        notes.append(f"column {name!r} holds true and false, read as 1 and 0")
+        cells = pc.if_else(pc.match_substring_regex(cells, pattern="^(?i:true)$"), "1", pc.if_else(truths, "0", None))
+    mark = re.escape(text.decimal)
+    pattern = rf"^[+-]?(?:(?:[0-9]+{mark}?[0-9]*|{mark}[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:inf|infinity))$"
+    good = pc.fill_null(pc.match_substring_regex(cells, pattern=pattern), True)
+    row = pc.index(pc.or_(good, pc.fill_null(truths, False)), False).as_py()
+    row = pc.index(good, False).as_py() if row < 0 else row
+    if row >= 0:
+        place, held = text.place(row, name)
+        found = (held or cells[row].as_py()).strip()[:40]
+        comma = text.decimal == "." and is_number(found, ",")
+        remedy = "say --decimal=, if the comma is its decimal mark, " if comma else ""
+        remedy = (
+            f"say --na={found} if that is a missing value, "
+            if re.fullmatch(r"[^\W\d][\w.*?/-]{0,11}|[*?-]{1,5}", found)
+            else remedy
+        )
+        raise DataError(
+            f"{text.path}: column {name!r} is not numeric but string ({place} holds {found!r}); correct it, "
+            f"{remedy}or name the columns to use with --columns"
+        )
+    cells = pc.replace_substring(pc.ascii_ltrim(cells, characters="+"), pattern=",", replacement=".")
+    return np.asarray(cells.cast("float64").to_numpy(), np.float64)
+
+
+def _long_numbers(text: Text, names: Sequence[str], options: Options) -> list[str]:
+    """Notes on whole numbers that float64 does not hold."""
+    import pyarrow.compute as pc
+
+    found: list[str] = []
+    if not names:
+        return found
+    table = _by_pyarrow(text, _places(text.names, names), "string", options)
+    for j, name in enumerate(names):
+        cells = pc.utf8_trim_whitespace(table.column(j))
+        long = np.flatnonzero(
+            pc.fill_null(pc.match_substring_regex(cells, pattern="^[+-]?[0-9]{16,}$"), False).to_numpy()
+        )
+        for row in long:
+            number = int(cells[int(row)].as_py()[:300])
+            if int(float(number)) != number:
+                found.append(_rounded(name, number, text.place(int(row), name)[0]))
+                break
+    return _some(found)
+
+
+# -- what all formats share ----------------------------------------------------------------------------------------------
+
+
+def _places(names: Sequence[str], kept: Sequence[str]) -> list[int]:
+    """Where the kept columns are among all."""
+    place = {name: j for j, name in enumerate(names)}
+    return [place[name] for name in kept]
+
+
+def _first_twice(names: Sequence[str]) -> str | None:
+    """The first name that is there twice."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
+
+
+def _check_different(path: str | Path, names: Sequence[str]) -> None:
+    twice = _first_twice(names)
+    if twice is not None:
+        raise DataError(f"{path} has two columns named {twice!r}; rename one")
+
+
+def _choose_columns(path: str, names: tuple[str, ...], columns: Sequence[str] | None) -> tuple[str, ...]:
     if columns is None:
+        if not names:
+            raise DataError(f"{path} has no columns; give at least one")
         return names
+    known = set(names)
     for name in columns:
-        if name not in names:
+        if name not in known:
             raise DataError(f"{path} has no column {name!r}; it has {', '.join(names)[:200]}")
-        if columns.count(name) > 1:
-            raise DataError(f"{path}: column {name!r} is asked for twice; name each once")
+    twice = _first_twice(columns)
+    if twice is not None:
+        raise DataError(f"{path}: column {twice!r} is asked for twice; name each once")
+    if not columns:
+        raise DataError(f"{path}: no column is asked for; name at least one")
     return tuple(columns)
 
 
-def _as_table(
-    path: Path, values: np.ndarray, columns: tuple[str, ...], text: Text | None = None, names: tuple[str, ...] = ()
-) -> Table:
+def _as_table(source: Source, columns: tuple[str, ...], found: Numbers) -> Table:
+    """The table without missing values, and what looks wrong in it."""
+    values, path, options = found.values, source.path, source.options
     if values.shape[0] == 0:
         raise DataError(f"{path} has no rows; give at least one")
-    if values.shape[1] == 0:
-        raise DataError(f"{path} has no columns; give at least one")
+    for code in options.codes:
+        values[np.isclose(values, code, rtol=1e-6 if values.dtype == np.float32 else 1e-8, atol=0.0)] = np.nan
+    missing, notes, kept = np.isnan(values), [*source.notes, *found.notes], None
+    if options.drop_missing and missing.any():
+        kept = ~missing.any(axis=1)
+        left_out, values = int(np.sum(~kept)), values[kept]
+        if not len(values):
+            raise DataError(f"{path} has no row without a missing value; choose columns with --columns")
+        words = "has a missing value and is" if left_out == 1 else "have a missing value and are"
+        notes.append(f"{left_out} of {len(kept)} rows {words} left out")
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = bad[0]
-        found = "a missing value or NaN" if math.isnan(values[row, column]) else str(values[row, column])
-        place = f"row {row + 1}"
-        if text is not None:
-            place, held = text.place(int(row), names.index(columns[column]))
-            found = f"{held[:40]!r}, {found}" if held else found
+        place, held = found.place(int(row if kept is None else np.flatnonzero(kept)[row]), columns[column])
+        lost = math.isnan(values[row, column])
+        what = "a missing value or NaN" if lost else str(values[row, column])
+        what = f"{held[:40]!r}, {what}" if held else what
+        remedy = "leave such rows out with --drop-missing" if lost else "say --na=inf if that is a missing value"
         raise DataError(
-            f"{path}: {place}, column {columns[column]!r} holds {found}; fill or drop it ({len(bad)} such values)"
+            f"{path}: {place}, column {columns[column]!r} holds {what}; fill it in, or {remedy} ({len(bad)} such values)"
         )
-    return Table(values, columns)
+    notes += _some([note for j, name in enumerate(columns) if (note := _counter(name, values[:, j], source.named))])
+    notes += _some([note for j, name in enumerate(columns) if (note := _odd_values(name, values[:, j]))])
+    return Table(values, columns, tuple(notes), kept)
 
 
-def _delimiter(line: str) -> str:
-    counts = {delimiter: line.count(delimiter) for delimiter in ",\t;"}
-    best = max(counts, key=lambda delimiter: counts[delimiter])
-    if counts[best]:
-        return best
-    return " " if " " in line.strip() else ","
+def _counter(name: str, values: np.ndarray, named: bool) -> str | None:
+    """A note on a column that only counts the rows."""
+    if not named or len(values) < 3 or values[0] not in (0, 1) or not COUNTER.fullmatch(name):
+        return None
+    if not (np.diff(values) == 1).all():
+        return None
+    return f"column {name!r} counts the rows; leave it out with --columns if it is no measurement"
 
 
-def _is_number(field: str) -> bool:
-    try:
-        float(field.strip().strip('"'))
-    except ValueError:
-        return field.strip() == ""
-    return True
+def _odd_values(name: str, values: np.ndarray) -> str | None:
+    """A note on numbers far from all others: perhaps a code for a missing value."""
+    if len(values) < FEWEST:
+        return None
+    sizes = np.abs(values)
+    top = sizes.max()
+    others = sizes[sizes < top / 2]
+    count = len(sizes) - len(others)
+    if others.size and others.max() > 0:
+        usual = float(np.median(others[others > 0]))
+        far = int(np.sum(sizes > APART * usual))
+        if 0 < far < len(sizes) / 2 or top > APART * others.max():
+            return _maybe_code(name, values[np.argmax(sizes)], far or count)
+    for edge in (values.min(), values.max()):
+        rest = values[values != edge]
+        if not CODES.fullmatch(f"{abs(edge):.{6 if values.dtype == np.float32 else 10}g}") or not rest.size:
+            continue
+        gap = float(np.min(np.abs(rest - edge)))
+        spread = float(np.ptp(rest)) or float(np.max(np.abs(rest)))
+        if gap > 2 * spread or edge < 0 <= rest.min():
+            return _maybe_code(name, edge, len(values) - len(rest))
+    return None
+
+
+def _maybe_code(name: str, value: float, count: int) -> str:
+    times = "once" if count == 1 else f"{count} times"
+    return (
+        f"column {name!r} holds {value:.7g} or the like {times}, far from the rest; "
+        f"say --na={value:.9g} --drop-missing if that means a missing value"
+    )
+
+
+def _some(notes: list[str]) -> list[str]:
+    """The first notes of a kind, and how many more there are."""
+    more = len(notes) - MOST_NOTED
+    return notes if more <= 0 else [*notes[:MOST_NOTED], f"{more} more columns likewise"]
 
 
 def _one_line(error: Exception) -> str:

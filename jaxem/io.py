@@ -1,23 +1,22 @@
 """Save and load a Mixture as safetensors with a closed schema; no pickle, no import by name.
 
 A file holds the arrays `log_weights` and `components.<field>` and these strings: `format` ("jaxem-mixture"), `version`,
-`family` (one of FAMILIES), `n_components`, `n_features` and `sha256`, the digest of the arrays with their names, dtypes
-and shapes. It may hold nothing else. The family itself says which fields it has, of which shapes, and what is wrong with
-their values. A file is written beside its destination, flushed and renamed, so that the path holds the old model or the
-new one, never half of one.
+`family` (one of FAMILIES), `n_components`, `n_features`, `columns` (a JSON list of the names of the features, or null) and
+`sha256`, the digest of all others and of the arrays with their names, dtypes and shapes. It may hold nothing else. Version
+"1" had no columns, and its digest was of the arrays alone; it is still read. The family itself says which fields it has, of
+which shapes, and what is wrong with their values. How a file is written is in `jaxem.files`.
 """
 
-import contextlib
 import functools
 import hashlib
 import json
 import math
 import os
-import tempfile
-import threading
-from collections.abc import Mapping
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,17 +27,26 @@ import safetensors.numpy
 from jaxem.families.base import Family
 from jaxem.families.discrete import Bernoulli
 from jaxem.families.gaussian import Diagonal, Full, Spherical, Tied
+from jaxem.files import write_atomically as write_atomically
 from jaxem.mixture import Mixture
 
-FORMAT, VERSION = "jaxem-mixture", "1"
+FORMAT, VERSION = "jaxem-mixture", "2"
 FAMILIES: dict[str, Family] = {
     type(family).__name__: family for family in (Spherical(), Diagonal(), Tied(), Full(), Bernoulli())
 }
 """what a file may hold; a new family is one more entry"""
 ENTRY = {"dtype", "shape", "data_offsets"}
-METADATA = {"format", "version", "family", "n_components", "n_features", "sha256"}
-MAX_HEADER = 2**16
-"""bytes a header may have; those that `save` writes have a few hundred"""
+METADATA = {
+    "1": {"format", "version", "family", "n_components", "n_features", "sha256"},
+    "2": {"format", "version", "family", "n_components", "n_features", "columns", "sha256"},
+}
+"""what each version that is read says of a model"""
+MAX_HEADER = 2**26
+"""bytes a header may have; those that `save` writes have a few hundred, and the names of the columns"""
+MAX_NAME = 1000
+"""characters that the name of a column may have"""
+MAX_NAMES = 2**22
+"""characters that all names may have; written as escapes they fit into a header"""
 SUM = {4: 1e-4, 8: 1e-8}
 """how far the sum of the weights may be from one, by bytes of a number"""
 PROBES = ((2, 3), (4, 5))
@@ -46,21 +54,36 @@ PROBES = ((2, 3), (4, 5))
 DTYPES: dict[str, np.dtype] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 
-WRITING = threading.Lock()
-"""held while a file is written; whoever ends the process waits for it"""
-
-
 class ModelFormatError(ValueError):
     """A file that `save` did not write, or that was changed since; the message is one line and names the field."""
 
 
-def save(mixture: Mixture, path: str | Path, *, overwrite: bool = True) -> None:
+class Model(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        mixture: the Mixture.
+        columns: the names of its d features; None if the file has none.
+    """
+
+    mixture: Mixture
+    columns: tuple[str, ...] | None
+
+
+def save(mixture: Mixture, path: str | Path, *, columns: Sequence[str] | None = None, overwrite: bool = True) -> None:
     """Write a mixture to `path`, atomically.
+
+    Args:
+        mixture: of a family in FAMILIES; one mixture, not a batch.
+        path: the file; a link is followed.
+        columns: the names of the d features, all different; the command line then finds them in a table by name.
+        overwrite: whether an existing file is replaced; its mode is kept.
 
     Raises:
         TypeError: for a family that files do not know (one of your own).
-        ValueError: for parameters that are not finite.
+        ValueError: for parameters that are not finite, and for columns that are not d different names.
         FileExistsError: if the path exists and `overwrite` is false.
+        OSError: if the file cannot be written, with its name; the old file is then whole.
     """
     name = type(mixture.family).__name__
     if FAMILIES.get(name) != mixture.family:
@@ -86,18 +109,35 @@ def save(mixture: Mixture, path: str | Path, *, overwrite: bool = True) -> None:
         "family": name,
         "n_components": str(mixture.n_components),
         "n_features": str(mixture.family.n_features(mixture.components)),
-        "sha256": _digest(arrays),
+        "columns": json.dumps(None if columns is None else [*columns]),
     }
+    if columns is not None:
+        wrong = wrong_columns([*columns], int(metadata["n_features"]))
+        if wrong:
+            raise ValueError(f"columns {wrong}")
+    metadata["sha256"] = _digest(arrays, metadata)
     write_atomically(Path(path), safetensors.numpy.save(arrays, metadata), overwrite)
 
 
 def load(path: str | Path) -> Mixture:
-    """Read a mixture that `save` wrote.
+    """Read a mixture that `save` wrote; `load_model` gives the names of its columns, too.
+
+    A float64 model is rounded to float32 where JAX has no float64, with a UserWarning.
 
     Raises:
         ModelFormatError: if `save` did not write the file, or it was cut or changed since; it names the field.
+        ValueError: if float32 cannot hold the model, and JAX has no float64.
         OSError: if the file cannot be read.
     """
+    return _read(path).mixture
+
+
+def load_model(path: str | Path) -> Model:
+    """Read a mixture and the names of its columns; errors and the warning are those of `load`."""
+    return _read(path)
+
+
+def _read(path: str | Path) -> Model:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; check the name")
@@ -106,7 +146,7 @@ def load(path: str | Path) -> Mixture:
     with path.open("rb") as file:  # opened once: another model may take the path while we read
         header, start, size = _header(path, file)
         metadata = header.pop("__metadata__", None)
-        k, d = _check_metadata(path, metadata)
+        k, d, columns = _check_metadata(path, metadata)
         family = FAMILIES[metadata["family"]]
         shapes, tree = _shapes(family, k, d)
         expected = {"log_weights": (k,), **shapes}
@@ -116,7 +156,7 @@ def load(path: str | Path) -> Mixture:
         arrays = safetensors.numpy.load(content)
     except safetensors.SafetensorError as error:
         raise ModelFormatError(f"{path}: {error}") from error
-    if _digest(arrays) != metadata["sha256"]:
+    if _digest(arrays, {} if metadata["version"] == "1" else metadata) != metadata["sha256"]:
         raise ModelFormatError(f"{path}: sha256 does not match; the file was changed or damaged")
     log_weights, params = arrays["log_weights"], jax.tree.unflatten(tree, [arrays[field] for field in shapes])
     _check_values(path, log_weights, params, family)
@@ -128,7 +168,11 @@ def load(path: str | Path) -> Mixture:
             _check_values(path, log_weights, params, family)
         except ModelFormatError as error:
             raise ValueError(f"{error} in {narrow}; set jax_enable_x64 to load this model in float64") from error
-    return Mixture(jnp.asarray(log_weights), jax.tree.map(jnp.asarray, params), family)
+        warnings.warn(
+            f"{path} holds a float64 model, which is rounded to {narrow}; set jax_enable_x64 to keep its digits",
+            stacklevel=3,
+        )
+    return Model(Mixture(jnp.asarray(log_weights), jax.tree.map(jnp.asarray, params), family), columns)
 
 
 def _by_name(params: Any) -> dict[str, Any]:
@@ -177,18 +221,59 @@ def _header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], bytes, int]:
     return header, start, size - 8 - length
 
 
-def _check_metadata(path: Path, metadata: Any) -> tuple[int, int]:
-    """The numbers of components and features that the header claims, once the rest of it is what it should be."""
+def _check_metadata(path: Path, metadata: Any) -> tuple[int, int, tuple[str, ...] | None]:
+    """The numbers of components and features that the header claims, and their names, once the rest is what it should be."""
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ModelFormatError(f"{path}: format is not {FORMAT!r}; this is not a model that jaxem saved")
-    if metadata.get("version") != VERSION:
-        raise ModelFormatError(f"{path}: version is {metadata.get('version')!r}; this jaxem reads {VERSION!r}")
-    if set(metadata) != METADATA:
-        raise ModelFormatError(f"{path}: metadata has the fields {sorted(metadata)}; expected {sorted(METADATA)}")
+    version = metadata.get("version")
+    if not isinstance(version, str) or version not in METADATA:
+        raise ModelFormatError(
+            f"{path}: version is {_short(version)}; this jaxem reads {' and '.join(map(repr, METADATA))}"
+        )
+    if set(metadata) != METADATA[version]:
+        raise ModelFormatError(
+            f"{path}: metadata has the fields {_short(sorted(metadata))}; expected {sorted(METADATA[version])}"
+        )
     if not isinstance(metadata["family"], str) or metadata["family"] not in FAMILIES:
-        raise ModelFormatError(f"{path}: family is {metadata['family']!r}; known are {[*FAMILIES]}")
+        raise ModelFormatError(f"{path}: family is {_short(metadata['family'])}; known are {[*FAMILIES]}")
     k, d = (_count(path, metadata, name) for name in ("n_components", "n_features"))
-    return k, d
+    return k, d, _columns(path, metadata, d) if version != "1" else None
+
+
+def _columns(path: Path, metadata: Mapping[str, Any], d: int) -> tuple[str, ...] | None:
+    try:
+        columns = json.loads(metadata["columns"])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelFormatError(f"{path}: columns are not JSON ({error})") from error
+    if columns is None:
+        return None
+    wrong = wrong_columns(columns, d)
+    if wrong:
+        raise ModelFormatError(f"{path}: columns {wrong}")
+    return tuple(columns)
+
+
+def wrong_columns(columns: Any, d: int) -> str | None:
+    """What is wrong with the names of d features, in words."""
+    if not isinstance(columns, list) or len(columns) != d:
+        found = f"{len(columns)} names" if isinstance(columns, list) else f"a {type(columns).__name__}"
+        return f"are {found} for {d} {'feature' if d == 1 else 'features'}; give one name for each"
+    for name in columns:
+        if not isinstance(name, str) or not name or len(name) > MAX_NAME or "\0" in name:
+            return f"hold {str(name)[:40]!r}; give names of 1 to {MAX_NAME} characters"
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            return f"hold {name[:40]!r}, which is no text; rename it"
+    if sum(map(len, columns)) > MAX_NAMES:
+        return f"have more than {MAX_NAMES} characters in all; give shorter names"
+    if len(set(columns)) < d:
+        twice = next(name for name, count in Counter(columns).items() if count > 1)
+        return f"hold {twice[:40]!r} twice; give different names"
+    return None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -201,19 +286,21 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _count(path: Path, metadata: Mapping[str, str], name: str) -> int:
     text = metadata[name]
     if not (isinstance(text, str) and text.isascii() and text.isdigit() and 0 < len(text) <= 9 and int(text) > 0):
-        raise ModelFormatError(f"{path}: {name} is {text!r}; expected a positive whole number")
+        raise ModelFormatError(f"{path}: {name} is {_short(text)}; expected a positive whole number")
     return int(text)
 
 
 def _check_arrays(path: Path, header: dict[str, Any], expected: dict[str, tuple[int, ...]], size: int) -> None:
     if set(header) != set(expected):
-        raise ModelFormatError(f"{path}: arrays are {sorted(header)}; expected {sorted(expected)}")
+        raise ModelFormatError(f"{path}: arrays are {_short(sorted(header))}; expected {sorted(expected)}")
     total, dtypes = 0, set()
     for name, shape in expected.items():
         entry = header[name]
         known = isinstance(entry, dict) and set(entry) == ENTRY and isinstance(entry["dtype"], str)
         if not known or entry["shape"] != list(shape) or entry["dtype"] not in DTYPES:
-            raise ModelFormatError(f"{path}: {name} is {entry}; expected shape {list(shape)} and one of {[*DTYPES]}")
+            raise ModelFormatError(
+                f"{path}: {name} is {_short(entry)}; expected shape {list(shape)} and one of {[*DTYPES]}"
+            )
         dtypes.add(entry["dtype"])
         total += math.prod(shape) * DTYPES[entry["dtype"]].itemsize
     if len(dtypes) > 1:
@@ -237,41 +324,13 @@ def _check_values(path: Path | str, log_weights: np.ndarray, params: Any, family
         raise ModelFormatError(f"{path}: components.{wrong}")
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
+    for name in sorted(set(metadata) - {"sha256"}):
+        text = metadata[name].encode()
+        digest.update(f"{name}|{len(text)}|".encode() + text)
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def write_atomically(path: Path, content: bytes, overwrite: bool) -> None:
-    """Write a file so that its path holds the old content or the new one, never a part, whatever happens."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a directory; give the name of a file")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; choose another name or allow overwriting it")
-    with WRITING:
-        _replace(path, content)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent or Path(), prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -15,6 +15,7 @@ from io import StringIO
 from typing import NamedTuple
 from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 
@@ -61,6 +62,12 @@ def fails(done, message, code=1):
     return done
 
 
+def load(path):
+    """A saved model with all its digits; the command line saves float64."""
+    with jax.enable_x64(True):
+        return io.load(path)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A saved model: the best known fit of two components to Old Faithful."""
@@ -92,20 +99,22 @@ def test_fit_without_a_file(tmp_path):
     ):
         assert expected in done.stdout, done.stdout
     assert re.search(r"Verified by autodiff: (\d+) of \1 laws hold", done.stdout)
-    np.testing.assert_allclose(sorted(io.load(path).weights), [0.355872857106, 0.644127142894], atol=1e-5)
+    np.testing.assert_allclose(sorted(load(path).weights), [0.355872857106, 0.644127142894], atol=1e-5)
 
 
 def test_predict_score_and_sample(model, tmp_path):
-    x, mixture = jaxem.datasets.faithful(), io.load(model)
+    with jax.enable_x64(True):
+        resp = np.asarray(load(model).responsibilities(jaxem.datasets.faithful()))
+    x = jaxem.datasets.faithful()
     labels = run("predict", model).stdout.split()
     assert labels[0] == "component"
-    np.testing.assert_array_equal([int(label) for label in labels[1:]], mixture.responsibilities(x).argmax(axis=1))
+    np.testing.assert_array_equal([int(label) for label in labels[1:]], resp.argmax(axis=1))
 
     np.savetxt(tmp_path / "x.csv", x[:5], delimiter=",", header="a,b", comments="")
     rows = run("predict", model, tmp_path / "x.csv", "--proba").stdout.splitlines()
     assert rows[0] == "p0,p1"
     found = np.array([row.split(",") for row in rows[1:]], float)
-    np.testing.assert_allclose(found, mixture.responsibilities(x[:5]), atol=1e-5)
+    np.testing.assert_allclose(found, resp[:5], atol=1e-5)
 
     done = run("score", model)
     assert "log_likelihood -1130.263960" in done.stdout
@@ -160,13 +169,14 @@ def test_select(counts, covariance, models, tmp_path):
     chosen = [line for line in table if line.endswith("chosen")]
     assert [line.split()[:2] for line in chosen] == [["3", "Tied"]]
     assert "3 components, tied covariances" in done.stdout
-    assert type(io.load(path).family).__name__ == "Tied"
+    assert type(load(path).family).__name__ == "Tied"
 
 
 def test_refusals_of_ranges_and_budgets():
     fails(run("fit", "-k", "3:1"), "smaller number first", 2)
     fails(run("fit", "-k", "1:1000"), "at most 100", 2)
-    fails(run("fit", "-k", "two"), "'two' is not a whole number", 2)
+    for text in ("two", "1-6", "1,2,3", "1:6:2", "1..6", "2.5", ""):
+        fails(run("fit", "-k", text), f"'{re.escape(text)}' is not a whole number; give a number or", 2)
     fails(run("fit", "--budget", 0), "0 is out of range", 2)
     fails(run("fit", "-k", "1:3", "--restarts", 4), "or --init exclude", 2)
     fails(run("fit", "--budget", 100, "--init", "random"), "or --init exclude", 2)
@@ -196,14 +206,19 @@ def test_refusals(model, tmp_path):
     fails(run("fit", "-k", 10**12), "exceeds the 272 rows")
     fails(run("fit", "--restarts", 0), "0 is out of range", 2)
     fails(run("fit", "--max-iter", -3), "-3 is out of range", 2)
-    fails(run("fit", "--out", path), "exists.*--force")
+    fails(run("fit", "--out", path), "exists.*--force", 2)
     assert path.read_bytes() == before
     fails(run("fit", "--out", tmp_path / "no" / "m"), "does not exist; make it first")
     fails(run("predict", tmp_path / "bad.safetensors"), "not whole")
     fails(run("predict", tmp_path / "nothing"), "does not exist")
     fails(run("predict", path, "--columns", "waiting"), "x has 1 columns, the mixture 2")
-    fails(run("fit", "-k", "2.5"), "'2.5' is not a whole number", code=2)
-    fails(run("fit", "--covariance", "diagonal"), "full", code=2)
+    fails(run("fit", "--covariance", "banded"), "'banded' is none of full, tied, diag", code=2)
+    fails(run("fit", "--covariance", "sperical"), "did you mean", code=2)
+    fails(run("fit", "--init", "kmean"), "did you mean", code=2)
+    fails(run("fit", "--order", "height"), "'height' is none of weight, mean", code=2)
+    fails(run("fit", "--out", tmp_path / "a", "--report", tmp_path / "a"), "name one file twice", code=2)
+    fails(run("predict", path, "--out", path), "exists.*--force", 2)
+    fails(run("sample", path, "--out", path), "exists.*--force", 2)
     fails(run("fit", "--colour", "red"), "No such option", code=2)
     fails(run("nonsense"), "No such command", code=2)
 
@@ -260,7 +275,7 @@ def test_every_core_is_used_for_much_work_and_the_answer_is_the_same(tmp_path):
     many = run_process(*options, "--out", outs[0])
     one = run_process(*options, "--out", outs[1], JAX_NUM_CPU_DEVICES="1")
     assert many.returncode == one.returncode == 0, many.stderr + one.stderr
-    models = [io.load(out) for out in outs]
+    models = [load(out) for out in outs]
     np.testing.assert_allclose(*(np.sort(model.components.means[:, 0]) for model in models), rtol=1e-6)
 
 
@@ -298,15 +313,52 @@ def test_termination_has_its_own_code(tmp_path):
     assert stdout == ""
 
 
+# each is interrupted when it is first imported: by our own package, early and late; the last within the work
+MOMENTS = [
+    "typer",
+    "jaxem.cli.terminal",
+    "jaxem.cli.commands",
+    "jaxem.datasets",
+    "pyarrow",
+    "numpy",
+    "jax",
+    "jaxlib",
+    "jaxem.io",
+]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize("after", [0.4, 0.6, 0.8, 1.0])
-def test_termination_while_modules_are_imported(after):
-    process = subprocess.Popen([*COMMAND, "fit"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(after)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode in (143, -signal.SIGTERM)  # the second before there is a handler
-    assert "Traceback" not in stderr
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", MOMENTS)
+def test_signals_while_modules_are_imported(module, number, model):
+    """One line and the exit code of the signal, whatever is being imported when it comes."""
+    code = (
+        "import os, sys, time, jaxem.cli\n"
+        "module, number, *arguments = sys.argv[1:]\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == module:\n"
+        "            os.kill(os.getpid(), int(number)); time.sleep(20)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "sys.argv = ['jaxem', *arguments]\n"
+        "jaxem.cli.main()"
+    )
+    (model.parent / "x.csv").write_text("a,b\n1,2\n3,4\n")
+    command = [sys.executable, "-c", code, module, str(int(number)), "predict", str(model), str(model.parent / "x.csv")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    word, exit_code = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}[number]
+    assert done.returncode == exit_code, done.stderr
+    assert done.stderr.strip() == f"jaxem: {word}"
+    assert done.stdout == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_signal_that_is_ignored_stays_ignored():
+    """Such as Ctrl-C in a command that a script put in the background."""
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); from jaxem.cli.signals import listen; listen(); "
+    code += "import os; os.kill(os.getpid(), signal.SIGINT); print('alive')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "alive\n"
 
 
 def test_rows_too_far_away(model, tmp_path):

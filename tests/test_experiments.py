@@ -107,6 +107,8 @@ def test_bad_configs(tmp_path, refused):
         good.replace("restarts = 8", 'restarts = "8"'): "restarts: Input should be a valid integer",
         good.replace("restarts = 8", "restarts = 0"): "restarts: Input should be greater than 0",
         good.replace("seed = 0", "seed ="): "is no TOML",
+        good.replace("seed = 0", f"seed = {'[' * 5000}"): "is nested too deeply",
+        good.replace("seed = 0", f"seed = {'{a = ' * 5000}"): "is nested too deeply",
     }.items():
         (tmp_path / "bad.toml").write_text(text)
         with pytest.raises(ConfigError, match=message) as error:

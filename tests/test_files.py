@@ -1,11 +1,15 @@
 """Models and tables on disk: what goes out comes back; what is wrong is named; nothing is half-written."""
 
+import errno
+import hashlib
 import json
 import os
 import signal
+import stat
 import struct
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +17,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import safetensors.numpy
 
 import jaxem
 from jaxem import datasets, io
@@ -116,6 +121,7 @@ LIES = {
     "n_features": lambda h: h["__metadata__"].update(n_features="999999999"),
     "sha256": lambda h: h["__metadata__"].update(sha256="0" * 64),
     "metadata": lambda h: h["__metadata__"].update(extra="1"),
+    "columns": lambda h: h["__metadata__"].update(columns='["a"]'),
     "arrays": lambda h: h.pop("log_weights"),
     "log_weights": lambda h: h["log_weights"].update(shape=[3]),
     "components.means": lambda h: h["components.means"].update(dtype="I64"),
@@ -130,6 +136,115 @@ def test_a_lie_in_the_header_is_named(field, tmp_path):
     edit(path, LIES[field])
     with pytest.raises(io.ModelFormatError, match="components.means" if field == "n_features" else field):
         io.load(path)
+
+
+@pytest.mark.parametrize("columns", [("height", "weight"), ("Größe", "\x1b[31m, 2\n"), ("b", "a"), None])
+def test_a_model_knows_its_columns(columns, tmp_path):
+    mixture = Case(jaxem.Full(), 2, 2).mixture()
+    io.save(mixture, tmp_path / "m", columns=columns)
+    loaded = io.load_model(tmp_path / "m")
+    assert loaded.columns == columns
+    np.testing.assert_array_equal(loaded.mixture.components.means, mixture.components.means)
+    np.testing.assert_array_equal(io.load(tmp_path / "m").components.means, mixture.components.means)
+
+
+def test_a_model_knows_many_columns(tmp_path):
+    params = jaxem.GaussianParams(np.zeros((1, 20_000), "f4"), np.ones(1, "f4"))
+    names = tuple(f"a rather long name {j}" for j in range(20_000))
+    io.save(jaxem.Mixture(np.zeros(1, "f4"), params, jaxem.Spherical()), tmp_path / "m", columns=names)
+    assert io.load_model(tmp_path / "m").columns == names
+
+
+def test_columns_of_a_model_are_different_names(tmp_path):
+    mixture = Case(jaxem.Full(), 2, 2).mixture()
+    for columns, message in {
+        ("a",): "columns are 1 names for 2 features; give one name for each",
+        ("a", "a"): "columns hold 'a' twice",
+        ("a", ""): "columns hold ''; give names",
+        ("a", 3): "columns hold '3'; give names",
+        ("a", "b" * 1001): "columns hold 'bbbb.*1000 characters",
+        ("a", "\udc80"): r"columns hold '\\udc80', which is no text",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            io.save(mixture, tmp_path / "m", columns=columns)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['["a", "a"]', '["a"]', '["a", 1]', '["a", null]', '"ab"', '{"a": 1, "b": 2}', "[", "", "[" * 100_000, '["a", ""]',
+     '["a", "\\ud800"]', "true", "NaN", None, ["a", "b"]],
+)  # fmt: skip
+def test_hostile_columns(text, tmp_path):
+    path = tmp_path / "m"
+    io.save(Case(jaxem.Full(), 2, 2).mixture(), path, columns=["a", "b"])
+    edit(path, lambda header: header["__metadata__"].update(columns=text))
+    with pytest.raises(io.ModelFormatError, match="columns") as error:
+        io.load(path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def test_the_digest_covers_what_is_said_of_a_model(tmp_path):
+    """Also what the shapes of the arrays do not show: names in another order, another family of the same shapes, no names."""
+    path = tmp_path / "m"
+    for changed in (
+        {"columns": '["b", "a"]'},
+        {"columns": "null"},
+        {"version": "1", "columns": None},
+        {"family": "Tied"},
+    ):
+        params = jaxem.GaussianParams(
+            np.zeros((2, 2)), np.stack([np.eye(2)] * 2) if "family" not in changed else np.ones((2, 2))
+        )
+        family = jaxem.Diagonal() if "family" in changed else jaxem.Full()
+        io.save(jaxem.Mixture(np.log([0.5, 0.5]), params, family), path, columns=["a", "b"])
+        edit(path, lambda header, changed=changed: header["__metadata__"].update(changed))
+        if changed.get("version") == "1":
+            edit(path, lambda header: header["__metadata__"].pop("columns"))
+        with pytest.raises(io.ModelFormatError, match="sha256"):
+            io.load(path)
+
+
+def test_a_file_of_version_1_is_read(tmp_path):
+    """Written here as jaxem 0.5 wrote it: no columns, a digest of the arrays alone."""
+    arrays = {
+        "log_weights": np.log([0.25, 0.75]).astype(DTYPE),
+        "components.means": np.array([[1.0, 2.0], [3.0, 4.0]], DTYPE),
+        "components.covariances": np.array([1.0, 2.0], DTYPE),
+    }
+    digest = hashlib.sha256()
+    for name in ("components.covariances", "components.means", "log_weights"):
+        digest.update(f"{name}|{arrays[name].dtype.str}|{arrays[name].shape}|".encode() + arrays[name].tobytes())
+    metadata = {
+        "format": "jaxem-mixture", "version": "1", "family": "Spherical", "n_components": "2", "n_features": "2",
+        "sha256": digest.hexdigest(),
+    }  # fmt: skip
+    safetensors.numpy.save_file(arrays, tmp_path / "m", metadata)
+    loaded = io.load_model(tmp_path / "m")
+    assert loaded.columns is None
+    np.testing.assert_array_equal(loaded.mixture.components.means, [[1.0, 2.0], [3.0, 4.0]])
+    arrays["log_weights"][:] = np.log(0.5)
+    safetensors.numpy.save_file(arrays, tmp_path / "m", metadata)
+    with pytest.raises(io.ModelFormatError, match="sha256"):
+        io.load(tmp_path / "m")
+
+
+def test_a_float64_model_is_not_rounded_in_silence(tmp_path):
+    third = jaxem.Mixture(np.zeros(1), jaxem.GaussianParams(np.full((1, 1), 1 / 3), np.ones(1)), jaxem.Spherical())
+    io.save(third, tmp_path / "m")
+    with jax.enable_x64(True):
+        assert float(io.load(tmp_path / "m").components.means[0, 0]) == 1 / 3
+    for loading in (io.load, io.load_model):
+        with (
+            jax.enable_x64(False),
+            pytest.warns(UserWarning, match="float64 model.*float32; set jax_enable_x64") as told,
+        ):
+            loading(tmp_path / "m")
+        assert told[0].filename == __file__
+    io.save(one_model(), tmp_path / "m")
+    with jax.enable_x64(False):
+        assert io.load(tmp_path / "m").components.means.dtype == np.float32
 
 
 def test_every_truncation_and_every_flipped_byte_is_seen(tmp_path):
@@ -161,7 +276,8 @@ def test_a_save_killed_at_any_moment_leaves_a_model(tmp_path):
     code = (
         "import sys, numpy as np, jaxem; from jaxem import io\n"
         "def model(v):\n"
-        "    return jaxem.Mixture(np.zeros(1), jaxem.GaussianParams(np.full((1, 40), v), np.eye(40)[None]), jaxem.Full())\n"
+        "    params = jaxem.GaussianParams(np.full((1, 40), v, 'f4'), np.eye(40, dtype='f4')[None])\n"
+        "    return jaxem.Mixture(np.zeros(1, 'f4'), params, jaxem.Full())\n"
         "io.save(model(0.0), sys.argv[1]); print('ready', flush=True)\n"
         "while True:\n"
         "    for v in (1.0, 2.0): io.save(model(v), sys.argv[1])"
@@ -174,6 +290,104 @@ def test_a_save_killed_at_any_moment_leaves_a_model(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert float(io.load(path).components.means[0, 0]) in (0.0, 1.0, 2.0)
+
+
+def one_model(value=0.0):
+    return jaxem.Mixture(
+        np.zeros(1, "f4"), jaxem.GaussianParams(np.full((1, 1), value, "f4"), np.ones(1, "f4")), jaxem.Spherical()
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")
+def test_mode_and_link_stay(tmp_path):
+    (tmp_path / "below").mkdir()
+    target, link = tmp_path / "below" / "m", tmp_path / "link"
+    link.symlink_to("below/m")
+    io.save(one_model(), link)  # a link that leads to no file yet
+    new = tmp_path / "new"
+    new.touch()
+    assert stat.S_IMODE(target.stat().st_mode) == stat.S_IMODE(new.stat().st_mode)
+    for mode in (0o600, 0o664, 0o444):
+        target.chmod(mode)
+        io.save(one_model(1.0), link)
+        assert link.is_symlink()
+        assert stat.S_IMODE(target.stat().st_mode) == mode
+        assert float(io.load(target).components.means[0, 0]) == 1.0
+    assert sorted(os.listdir(tmp_path)) == ["below", "link", "new"]
+    assert os.listdir(tmp_path / "below") == ["m"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices of POSIX")
+def test_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for path in (tmp_path / "pipe", tmp_path / "link", "/dev/null"):
+        with pytest.raises(OSError, match="no regular file"):
+            io.save(one_model(), path)
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_what_killed_processes_left_is_removed(tmp_path):
+    """Two of them, each killed just before it renames; what belongs to others and to the living stays."""
+    code = (
+        "import os, signal, sys, unittest.mock as mock; from jaxem import files; from pathlib import Path\n"
+        "with mock.patch('os.replace', lambda *_: os.kill(os.getpid(), signal.SIGKILL)):\n"
+        "    files.write_atomically(Path(sys.argv[1]), b'x', True)"
+    )
+    path = tmp_path / "m"
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code, str(path)])
+        assert done.returncode == -signal.SIGKILL
+        assert len(os.listdir(tmp_path)) == 1  # the next save removes what the one before left
+    dead = next(tmp_path.iterdir()).name
+    others = [".m.tmp", "m.abc.tmp", ".jaxem-notes.tmp", ".jaxem-0badcafe-1-x.tmp.bak", dead.removeprefix(".")]
+    of_the_living = "-".join([*dead.split("-")[:2], str(os.getpid()), "abcdefgh.tmp"])
+    elsewhere = (
+        f".jaxem-00000000-{dead.split('-')[2]}-abcdefgh.tmp"  # a process of another machine with the same number
+    )
+    for name in (*others, of_the_living, elsewhere):
+        (tmp_path / name).touch()
+    io.save(one_model(), path)
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, of_the_living, elsewhere, "m"])
+    for name in (*others, of_the_living, elsewhere):
+        os.utime(tmp_path / name, (0, 0))
+    io.save(one_model(), path)
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, "m"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_a_full_disk_names_the_path_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "m"
+    io.save(one_model(), path)
+    before = path.read_bytes()
+    code = (
+        "import resource, sys; from jaxem import files; from pathlib import Path\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "files.write_atomically(Path(sys.argv[1]), bytes(10**6), True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == f"OSError: [Errno {errno.EFBIG}] File too large: '{path}'"
+    full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    with mock.patch("os.fsync", full), pytest.raises(OSError, match=f"No space left on device: '{path}'") as caught:
+        io.save(one_model(1.0), path)
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["m"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders of POSIX")
+def test_a_renaming_is_flushed(tmp_path):
+    """First the file, then its folder: else a crash of the machine could undo the renaming."""
+    flushed = []
+
+    def note(handle):
+        flushed.append((stat.S_ISDIR(os.fstat(handle).st_mode), (tmp_path / "m").exists()))
+
+    with mock.patch("os.fsync", note):
+        io.save(one_model(), tmp_path / "m")
+    assert flushed == [(False, False), (True, True)]
 
 
 @pytest.mark.parametrize("wrong", [["F64"], {"a": 1}, None, 3, True])
@@ -266,8 +480,11 @@ BAD_TEXT = {
     "text": ("a,b\n1,2\n3,red\n", r"column 'b' is not numeric but string \(line 3 holds 'red'\).*--columns"),
     "text without a header": ("1,2\n\n3,red\n", r"column 'x2' is not numeric but string \(line 3 holds 'red'\)"),
     "text in quotes": ('a,b\n1,"2"\n3,"re""d,\nblue"\n', r"column 'b' is not numeric but string \(line 3 holds"),
-    "another delimiter": ("a|b\n1|2\n", r"column 'a\|b' is not numeric but string \(line 2 holds '1\|2'\)"),
-    "decimal comma": ("a;b\n1,5;2,5\n", r"column 'a' is not numeric but string \(line 2 holds '1,5'\)"),
+    "another delimiter": ("a/b\n1/2\n", r"column 'a/b' is not numeric but string \(line 2 holds '1/2'\)"),
+    "decimal commas and points": (
+        "a;b\n1,5;2,5\n1,5;2.5\n",
+        r"column 'b' is not numeric but string \(line 3 holds '2.5'\)",
+    ),
     "missing": ("a,b\n1,2\n,4\n", "line 3, column 'a' holds a missing value"),
     "NA": ("a,b\r\n1,NA\r\n3,4\r\n", "line 2, column 'b' holds 'NA', a missing value"),
     "infinite": ("\ufeffa,b\n1,inf\n3,4\n", "line 2, column 'b' holds 'inf', inf"),

@@ -22,10 +22,12 @@ FLOORS = {
     "em": 5, "ordering": 5,
     "loop": 6, "init": 6,
     "queue": 7, "laws": 7,
-    "racing": 8, "io": 8, "datasets": 8,
-    "sklearn": 9, "plots": 9, "html": 9,
-    "cli.terminal": 10, "cli.words": 10,
-    "cli.commands": 11, "cli.__main__": 12,
+    "racing": 8, "files": 8, "layout": 8,
+    "sklearn": 9, "plots": 9, "html": 9, "io": 9, "datasets": 9,
+    "cli.signals": 10,
+    "cli.terminal": 11,
+    "cli.reading": 12, "cli.words": 13,
+    "cli.commands": 14, "cli.__main__": 15,
 }  # fmt: skip
 READ_CORE = {
     "stats": 45, "families.base": 205, "families.gaussian": 730, "families.discrete": 120, "priors": 305, "mixture": 215,

@@ -1,6 +1,6 @@
 """`python -m jaxem.cli`: the command `jaxem` where it is not on the path."""
 
-from jaxem.cli.commands import main
+import jaxem.cli
 
 if __name__ == "__main__":
-    main()
+    jaxem.cli.main()

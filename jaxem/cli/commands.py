@@ -1,29 +1,48 @@
 """The commands and their options: what is checked, in which order, and which functions of jaxem do the work.
 
-A command reads its data before JAX starts, so that a wrong name costs no time; files to be written are checked before
-anything is computed. Data in float64 are computed in float64, whatever JAX's setting.
+`fit` reads its data before JAX starts, so that a wrong name costs no time; the others first ask the model for its columns.
+Files to be written are checked before anything is computed. Data or models in float64 are computed in float64, whatever
+JAX's setting.
 """
 
 from __future__ import annotations
 
+import difflib
 import enum
 import io as text_io
 import math
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from jaxem.cli.terminal import WorkError, progress_bar, run, run_command_line, show_errors, start_jax
+import jaxem
+from jaxem.cli.reading import (
+    Columns,
+    Data,
+    Decimal,
+    Delimiter,
+    DropMissing,
+    Header,
+    Na,
+    Reading,
+    Weighted,
+    Weights,
+    columns_of_model,
+)
+from jaxem.cli.terminal import UsageError, WorkError, note, printable, progress_bar, run, show_errors, start_jax
 from jaxem.cli.words import BUNDLED, Outcome, advice, check_density, print_fit, print_verification, write_csv
 
 if TYPE_CHECKING:
     import threading
 
+    import numpy as np
+
     from jaxem.datasets import Table
     from jaxem.families.base import Family
     from jaxem.init import Initializer
+    from jaxem.io import Model as Saved
     from jaxem.laws import Report
     from jaxem.mixture import Mixture
     from jaxem.queue import RestartsProgress
@@ -32,7 +51,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="jaxem",
-    help="Fit mixture models by expectation-maximisation, from many starts at once, and verify the mathematics.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -68,6 +86,42 @@ class Init(enum.StrEnum):
     RANDOM_POINTS = "random-points"
 
 
+class Order(enum.StrEnum):
+    """What components can be put in order by."""
+
+    WEIGHT = "weight"
+    MEAN = "mean"
+
+
+ALSO = {
+    "diagonal": "diag",
+    "spheric": "spherical",
+    "isotropic": "spherical",
+    "kmeans++": "k-means++",
+    "k-means": "kmeans",
+}
+"""other names of forms and initialisers"""
+
+
+def _one_of(kind: type[enum.StrEnum]) -> Callable[[str], Any]:
+    """A parser of the names in an enumeration, which says what was perhaps meant."""
+
+    def parse(text: str) -> Any:
+        name = ALSO.get(text.lower(), text.lower())
+        names = [str(member) for member in kind]
+        if name in names:
+            return kind(name)
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise typer.BadParameter(f"{text!r} is none of {', '.join(names)}{hint}")
+
+    return parse
+
+
+def _option(kind: type[enum.StrEnum], text: str, default: str | bool = True) -> Any:
+    return typer.Option(parser=_one_of(kind), metavar="|".join(kind), help=text, show_default=default)
+
+
 def _whole(text: str | int) -> int:
     try:
         return int(text)
@@ -75,9 +129,22 @@ def _whole(text: str | int) -> int:
         raise typer.BadParameter(f"{text!r} is not a whole number; give one such as 3") from None
 
 
-Data = Annotated[Path | None, typer.Argument(help="csv, tsv, parquet or npy; Old Faithful if left out.")]
+def _print_version(on: bool) -> None:
+    if on:
+        print(f"jaxem {jaxem.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Fit mixture models by expectation-maximisation, from many starts at once, and verify the mathematics."""
+
+
 Model = Annotated[Path, typer.Argument(help="A model that `jaxem fit --out` saved.")]
-Columns = Annotated[str | None, typer.Option(help="Names of the columns to use, separated by commas.")]
 Out = Annotated[Path | None, typer.Option(help="Write here instead of to stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 ChunkSize = Annotated[int | None, typer.Option(min=1, help="Rows worked on at a time, to bound memory.")]
@@ -95,24 +162,29 @@ def fit(
         str,
         typer.Option("-k", "--components", metavar="K|A:B", help="Number of components, or a range to choose from."),
     ] = "2",
-    covariance: Annotated[Covariance, typer.Option(help="Form of the covariances; all tries each.")] = Covariance.FULL,
+    covariance: Annotated[
+        Covariance, _option(Covariance, "Form of the covariances; all tries each.")
+    ] = Covariance.FULL,
     budget: Annotated[
         int | None,
-        typer.Option(parser=_whole, help="Passes that the search for the best optimum may make.  [default: 1000]"),
+        typer.Option(parser=_whole, show_default="1000", help="Passes that the search for the best optimum may make."),
     ] = None,
     restarts: Annotated[
         int | None, typer.Option(parser=_whole, help="Climb to the end from so many starts instead of searching.")
     ] = None,
     seed: Seed = 0,
-    init: Annotated[
-        Init | None, typer.Option(help="How these starts are made.  [default: k-means++]", show_default=False)
-    ] = None,
+    init: Annotated[Init | None, _option(Init, "How these starts are made.", "k-means++")] = None,
     tol: Annotated[
         float | None,
-        typer.Option(help="Stop where less than this is left to gain in log-likelihood, in nats.  [default: 1e-8]"),
+        typer.Option(show_default="1e-8", help="Stop where less than this is left to gain in log-likelihood, in nats."),
     ] = None,
     max_iter: Annotated[int, typer.Option(parser=_whole, help="EM steps of a climb at most.")] = 10_000,
     columns: Columns = None,
+    weights: Weights = None,
+    order: Annotated[
+        Order | None,
+        _option(Order, "Put the components in order: the heaviest first, or the smallest mean first."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Save the best mixture here (safetensors).")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the fit and its optima here (png, pdf, svg).")] = None,
     report: Annotated[
@@ -123,6 +195,11 @@ def fit(
         bool, typer.Option("--no-verify", help="Do not verify the mathematics at the result.")
     ] = False,
     chunk_size: ChunkSize = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
+    header: Header = None,
+    na: Na = None,
+    drop_missing: DropMissing = False,
     no_cache: NoCache = False,
     debug: Debug = False,
 ) -> None:
@@ -138,13 +215,17 @@ def fit(
         files.check()
         counts = _counts(components)
         settings = Settings(
-            counts, covariance, seed, budget, restarts, init or Init.KMEANS_PLUS_PLUS, tol, max_iter, chunk_size
+            counts, covariance, seed, budget, restarts, init or Init.KMEANS_PLUS_PLUS, tol, max_iter, chunk_size, order
         )
         if restarts is None and init is not None:
             settings = settings._replace(restarts=RESTARTS)
         settings.check()
-        table = _read(data, columns)
-        _fit(table, data, settings, files, verified=not no_verify, keep=not no_cache)
+        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing)
+        source = reading.open()
+        weighted = reading.read(source)
+        generated = not source.named and weighted.table.columns == source.columns
+        names = None if generated else weighted.table.columns
+        _fit(weighted, names, data, settings, files, verified=not no_verify, keep=not no_cache)
 
     run(work)
 
@@ -159,46 +240,72 @@ def predict(
     columns: Columns = None,
     out: Out = None,
     force: Force = False,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
+    header: Header = None,
+    na: Na = None,
+    drop_missing: DropMissing = False,
     debug: Debug = False,
 ) -> None:
-    """Print the component of each row of DATA, as CSV."""
+    """Print the component of each row of DATA, as CSV; a row that is left out gets an empty line.
+
+    The columns are found by their names, in any order and among others, if the model and DATA have names.
+    """
 
     def work() -> None:
         import numpy as np
 
         _check_free(out, force)
-        table = _read(data, columns)
-        start_jax(0)
-        with _precision(table):
-            mixture = _load(model)
-            check_density(np.asarray(mixture.log_prob(table.values)))
-            found = np.asarray((mixture.responsibilities if proba else mixture.predict)(table.values))
-        if proba:
-            write_csv([f"p{j}" for j in range(found.shape[1])], map(np.ndarray.tolist, found), out, force)
-        else:
-            write_csv(["component"], ([label] for label in found.tolist()), out, force)
+        task = _read_for(model, Reading(data, columns, None, delimiter, decimal, header, na, drop_missing))
+        with task.precision():
+            check_density(np.asarray(task.mixture.log_prob(task.values)))
+            ask = task.mixture.responsibilities if proba else task.mixture.predict
+            found = np.asarray(ask(task.values))
+        names = [f"p{j}" for j in range(found.shape[1])] if proba else ["component"]
+        rows = found.reshape(len(found), -1).tolist()
+        kept = task.weighted.table.kept
+        if kept is not None:
+            left, empty = iter(rows), [""] * len(names)
+            rows = [next(left) if there else empty for there in kept]
+        write_csv(names, rows, out, force)
 
     run(work)
 
 
 @app.command()
-def score(model: Model, data: Data = None, columns: Columns = None, debug: Debug = False) -> None:
-    """Print the log-likelihood of DATA under a model, in total and per row, and its BIC and AIC."""
+def score(
+    model: Model,
+    data: Data = None,
+    columns: Columns = None,
+    weights: Weights = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
+    header: Header = None,
+    na: Na = None,
+    drop_missing: DropMissing = False,
+    debug: Debug = False,
+) -> None:
+    """Print the log-likelihood of DATA under a model, in total and per row, and its BIC and AIC.
+
+    With weights the total is weighted, and the n of BIC is their sum.
+    """
 
     def work() -> None:
         import numpy as np
 
         from jaxem.racing import criteria
 
-        table = _read(data, columns)
-        start_jax(0)
-        with _precision(table):
-            mixture = _load(model)
-            log_prob = np.asarray(mixture.log_prob(table.values), np.float64)
-            check_density(log_prob)
-            total, n = float(log_prob.sum()), len(log_prob)
-            of_fit = criteria(total, mixture.n_parameters, n)
-        print(f"log_likelihood {total:.6f}\nper_row {total / n:.6f}\nrows {n}")
+        task = _read_for(model, Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing))
+        with task.precision():
+            log_prob = np.asarray(task.mixture.log_prob(task.values), np.float64)
+            p = task.mixture.n_parameters
+        check_density(log_prob)
+        w = task.weighted.weights
+        total, n = float(log_prob.sum() if w is None else (w * log_prob).sum()), task.weighted.total
+        of_fit = criteria(total, p, n)
+        print(f"log_likelihood {total:.6f}\nper_row {total / n:.6f}\nrows {len(log_prob)}")
+        if w is not None:
+            print(f"weights {n:.10g}")
         print(f"bic {of_fit.bic:.6f}\naic {of_fit.aic:.6f}")
 
     run(work)
@@ -219,12 +326,15 @@ def sample(
         import jax
         import numpy as np
 
+        from jaxem.layout import generated_names
+
         _check_free(out, force)
         start_jax(0)
+        saved = _load(model)
         with jax.enable_x64(True):
-            mixture = _load(model)
-            rows, labels = (np.asarray(leaf) for leaf in mixture.sample(jax.random.key(seed), n))
-        names = [*(f"x{j + 1}" for j in range(rows.shape[1])), "component"]
+            rows, labels = (np.asarray(leaf) for leaf in saved.mixture.sample(jax.random.key(seed), n))
+        names = [*(saved.columns or generated_names(rows.shape[1]))]
+        names.append("component" if "component" not in names else "component of the model")
         lines = ([*row, label] for row, label in zip(rows.tolist(), labels.tolist(), strict=True))
         write_csv(names, lines, out, force)
 
@@ -232,26 +342,34 @@ def sample(
 
 
 @app.command()
-def verify(model: Model, data: Data = None, columns: Columns = None, seed: Seed = 0, debug: Debug = False) -> None:
-    """Try the laws of EM on a model and DATA, and print each with its residual and verdict."""
+def verify(
+    model: Model,
+    data: Data = None,
+    columns: Columns = None,
+    weights: Weights = None,
+    seed: Seed = 0,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
+    header: Header = None,
+    na: Na = None,
+    drop_missing: DropMissing = False,
+    debug: Debug = False,
+) -> None:
+    """Try the laws of EM on a model and DATA, and print each with its residual and verdict.
+
+    The laws are tried with weights of their own; of those given only a zero counts, which leaves its row out.
+    """
 
     def work() -> None:
-        import jaxem
-
-        table = _read(data, columns)
-        start_jax(0)
-        with _precision(table):
-            report = jaxem.verify(_load(model), table.values, seed=seed)
+        task = _read_for(model, Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing))
+        w = task.weighted.weights
+        with task.precision():
+            report = jaxem.verify(task.mixture, task.values if w is None else task.values[w > 0], seed=seed)
         print(report)
         if not report.ok:
             raise WorkError("a law fails: the model's formulas do not fit together on these data")
 
     run(work)
-
-
-def main() -> None:
-    """Entry point of the `jaxem` command."""
-    run_command_line(app)
 
 
 # -- what is asked for ---------------------------------------------------------------------------------------------------
@@ -267,8 +385,11 @@ class Files(NamedTuple):
 
     def check(self) -> None:
         """Raise, before anything is computed, for a file that cannot be written."""
-        for path in (self.out, self.plot, self.report):
+        paths = [path for path in (self.out, self.plot, self.report) if path is not None]
+        for path in paths:
             _check_free(path, self.force)
+        if len({path.absolute() for path in paths}) < len(paths):
+            raise UsageError("--out, --plot and --report name one file twice; give each its own")
         if self.plot is not None:
             _picture_format(self.plot)
 
@@ -285,6 +406,7 @@ class Settings(NamedTuple):
     tol: float | None
     max_iter: int
     chunk_size: int | None
+    order: Order | None
 
     @property
     def several(self) -> bool:
@@ -305,20 +427,24 @@ class Settings(NamedTuple):
     @property
     def stop(self) -> StoppingRule | None:
         """The stopping rule; None for the default."""
-        import jaxem
-
         return None if self.tol is None else jaxem.RemainingGainBelow(self.tol)
 
-    def of_search(self) -> dict[str, Any]:
+    def of_search(self, weighted: Weighted) -> dict[str, Any]:
         """Keyword arguments of `jaxem.search` and `jaxem.select`."""
-        return {"budget": self.budget, "stop": self.stop, "max_iter": self.max_iter, "chunk_size": self.chunk_size}
+        options = {"budget": self.budget, "stop": self.stop, "max_iter": self.max_iter, "chunk_size": self.chunk_size}
+        return {**options, "sample_weight": weighted.weights}
 
 
 def _counts(text: str) -> tuple[int, ...]:
     """`3`, or `1:6` for 1, 2, ..., 6."""
     first, colon, last = text.partition(":")
-    low = _whole(first)
-    high = _whole(last) if colon else low
+    try:
+        low = int(first)
+        high = int(last) if colon else low
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a whole number; give a number or a range such as 1:6", param_hint="-k"
+        ) from None
     _check_whole("-k", low, most=NO_LIMIT)
     if high < low:
         raise typer.BadParameter(
@@ -338,37 +464,54 @@ def _check_whole(option: str, value: int | None, least: int = 1, most: int = 2**
 def _check_free(out: Path | None, force: bool) -> None:
     if out is None:
         return
-    if out.is_dir():
-        raise IsADirectoryError(f"{out} is a directory; give the name of a file")
-    if out.exists() and not force:
-        raise FileExistsError(f"{out} exists; choose another name or add --force")
-    folder = out.absolute().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} does not exist; make it first")
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{folder} cannot be written to; choose another folder")
+    from jaxem.files import check_destination
+
+    try:
+        check_destination(out, force, "add --force")
+    except FileExistsError as error:
+        raise UsageError(str(error)) from error
 
 
-def _read(data: Path | None, columns: str | None) -> Table:
-    """The table in a file, or the bundled one, with the columns that were named."""
-    from jaxem.datasets import DataError, faithful_table, read_table
+class Task(NamedTuple):
+    """A model and the table it is asked about."""
 
-    chosen = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
-    if data is not None:
-        return read_table(data, chosen)
-    table = faithful_table()
-    if chosen is None:
-        return table
-    unknown = [name for name in chosen if name not in table.columns]
-    if unknown:
-        raise DataError(f"the bundled data have no column {unknown[0]!r}; they have {', '.join(table.columns)}")
-    return type(table)(table.values[:, [table.columns.index(name) for name in chosen]], tuple(chosen))
+    mixture: Mixture
+    weighted: Weighted
+
+    @property
+    def double(self) -> bool:
+        """Whether the model or the table is in float64."""
+        return 8 in (self.mixture.log_weights.dtype.itemsize, self.weighted.table.values.dtype.itemsize)
+
+    @property
+    def values(self) -> np.ndarray:
+        """The rows, in float64 if the model is."""
+        values = self.weighted.table.values
+        return values.astype("float64") if self.double else values
+
+    def precision(self) -> Any:
+        """The scope in which this task is computed."""
+        import jax
+
+        return jax.enable_x64(self.double)
 
 
-def _load(model: Path) -> Mixture:
-    from jaxem.io import load
+def _load(model: Path) -> Saved:
+    import jax
 
-    return load(model)
+    from jaxem.io import load_model
+
+    with jax.enable_x64(True):  # no digit is lost
+        return load_model(model)
+
+
+def _read_for(model: Path, reading: Reading) -> Task:
+    """Load a model, and read of the table the columns that it wants."""
+    start_jax(0)
+    saved = _load(model)
+    source = reading.open()
+    wanted = columns_of_model(source, reading.chosen, reading.weights, saved.columns)
+    return Task(saved.mixture, reading.read(source, wanted))
 
 
 def _precision(table: Table) -> Any:
@@ -379,15 +522,11 @@ def _precision(table: Table) -> Any:
 
 
 def _family(covariance: Covariance) -> Family:
-    import jaxem
-
     families = {"full": jaxem.Full(), "tied": jaxem.Tied(), "diag": jaxem.Diagonal(), "spherical": jaxem.Spherical()}
     return families[covariance.value]
 
 
 def _initializer(init: Init) -> Initializer:
-    import jaxem
-
     initializers: dict[str, Initializer] = {
         "k-means++": jaxem.KMeansPlusPlus(),
         "kmeans": jaxem.KMeans(),
@@ -400,26 +539,41 @@ def _initializer(init: Init) -> Initializer:
 # -- the fit -------------------------------------------------------------------------------------------------------------
 
 
-def _fit(table: Table, data: Path | None, settings: Settings, files: Files, *, verified: bool, keep: bool) -> None:
-    """Fit, save, print, verify, draw and report."""
-    import jaxem
+def _fit(
+    weighted: Weighted,
+    names: tuple[str, ...] | None,
+    data: Path | None,
+    settings: Settings,
+    files: Files,
+    *,
+    verified: bool,
+    keep: bool,
+) -> None:
+    """Fit, save, print, verify, draw and report; the model is saved with the names of its columns."""
     from jaxem.checks import as_components
-    from jaxem.io import save
+    from jaxem.io import save, wrong_columns
     from jaxem.stopping import Status
 
+    table = weighted.table
+    wrong = None if names is None or files.out is None else wrong_columns([*names], len(names))
+    if wrong is not None:  # before the work, not after it
+        note(f"the model is saved without the names of its columns, which {wrong}")
+        names = None
     for k in settings.counts:
         as_components(k, table.values.shape[0])
     start_jax(table.values.size * max(settings.counts) * (settings.restarts or RESTARTS), keep=keep)
     compiling = _compile_verification(table, settings) if verified and not settings.several else None
+    shown = weighted._replace(table=table._replace(columns=tuple(map(printable, table.columns))))
+    source = BUNDLED if data is None else "standard input" if str(data) == "-" else printable(str(data))
     try:
         with _precision(table):
-            outcome = _climb(table, settings)
+            outcome = _ordered(_climb(weighted, settings), settings.order)
             mixture, status = outcome.result.mixture, Status(int(outcome.result.status))
             if files.out is not None and not status.failed:  # before anything is printed: stdout may be closed
-                save(mixture, files.out, overwrite=files.force)
-            print_fit(BUNDLED if data is None else str(data), table, outcome, status)
+                save(mixture, files.out, columns=names, overwrite=files.force)
+            print_fit(source, shown, outcome, status)
             if status.failed:
-                raise WorkError(advice(table, mixture.n_components, outcome.covariance, status))
+                raise WorkError(advice(shown.table, mixture.n_components, outcome.covariance, status))
     finally:  # a process that ends while XLA compiles is aborted
         if compiling is not None:
             compiling.join()
@@ -428,12 +582,22 @@ def _fit(table: Table, data: Path | None, settings: Settings, files: Files, *, v
         if verification is not None:
             print_verification(verification)
         if files.plot is not None:
-            _draw(outcome, table, files.plot, files.force)
-            print(f"drawn in {files.plot}")
+            _draw(outcome, shown.table, files.plot, files.force)
+            print(f"drawn in {printable(str(files.plot))}")
         if files.report is not None:
-            _write_report(outcome, data, table, verification, files.report, files.force)
-            print(f"reported in {files.report}")
-        print("not saved (--out FILE saves the mixture)" if files.out is None else f"saved to {files.out}")
+            _write_report(outcome, source, shown.table, verification, files.report, files.force)
+            print(f"reported in {printable(str(files.report))}")
+        print(
+            "not saved (--out FILE saves the mixture)" if files.out is None else f"saved to {printable(str(files.out))}"
+        )
+
+
+def _ordered(outcome: Outcome, order: Order | None) -> Outcome:
+    """The same with its components in order."""
+    if order is None:
+        return outcome
+    mixture = jaxem.sorted_components(outcome.result.mixture, by=order.value)
+    return outcome._replace(result=outcome.result._replace(mixture=mixture))
 
 
 def _compile_verification(table: Table, settings: Settings) -> threading.Thread:
@@ -441,7 +605,6 @@ def _compile_verification(table: Table, settings: Settings) -> threading.Thread:
     import jax
     import numpy as np
 
-    import jaxem
     from jaxem.laws import compile_verify
 
     family, k, values = _family(settings.covariance), settings.counts[0], table.values
@@ -451,23 +614,22 @@ def _compile_verification(table: Table, settings: Settings) -> threading.Thread:
         return compile_verify(jaxem.Mixture(log_weights, params, family), values)
 
 
-def _climb(table: Table, settings: Settings) -> Outcome:
+def _climb(weighted: Weighted, settings: Settings) -> Outcome:
     if settings.several:
-        return _select(table, settings)
-    return (_search if settings.restarts is None else _restart)(table, settings)
+        return _select(weighted, settings)
+    return (_search if settings.restarts is None else _restart)(weighted, settings)
 
 
-def _restart(table: Table, settings: Settings) -> Outcome:
+def _restart(weighted: Weighted, settings: Settings) -> Outcome:
     """Climb from many starts of one kind to the end."""
     import jax
 
-    import jaxem
     from jaxem.devices import mesh_of
     from jaxem.display import count_of
     from jaxem.queue import lane_count
     from jaxem.rows import as_rows
 
-    family, k = _family(settings.covariance), settings.counts[0]
+    table, (family, k) = weighted.table, (_family(settings.covariance), settings.counts[0])
     devices, restarts = jax.local_devices(), settings.restarts or 1
     # devices share the restarts, but the rows of large data: then each device has only its own in memory
     by_rows = len(devices) > 1 and (restarts < len(devices) or table.values.nbytes > LARGE)
@@ -478,7 +640,9 @@ def _restart(table: Table, settings: Settings) -> Outcome:
             update(seen.finished, f"{seen.passes} passes, best {seen.best:.4f}")
 
         lanes = lane_count(restarts)
-        rows = as_rows(family, table.values, None, k, lanes=lanes, chunk_size=settings.chunk_size, mesh=mesh)
+        rows = as_rows(
+            family, table.values, weighted.weights, k, lanes=lanes, chunk_size=settings.chunk_size, mesh=mesh
+        )
         key, initializer = jax.random.key(settings.seed), _initializer(settings.init)
         starts = jaxem.starts(key, family, rows, k, restarts, initializer)
         results = jaxem.fit_restarts(
@@ -493,13 +657,11 @@ def _restart(table: Table, settings: Settings) -> Outcome:
     return Outcome(jaxem.best(results), settings.covariance.value, jaxem.landscape(results), origin, None)
 
 
-def _search(table: Table, settings: Settings) -> Outcome:
+def _search(weighted: Weighted, settings: Settings) -> Outcome:
     """Race diverse starts."""
     import jax
 
-    import jaxem
-
-    k, options = settings.counts[0], settings.of_search()
+    table, k, options = weighted.table, settings.counts[0], settings.of_search(weighted)
     # what takes no time shows no progress, and is not cut in pieces for it
     long = table.values.size * k * options["budget"] >= SHORT
     with progress_bar("searching", options["budget"], counts=False, wanted=long) as update:
@@ -512,11 +674,9 @@ def _search(table: Table, settings: Settings) -> Outcome:
     return _outcome(found, settings.covariance, None)
 
 
-def _select(table: Table, settings: Settings) -> Outcome:
+def _select(weighted: Weighted, settings: Settings) -> Outcome:
     """Search for each number of components and form of covariances, and keep the one with the least BIC."""
     import jax
-
-    import jaxem
 
     every = settings.covariance == Covariance.ALL
     forms = [form for form in Covariance if form != Covariance.ALL] if every else [settings.covariance]
@@ -529,8 +689,8 @@ def _select(table: Table, settings: Settings) -> Outcome:
             update(len(done), f"{name}, k = {candidate.n_components}, BIC {candidate.bic:.3f}")
 
         families = [_family(form) for form in forms]
-        key, options = jax.random.key(settings.seed), settings.of_search()
-        selection = jaxem.select(key, families, table.values, settings.counts, callback=show, **options)
+        key, options = jax.random.key(settings.seed), settings.of_search(weighted)
+        selection = jaxem.select(key, families, weighted.table.values, settings.counts, callback=show, **options)
     return _outcome(selection.best, forms[selection.chosen // len(settings.counts)], selection)
 
 
@@ -564,7 +724,7 @@ def _draw(outcome: Outcome, table: Table, path: Path, force: bool) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from jaxem.io import write_atomically
+    from jaxem.files import write_atomically
     from jaxem.plots import plot_landscape, plot_responsibilities
 
     figure = Figure(figsize=(9.5, 4.4), layout="constrained")
@@ -581,17 +741,17 @@ def _draw(outcome: Outcome, table: Table, path: Path, force: bool) -> None:
 
 
 def _write_report(
-    outcome: Outcome, data: Path | None, table: Table, verification: Report | None, path: Path, force: bool
+    outcome: Outcome, source: str, table: Table, verification: Report | None, path: Path, force: bool
 ) -> None:
-    import jaxem.html
-    from jaxem.io import write_atomically
+    from jaxem import html
+    from jaxem.files import write_atomically
 
-    page = jaxem.html.report(
+    page = html.report(
         outcome.result,
         table.values,
         columns=table.columns,
         landscape=outcome.landscape,
         verification=verification,
-        title=f"EM on {BUNDLED if data is None else data.name}",
+        title=f"EM on {Path(source).name}",
     )
     write_atomically(path, page.encode(), force)

@@ -1,7 +1,6 @@
-"""The process of a command: its thread, its signals and exit codes, how JAX starts, and the bar that shows progress.
+"""The process of a command: its thread and exit codes, how JAX starts, its lines on stderr and the bar that shows progress.
 
-XLA cannot be stopped while it computes, so the work runs in a thread and the main thread waits for it and for Ctrl-C. Who
-leaves early waits for a file that is being written and for nothing else.
+XLA cannot be stopped while it computes, so the work runs in a thread and the main thread waits for it and for signals.
 """
 
 from __future__ import annotations
@@ -13,11 +12,14 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
+
+from jaxem.cli.signals import CODES, leave
 
 CACHE_VARIABLE = "JAXEM_CACHE"
 """environment variable with the folder of compiled programs, or empty for none; without it JAX's own setting holds"""
@@ -29,13 +31,31 @@ class WorkError(Exception):
     """The work failed in a way that was foreseen; the message is what the user reads."""
 
 
+class UsageError(WorkError):
+    """What was asked for cannot be done whatever the data: exit code 2."""
+
+
+def printable(text: str) -> str:
+    """Text that is safe for a terminal: characters that it would obey, not show, are written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def note(text: str) -> None:
+    """Say something in a line on stderr."""
+    print(f"jaxem: note: {printable(text)}", file=sys.stderr)
+
+
 def run_command_line(app: Callable[[], object]) -> None:
-    """The life of the process, from the first signal handler to the exit code."""
+    """The life of the process, from the streams to the exit code."""
     for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
         # it was closed before we began: that is no worse than a reader who has left
-        if getattr(sys, name) is None:
+        if stream is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it stays open as long as the process lives
-    signal.signal(signal.SIGTERM, lambda *_: leave("terminated", 128 + signal.SIGTERM))
+        else:
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter is no error
     try:
         app()
     except OSError as error:  # --help into a full disk
@@ -43,12 +63,10 @@ def run_command_line(app: Callable[[], object]) -> None:
         if error.errno != errno.EPIPE:
             print(f"jaxem: error: {error}", file=sys.stderr)
             sys.exit(1)
-    except KeyboardInterrupt:
-        leave("interrupted", 128 + signal.SIGINT)
 
 
 def run(work: Callable[[], None]) -> None:
-    """Do the work in a thread, so that Ctrl-C is heard while XLA computes. An error becomes one line and exit code 1."""
+    """Do the work in a thread, so that Ctrl-C is heard while XLA computes. An error becomes one line and exit code 1 or 2."""
     errors: list[BaseException] = []
 
     def attempt() -> None:
@@ -58,22 +76,31 @@ def run(work: Callable[[], None]) -> None:
         except BaseException as error:
             errors.append(error)
 
-    worker = threading.Thread(target=attempt, daemon=True)
-    worker.start()
-    try:
-        while worker.is_alive():
-            worker.join(0.1)
-    except KeyboardInterrupt:
-        leave("interrupted", 128 + signal.SIGINT)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning)
+        warnings.showwarning = _show_warning
+        worker = threading.Thread(target=attempt, daemon=True)
+        worker.start()
+        try:
+            while worker.is_alive():
+                worker.join(0.1)
+        except KeyboardInterrupt:  # the app was called by somebody else's program
+            leave(*CODES[signal.SIGINT])
     if errors:
         _report_error(errors[0])
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    note(" ".join(str(message).split()))
+
+
 def _report_error(error: BaseException) -> NoReturn:
     """Say what went wrong, in one line, and exit."""
-    if isinstance(error, (typer.Exit, typer.BadParameter)):  # an option that is wrong for these data
+    if isinstance(error, typer.BadParameter):  # an option that is wrong for these data
+        error.message = printable(error.message)
+    if isinstance(error, (typer.Exit, typer.BadParameter)):
         raise error
-    if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ENOSPC):
+    if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ENOSPC) and error.filename is None:
         _drop_stdout()
     if isinstance(error, BrokenPipeError):  # the reader of stdout has left, which is no fault of ours
         raise typer.Exit(0)
@@ -81,30 +108,20 @@ def _report_error(error: BaseException) -> NoReturn:
         traceback.print_exception(error)
     if isinstance(error, MemoryError):
         error = MemoryError("out of memory; use --chunk-size, fewer --restarts, a smaller --max-iter or fewer rows")
-    message = str(error).replace("\n", " ").strip() or type(error).__name__
+    message = " ".join(str(error).split()) or type(error).__name__
     foreseen = (WorkError, ValueError, TypeError, OSError, MemoryError, OverflowError, ImportError)
     if not isinstance(error, foreseen):
         message = (
             f"{type(error).__name__}: {message[:300]}; this is a fault of jaxem: "
             "please report it with what --debug shows"
         )
-    print(f"jaxem: error: {message}", file=sys.stderr)
-    raise typer.Exit(1)
+    print(f"jaxem: error: {printable(message)}", file=sys.stderr)
+    raise typer.Exit(2 if isinstance(error, UsageError) else 1)
 
 
 def _drop_stdout() -> None:
     """Send what is still to be written nowhere: its reader has left, or the disk is full."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def leave(word: str, code: int) -> NoReturn:
-    """End the process at once; only a file that is being written is finished first."""
-    print(f"\njaxem: {word}", file=sys.stderr)
-    sys.stderr.flush()
-    writing = getattr(sys.modules.get("jaxem.io"), "WRITING", None)  # the module may be half imported
-    if writing is not None:
-        writing.acquire(timeout=10)
-    os._exit(code)
 
 
 def show_errors(on: bool) -> None:

@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jaxem.cli.terminal import printable
+
 if TYPE_CHECKING:
     import numpy as np
 
+    from jaxem.cli.reading import Weighted
     from jaxem.datasets import Table
     from jaxem.laws import Report
     from jaxem.loop import Result
@@ -39,25 +42,28 @@ class Outcome(NamedTuple):
     selection: Selection | None
 
 
-def print_fit(source: str, table: Table, outcome: Outcome, status: Status) -> None:
+def print_fit(source: str, weighted: Weighted, outcome: Outcome, status: Status) -> None:
     """The mixture, its log-likelihood and BIC, how the climb ended, and the optima that others ended in."""
     from jaxem.display import count_of
     from jaxem.racing import criteria
     from jaxem.stopping import Status
 
+    table, total_weight = weighted.table, weighted.total
     n, d = table.values.shape
     result, mixture, total = outcome.result, outcome.result.mixture, float(outcome.result.log_likelihood)
     k, p = mixture.n_components, mixture.n_parameters
     if outcome.selection is not None:
         print(f"{outcome.selection}\n")
+    of_sum = "" if weighted.weights is None else f", weights that sum to {total_weight:.10g}"
     print(
-        f"{source}: {count_of(n, 'row')}, {count_of(d, 'column')}; {count_of(k, 'component')}, "
+        f"{source}: {count_of(n, 'row')}, {count_of(d, 'column')}{of_sum}; {count_of(k, 'component')}, "
         f"{outcome.covariance} covariances, {count_of(p, 'parameter')}\n"
     )
     _print_components(mixture, outcome.covariance, table.columns)
     meaning = "" if status == Status.CONVERGED else f": {in_options(status.meaning)}"
     print(f"log-likelihood  {total:.5f}")
-    print(f"BIC             {criteria(total, p, n).bic:.3f} (lower is better)")
+    of_n = "" if total_weight == n else f"; n is {total_weight:.10g}, the sum of the weights"
+    print(f"BIC             {criteria(total, p, total_weight).bic:.3f} (lower is better{of_n})")
     print(f"status          {status.name} after {count_of(int(result.n_iter), 'pass', 'passes')}{meaning}\n")
     _print_landscape(outcome.landscape, outcome.origin)
 
@@ -178,12 +184,12 @@ def write_csv(header: list[str], rows: Any, out: Path | None, force: bool) -> No
     """Write a table to a file, or to stdout."""
     buffer = text_io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
+    writer.writerow(header if out is not None else map(printable, header))
     writer.writerows(rows)
     if out is None:
         sys.stdout.write(buffer.getvalue())
         return
-    from jaxem.io import write_atomically
+    from jaxem.files import write_atomically
 
     write_atomically(out, buffer.getvalue().encode(), force)
-    print(f"saved to {out}", file=sys.stderr)
+    print(f"saved to {printable(str(out))}", file=sys.stderr)

@@ -1,0 +1,214 @@
+"""How the commands read their tables: the options that say how, weights, and the columns of a model found by their names.
+
+A model that knows its columns finds them in a table by name, in any order and among others. A model or a table without names
+goes by position. What is not plain is said in a line on stderr, and a name that the table lacks is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from jaxem.cli.terminal import UsageError, note
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxem.datasets import Source, Table
+
+Data = Annotated[
+    Path | None,
+    typer.Argument(
+        help="csv, tsv, txt or dat (also with .gz), parquet or npy; - for text on standard input; Old Faithful if left out."
+    ),
+]
+Columns = Annotated[str | None, typer.Option(help="Names of the columns to use, separated by commas.")]
+Weights = Annotated[str | None, typer.Option(metavar="COLUMN", help="Name of the column with the weight of each row.")]
+_PANEL = "How DATA are read"
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MARK",
+        rich_help_panel=_PANEL,
+        help="What parts the columns of a text file: one character, tab or blank.",
+        show_default="told from the file",
+    ),
+]
+Decimal = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MARK",
+        rich_help_panel=_PANEL,
+        help="The decimal mark of a text file, point or comma.",
+        show_default="told from the file",
+    ),
+]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        rich_help_panel=_PANEL,
+        help="Whether the first row has the names of the columns.",
+        show_default="told from the file",
+    ),
+]
+Na = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CODE",
+        rich_help_panel=_PANEL,
+        help="What also stands for a missing value, such as -999; again, or with commas, for several.",
+    ),
+]
+DropMissing = Annotated[
+    bool, typer.Option("--drop-missing", rich_help_panel=_PANEL, help="Leave out rows with a missing value.")
+]
+_WORDS = {"tab": "\t", "\\t": "\t", "blank": " ", "space": " ", "comma": ",", "semicolon": ";", "point": "."}
+"""words for marks that a shell makes hard to type"""
+
+
+class Reading(NamedTuple):
+    """What the command line says of a table."""
+
+    data: Path | None
+    columns: str | None = None
+    weights: str | None = None
+    delimiter: str | None = None
+    decimal: str | None = None
+    header: bool | None = None
+    na: Sequence[str] | None = None
+    drop_missing: bool = False
+
+    @property
+    def chosen(self) -> tuple[str, ...] | None:
+        """The columns that were named, if any."""
+        if self.columns is None:
+            return None
+        return tuple(name.strip() for name in _typed(self.columns).split(",") if name.strip())
+
+    def open(self) -> Source:
+        """The file, or the bundled table, of which only the columns are known."""
+        from jaxem.datasets import as_source, faithful_table, open_table
+
+        if self.data is None:
+            return as_source("the bundled table", faithful_table())
+        delimiter = self.delimiter if self.delimiter is None else _WORDS.get(self.delimiter, self.delimiter)
+        decimal = self.decimal if self.decimal is None else _WORDS.get(self.decimal, self.decimal)
+        if delimiter is not None and (len(delimiter) != 1 or delimiter in '"#'):
+            raise typer.BadParameter(
+                f"{delimiter!r} cannot part columns; give one character, tab or blank", param_hint="--delimiter"
+            )
+        if decimal not in (None, ".", ","):
+            raise typer.BadParameter(f"{decimal!r} is no decimal mark; give . or ,", param_hint="--decimal")
+        codes = [code.strip() for several in self.na or () for code in several.split(",") if code.strip()]
+        return open_table(
+            self.data,
+            delimiter=delimiter,
+            decimal=decimal,
+            header=self.header,
+            na=codes,
+            drop_missing=self.drop_missing,
+        )
+
+    def read(self, source: Source, names: Sequence[str] | None = None) -> Weighted:
+        """The table of these columns, by default of those named by --columns, with its notes said, and the weights."""
+        names = self.chosen if names is None else names
+        weights = None if self.weights is None else _typed(self.weights).strip()
+        if weights is None:
+            table = source.read(names)
+            _say(table.notes)
+            return Weighted(table, None)
+        if names is not None and weights in names:
+            raise UsageError(
+                f"column {weights!r} is named by --weights and among the columns; it can only be one of them"
+            )
+        if names is None and weights in source.columns:
+            names = [name for name in source.columns if name != weights]
+        table = source.read([*(names or ()), weights])
+        _say(table.notes)
+        return _part(table)
+
+
+class Weighted(NamedTuple):
+    """A table, and the weight of each row, `[n]`; None where all are one."""
+
+    table: Table
+    weights: np.ndarray | None
+
+    @property
+    def total(self) -> float:
+        """The sum of the weights: the n of BIC."""
+        return float(len(self.table.values) if self.weights is None else self.weights.sum())
+
+
+def _say(notes: Sequence[str]) -> None:
+    for text in notes:
+        note(text)
+
+
+def _typed(text: str) -> str:
+    """What was typed, as text in UTF-8 also where the locale knows only ASCII."""
+    return os.fsencode(text).decode("utf-8", "surrogateescape")
+
+
+def _part(table: Table) -> Weighted:
+    """Part the last column, the weights, from the others."""
+    import numpy as np
+
+    name, weights = table.columns[-1], table.values[:, -1]
+    negative = np.flatnonzero(weights < 0)
+    if negative.size:
+        row = negative[0]
+        raise ValueError(
+            f"column {name!r} holds the weight {weights[row]:g} (row {row + 1}); weights cannot be negative"
+        )
+    if not weights.any():
+        raise ValueError(f"column {name!r} holds no weight above zero; at least one row must count")
+    if table.values.shape[1] == 1:
+        raise ValueError(f"there is no column beside the weights {name!r}; give at least one")
+    rest = table._replace(values=np.ascontiguousarray(table.values[:, :-1]), columns=table.columns[:-1])
+    return Weighted(rest, weights.copy())
+
+
+def columns_of_model(
+    source: Source, chosen: tuple[str, ...] | None, weights: str | None, model: tuple[str, ...] | None
+) -> tuple[str, ...] | None:
+    """The columns of a table that a model wants, in its order; None for all, by position. What is not plain is said.
+
+    `chosen` are the columns that were named by --columns, `model` those that the model knows.
+    """
+    from jaxem.datasets import DataError
+
+    if model is None:
+        return chosen
+    named = ", ".join(model[:20]) + (", ..." if len(model) > 20 else "")
+    have = chosen or tuple(name for name in source.columns if name != weights)
+    wanted, there = set(model), set(have)
+    if wanted <= there:
+        left_out = [name for name in have if name not in wanted]
+        if [name for name in have if name in wanted] != [*model]:
+            note(f"the columns are put in the order of the model: {named}")
+        if left_out and weights is None:
+            note(f"the model uses the columns {named}; {_few(left_out)} left out")
+        return model
+    if chosen is not None or not source.named:
+        whose = "--columns names" if chosen is not None else f"{source.path} has no names of columns:"
+        if len(have) != len(model):
+            raise DataError(f"{whose} {len(have)}, and the model needs {len(model)}: {named}")
+        note(f"columns go by position: {', '.join(have[:20])} for the model's {named}")
+        return have
+    missing = [name for name in model if name not in there]
+    raise DataError(
+        f"{source.path} lacks {'the column' if len(missing) == 1 else 'the columns'} {', '.join(missing)[:200]} of the model; "
+        f"it has {', '.join(have)[:200]}; rename them, or name {len(model)} in the model's order with --columns"
+    )
+
+
+def _few(names: list[str]) -> str:
+    """Some names with a verb."""
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{shown} {'is' if len(names) == 1 else 'are'}"
