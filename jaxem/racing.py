@@ -15,6 +15,7 @@ Gaussian family `search` then races again under a penalty that keeps covariances
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ from jaxem.families.base import Family
 from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, Result, as_options
 from jaxem.mixture import Mixture
 from jaxem.priors import NormalInverseWishart, Prior, chen_tan, variance_floor
-from jaxem.program import HASTY, Program
+from jaxem.program import BRISK, Program
 from jaxem.queue import (
     Landscape,
     Queue,
@@ -83,11 +84,11 @@ ROUND = 400
 """passes of a round, about"""
 SHORT, LONG = 8, 48
 """turns that all starts of a round make, and those that the promising ones make then, at most"""
-PROMISING = 0.375
+PROMISING = 0.5
 """part of the starts that is promising"""
-FRESH = 0.4
-"""share of the budget after which rounds begin at optima, not at new starts"""
-PATIENCE = 2
+FRESH = (True, True, False, False)
+"""whether the first rounds begin at new starts, or at the optima found; after these rounds every third does"""
+PATIENCE = 3
 """rounds in a row that find nothing better, after which a search ends"""
 REACH = 8
 """turns that a climb is trusted to go on rising as fast as in the last"""
@@ -381,11 +382,12 @@ def _run_race(key: Array, race: Race, passes: int) -> Search:
     """Rounds from new starts, then from the optima found, while the budget lasts; `passes` were made before."""
     found, fruitless, number = _run_round(key, race, None, passes), 0, 1
     while race.k > 1 and found.passes + ROUND // 2 <= race.budget and fruitless < PATIENCE:
-        moves = found.optima.size > 0 and found.passes >= FRESH * race.budget
-        fresh = _run_round(jax.random.fold_in(key, number), race, found if moves else None, passes + found.passes)
-        better = fresh.best > found.best + optimum_tol(np.asarray([found.best]))
-        fruitless = 0 if better else fruitless + moves
-        found, number = found.joined(fresh), number + 1
+        new = FRESH[number] if number < len(FRESH) else number % 3 == 1
+        base = None if new or found.optima.size == 0 else found
+        one = _run_round(jax.random.fold_in(key, number), race, base, passes + found.passes)
+        better = one.best > found.best + optimum_tol(np.asarray([found.best]))
+        fruitless = 0 if better or one.best == -np.inf else fruitless + 1
+        found, number = found.joined(one), number + 1
     finalists = jax.tree.map(jax.device_put, found.results)
     return Search(best(finalists), landscape(finalists), finalists, found.arms, passes + found.passes, None)
 
@@ -432,7 +434,7 @@ def _run_round(key: Array, race: Race, base: Found | None, passes: int) -> Found
     ended = lanes[~scores.running[lanes]]
     kept = _order(scores, ended if ended.size else lanes)
     of_lanes: Any = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], (results, queue.states.here.mixture))
-    return Found(*of_lanes, tuple(names[lane] for lane in kept), scores.passes)
+    return Found(of_lanes[0], of_lanes[1], tuple(names[lane] for lane in kept), scores.passes)
 
 
 def _recipes(race: Race, base: Found | None) -> tuple[list[str], Recipe, Mixture]:
@@ -441,10 +443,7 @@ def _recipes(race: Race, base: Found | None) -> tuple[list[str], Recipe, Mixture
     if base is None:
         turns = [*race.arms, *(name for name in race.arms if name == "cells")]
         names = [turns[i % len(turns)] for i in range(r)]
-        shapes = jax.eval_shape(
-            lambda x: Mixture(jnp.zeros(race.k, x.dtype), race.family.init(x, race.k), race.family),
-            jax.ShapeDtypeStruct((2, race.rows.blocks.shape[1]), race.rows.blocks.dtype),
-        )
+        shapes = _shapes(race.family, race.k, race.rows.blocks.shape[1], race.rows.blocks.dtype)
         mixtures = jax.tree.map(lambda leaf: np.zeros((r, *leaf.shape), leaf.dtype), shapes)
     else:
         names, optima = ["move"] * r, base.optima
@@ -452,6 +451,16 @@ def _recipes(race: Race, base: Found | None) -> tuple[list[str], Recipe, Mixture
         mixtures = jax.tree.map(lambda leaf: leaf[chosen], base.mixtures)
     recipes = jax.tree.map(lambda *values: np.asarray(values), *(ARMS.get(name, MOVE) for name in names))
     return names, recipes, mixtures
+
+
+@functools.lru_cache
+def _shapes(family: Family, k: int, d: int, dtype: Any) -> Mixture:
+    """The shapes and dtypes of a mixture; nothing is computed."""
+
+    def mixture(x: Array) -> Mixture:
+        return Mixture(jnp.zeros(k, dtype), family.init(x, k), family)
+
+    return jax.eval_shape(mixture, jax.ShapeDtypeStruct((2, d), dtype))
 
 
 def _open_queue(key: Array, race: Race, recipes: Recipe, mixtures: Mixture) -> Queue:
@@ -558,7 +567,7 @@ def _open_round(
     return queue_of(drawn, index >= 0, rows, settings, NO_LIMIT, resumes=True, framed=True)
 
 
-_open = Program(_open_round, (1, 3, 6), small=HASTY, large=HASTY, nan_is_data=True)
+_open = Program(_open_round, (1, 3, 6), small=BRISK, large=BRISK, nan_is_data=True)
 
 
 # -- the edge ------------------------------------------------------------------------------------------------------------
