@@ -166,7 +166,11 @@ _RENAMED = {
     "Raced": ("racing", "SearchProgress", "use jaxem.SearchProgress"),
     "restarts": ("queue", None, "use jaxem.queue"),
     "compiling": ("program", None, "use jaxem.program"),
-    "Settings": ("recipes", "Recipe", "use an initialiser such as jaxem.KMeansPlusPlus, or a value of jaxem.racing.ARMS"),
+    "Settings": (
+        "recipes",
+        "Recipe",
+        "use an initialiser such as jaxem.KMeansPlusPlus, or a value of jaxem.racing.ARMS",
+    ),
 }
 """names of the version before: module, name and remedy; they work with a warning until the next version"""
 _MODULES = (

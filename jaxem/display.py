@@ -198,13 +198,15 @@ def landscape_card(landscape: "Landscape") -> Card:
         )
         for i in shown
     ]
-    made = int(counts.sum()) + landscape.degenerate + landscape.failed
+    made = int(counts.sum()) + landscape.degenerate + landscape.failed + landscape.saddles
     title = f"{count_of(len(values), 'optimum', 'optima')} that {count_of(made, 'climb')} ended in"
     notes = _rest(len(values), "optimum", "optima")
     if landscape.degenerate:
         notes += (f"{count_of(landscape.degenerate, 'climb')} collapsed; they are not counted among the optima",)
     if landscape.failed:
         notes += (f"{count_of(landscape.failed, 'climb')} had no finite objective",)
+    if landscape.saddles:
+        notes += (f"{count_of(landscape.saddles, 'climb')} ended at a saddle",)
     return Card(title, (), header if rows else (), tuple(rows), notes)
 
 

@@ -13,14 +13,15 @@ takes them here. With Q(phi; theta) = l-hat, the proxy of phi at the responsibil
     ascent       l(M(theta)) >= l(theta)                                              (Dempster, Laird and Rubin 1977)
     rate         d/dtheta grad_phi Q(M(theta); theta) = 0: the Jacobian of M is that of an exact maximiser; at a maximum
                  it is I - inv(I_complete) I_observed                                                          (ibid.)
+    maximum      if the given mixture is a fixed point, no direction leads up: the Hessian of l has no positive eigenvalue
     chart        constrain(unconstrain(theta)) = theta; coordinates are finite, also with a dead component
     block        block_stats in blocks = log_prob and suff_stats on the whole; a row of weight 0 may hold 1e200
     equivariant  rows in another order, and for location families x + offset, change nothing
     sample       the score has mean zero over rows drawn from the mixture                     (within 5 standard errors)
     normalised   the density integrates, over a box, to the share of draws in it              (within 5 standard errors)
 
-Each law has a residual `[]`, zero but for rounding (for `maximal` the largest eigenvalue, which must be negative); a
-function gives those of the laws that share their work. They hold at any mixture, so they are tried away from optima.
+Each law has a residual `[]`, zero but for rounding (for `maximal` and `maximum` the largest eigenvalue); a function gives
+those of the laws that share their work. All but `maximum` hold at any mixture, so they are tried away from optima.
 Gradients are measured in their own scale: coordinate j in units of sqrt(n |d^2 Q / d phi_j^2|). A prior adds its
 logarithm to l and to Q.
 """
@@ -48,6 +49,7 @@ from jaxem.primitives import dot, normalise, weighted_sum
 from jaxem.priors import Prior
 from jaxem.program import BRISK, HASTY, Program
 from jaxem.rows import as_rows, centred_columns
+from jaxem.saddles import largest_curvature
 from jaxem.stats import Stats
 
 MAX_ROWS = 10_000
@@ -58,6 +60,8 @@ DRAWS, BATCHES, BOX_DRAWS, NODES = 8_000, 200, 50_000, 40
 BOX_SHARE = 0.3
 """share of draws that the box of the law `normalised` should hold, above two columns"""
 STANDARD_ERRORS = 5.0
+FLAT_SLOPE = 1e-2
+"""slope of the mean log-likelihood, in units of one row's standard errors, below which a mixture is taken for a fixed point"""
 
 
 class Law(NamedTuple):
@@ -202,6 +206,7 @@ TOLERANCES = {
     "step": 1e-7,
     "ascent": 1e-12,
     "rate": 1e-7,
+    "maximum": 1e-6,
     "chart": 1e-8,
     "block": 1e-9,
     "equivariant": 1e-9,
@@ -247,6 +252,7 @@ def _try_all(
         **of_derivatives(theta, x, weight, chance, coordinates, prior),
         **of_stats(theta, x, weight, prior),
         **of_bounds(theta, x, weight, chance.noise[2], [mixture, other], prior),
+        **of_maximum(mixture, x, chance.directions[0], prior),
         **(of_draws(theta, key, coordinates) if draws else {}),
         **(of_density(mixture.family, x, key) if density else {}),
     }
@@ -483,6 +489,19 @@ def _step(
             _relative(covariances + change, new.components.covariances),
         ]
     )
+
+
+@jax.jit
+def of_maximum(mixture: Mixture, x: Array, seed: Array, prior: Prior | None = None) -> dict[str, Array]:
+    """The law `maximum`; it holds where the mixture is no fixed point, or has no derivatives (at a bound)."""
+
+    def mean_objective(free: Array) -> Array:
+        there = mixture.constrain(free)
+        total = jnp.sum(there.log_prob(x)) + (0.0 if prior is None else prior.log_prob(there))
+        return total / x.shape[0]
+
+    curvature, slope = largest_curvature(mean_objective, mixture.unconstrain(), mixture.units(), seed)
+    return {"maximum": jnp.where((slope < FLAT_SLOPE) & jnp.isfinite(curvature), curvature, 0.0)}
 
 
 def _chart(mixture: Mixture, x: Array, sample_weight: Array) -> Array:

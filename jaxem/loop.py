@@ -43,6 +43,7 @@ from jaxem.primitives import alive, all_finite, epsilon, forward_only, select, t
 from jaxem.priors import Prior
 from jaxem.program import Program, in_pieces
 from jaxem.rows import Frame, Rows, as_rows, turn_seconds, turn_work
+from jaxem.saddles import components_coincide
 from jaxem.stats import Stats
 from jaxem.stopping import GainBelow, Progress, RemainingGainBelow, Status, StoppingRule
 
@@ -58,8 +59,6 @@ FALL = {64: 1e-12, 32: 1e-5}
 """a fall by this part of (|objective| + total weight) is more than rounding, by bits of the dtype"""
 STEP_NOISE = 64
 """a step shorter than this many eps is rounding: its growth means nothing"""
-COINCIDENCE = 0.4
-"""components coincide if a step from one to the other is smaller than eps to this power"""
 DEFAULT_TOL = {64: 1e-10, 32: 1e-5}
 """gain per unit of weight below which plain EM stops by default, by bits of the dtype"""
 REMAINING = {64: (1e-8, 1e-12), 32: (1e-3, 1e-5)}
@@ -221,24 +220,6 @@ def has_collapsed(state: State, frame: Frame, prior: Prior | None) -> Array:
     bounded = False if prior is None else prior.bounds(state.here.mixture, frame.variance)
     collapsed = (degenerate(state.here.mixture.components) | tried) & ~jnp.asarray(bounded)
     return collapsed | jnp.any(~alive(state.here.counts) & (state.n_iter >= 0))
-
-
-def components_coincide(mixture: Mixture) -> Array:
-    """Whether two components have the same parameters, to rounding, `[]` of bool. EM never parts them."""
-    family, k = mixture.family, mixture.n_components
-    if k == 1:
-        return jnp.bool_(False)
-
-    def apart(i: Array, j: Array) -> Array:
-        (_, one), (_, other) = (family.subset(mixture.components, index[None]) for index in (i, j))
-        return family.step_size(one, other)
-
-    def nearest(shift: Array) -> Array:
-        index = jnp.arange(k)
-        return jnp.min(jax.vmap(apart)(index, (index + shift) % k))
-
-    tol = epsilon(mixture.log_weights.dtype) ** COINCIDENCE
-    return jnp.any(jax.lax.map(nearest, jnp.arange(1, k // 2 + 1)) < tol)
 
 
 def fit(

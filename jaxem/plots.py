@@ -154,7 +154,8 @@ def plot_landscape(landscape: Landscape, *, ax: "Axes | None" = None) -> "Axes":
     ax.set_xlim(0, 1.35 * max(1, counts.max(initial=0)))
     ax.set_xlabel("climbs")
     ax.set_ylabel("log-likelihood")
-    hidden, lost = len(landscape.counts) - len(values), landscape.degenerate + landscape.failed
+    hidden = len(landscape.counts) - len(values)
+    lost = landscape.degenerate + landscape.failed + landscape.saddles
     notes = [f"{hidden} more optima"] * (hidden > 0) + [f"{lost} collapsed or failed"] * (lost > 0)
     if notes:
         ax.text(0.98, 0.02, ", ".join(notes), transform=ax.transAxes, ha="right", va="bottom", fontsize=8, color=GREY)

@@ -108,6 +108,7 @@ class Landscape(NamedTuple):
         best_restart: `[m]`, which restart that is.
         degenerate: restarts that collapsed, not among the optima.
         failed: restarts without a finite objective, not among them either.
+        saddles: restarts that ended at a saddle, not among them either.
     """
 
     log_likelihood: np.ndarray
@@ -116,6 +117,7 @@ class Landscape(NamedTuple):
     best_restart: np.ndarray
     degenerate: int
     failed: int
+    saddles: int = 0
 
 
 def starts(
@@ -595,7 +597,7 @@ def landscape(results: Result, tol: float | None = None) -> Landscape:
     """Group restarts by the optimum they ended in.
 
     Restarts whose objectives lie within `tol` nats of the best of a group are taken to have ended in the same optimum
-    (whatever the order of its components). Those that collapsed or failed are counted apart.
+    (whatever the order of its components). Those that collapsed, failed or ended at a saddle are counted apart.
 
     Args:
         results: leaves `[r, ...]`.
@@ -604,8 +606,8 @@ def landscape(results: Result, tol: float | None = None) -> Landscape:
     value, status = np.asarray(results.objective), np.asarray(results.status)
     log_likelihood = np.asarray(results.log_likelihood)
     failed = ~np.isfinite(value) | (status == Status.NONFINITE)
-    degenerate = ~failed & (status == Status.DEGENERATE)
-    order = np.flatnonzero(~failed & ~degenerate)
+    degenerate, saddle = (~failed & (status == one) for one in (Status.DEGENERATE, Status.SADDLE))
+    order = np.flatnonzero(~failed & ~degenerate & ~saddle)
     order = order[np.argsort(-value[order], kind="stable")]
     tol = optimum_tol(value[order]) if tol is None else tol
     leaders: list[int] = []
@@ -617,6 +619,5 @@ def landscape(results: Result, tol: float | None = None) -> Landscape:
             leaders.append(i)
             counts.append(1)
     index = np.asarray(leaders, int)
-    return Landscape(
-        log_likelihood[index], value[index], np.asarray(counts, int), index, int(degenerate.sum()), int(failed.sum())
-    )
+    lost = (int(np.sum(which)) for which in (degenerate, failed, saddle))
+    return Landscape(log_likelihood[index], value[index], np.asarray(counts, int), index, *lost)

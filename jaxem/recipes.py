@@ -51,7 +51,13 @@ class Recipe:
     swapped: Array | float = 0.0
 
     def __call__(
-        self, key: Array, family: Family, x: Array, n_components: int, sample_weight: Array, mixture: Mixture | None = None
+        self,
+        key: Array,
+        family: Family,
+        x: Array,
+        n_components: int,
+        sample_weight: Array,
+        mixture: Mixture | None = None,
     ) -> Mixture:
         k, most = n_components, max(CELLS * n_components, LEAST_CELLS)
         row_key, centre_key, count_key, cell_key, move_key = jax.random.split(key, 5)

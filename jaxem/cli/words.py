@@ -87,6 +87,10 @@ def _print_landscape(landscape: Landscape, origin: str) -> None:
         print(f"{count_of(landscape.degenerate, 'climb')} collapsed and {are} not counted")
     if landscape.failed:
         print(f"{count_of(landscape.failed, 'climb')} failed")
+    if landscape.saddles:
+        print(
+            f"{count_of(landscape.saddles, 'climb')} ended at a saddle and {'is' if landscape.saddles == 1 else 'are'} not counted"
+        )
     print()
 
 

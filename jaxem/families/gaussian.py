@@ -337,8 +337,10 @@ class Gaussian(Family):
     def degenerate(self, params: GaussianParams, counts: Array, variance: Array) -> Array:
         smallest = self._smallest_variance(params.covariances, variance)
         rows = jnp.sum(counts) if self.shared else counts  # a covariance that all share collapses as a whole
-        spike = (smallest < MIN_EIGENVALUE) & (rows < FEW * (params.means.shape[1] + 1))
-        return spike | (smallest < FLAT * epsilon(variance.dtype))
+        d = params.means.shape[1]
+        spike = (smallest < MIN_EIGENVALUE) & (rows < FEW * (d + 1))
+        flat = smallest < FLAT * epsilon(variance.dtype)
+        return spike | flat | (rows < d + 1 if self.by_matrices else False)  # a matrix of fewer rows is singular
 
     def is_bounded(self, params: GaussianParams, prior: NormalInverseWishart, variance: Array) -> Array:
         """Whether log-likelihood + log prior has an upper bound, `[]` of bool: whether `prior` has a scatter in every
