@@ -40,6 +40,7 @@ from jaxem.checks import (
     check_callback,
     check_from_host,
 )
+from jaxem.collapse import collapse_of
 from jaxem.devices import mesh_of
 from jaxem.display import readable, search_card, selection_card
 from jaxem.families.base import Family
@@ -60,6 +61,7 @@ from jaxem.queue import (
     run,
     run_through,
 )
+from jaxem.reasons import Collapse
 from jaxem.recipes import Recipe
 from jaxem.rows import Rows, as_rows, on_one_device, turn_work
 from jaxem.stopping import Status, StoppingRule, has_failed
@@ -128,6 +130,7 @@ class Search(NamedTuple):
         arms: the kind of start that each finalist came from.
         passes: passes over the data made in all, the first E-step of every lane among them.
         penalised: the fit under a penalty, where every climb of the likelihood collapsed; else None.
+        collapse: why, if every climb failed, by the best of them; else None.
     """
 
     best: Result
@@ -136,6 +139,7 @@ class Search(NamedTuple):
     arms: tuple[str, ...]
     passes: int
     penalised: Result | None
+    collapse: Collapse | None = None
 
 
 def search(
@@ -188,6 +192,8 @@ def search(
     settings = Settings(lane_count(1 if k == 1 else _starts_of(budget)), max_iter, accelerator)
     race = Race(family, k, names, budget, rows, prior, stop, settings, callback)
     found = _run_race(key, race, 0)
+    if has_failed(int(found.best.status)):
+        found = found._replace(collapse=collapse_of(found.best.mixture, x, sample_weight))
     bounded = NormalInverseWishart in family.conjugate and np.isfinite(np.asarray(rows.frame.variance)).all()
     if has_failed(int(found.best.status)) and bounded:
         penalty = _penalty(on_one_device(rows))
@@ -196,7 +202,10 @@ def search(
         if not has_failed(int(offered.best.status)):
             degenerate = jnp.full_like(offered.best.status, int(Status.DEGENERATE))
             found = offered._replace(
-                best=offered.best._replace(status=degenerate), penalised=offered.best, landscape=found.landscape
+                best=offered.best._replace(status=degenerate),
+                penalised=offered.best,
+                landscape=found.landscape,
+                collapse=found.collapse,
             )
         else:
             found = found._replace(passes=offered.passes)
