@@ -28,13 +28,16 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import mixture as mixture
     from jaxem import moments as moments
     from jaxem import ordering as ordering
+    from jaxem import penalties as penalties
     from jaxem import plots as plots
     from jaxem import primitives as primitives
     from jaxem import priors as priors
     from jaxem import program as program
     from jaxem import queue as queue
     from jaxem import racing as racing
+    from jaxem import recipes as recipes
     from jaxem import rows as rows
+    from jaxem import saddles as saddles
     from jaxem import sklearn as sklearn
     from jaxem import stats as stats
     from jaxem import stopping as stopping
@@ -69,13 +72,13 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.loop import fit as fit
     from jaxem.mixture import Mixture as Mixture
     from jaxem.ordering import sorted_components as sorted_components
+    from jaxem.penalties import chen_tan as chen_tan
+    from jaxem.penalties import fraley_raftery as fraley_raftery
+    from jaxem.penalties import variance_floor as variance_floor
     from jaxem.priors import Beta as Beta
     from jaxem.priors import Dirichlet as Dirichlet
     from jaxem.priors import NormalInverseWishart as NormalInverseWishart
     from jaxem.priors import Prior as Prior
-    from jaxem.priors import chen_tan as chen_tan
-    from jaxem.priors import fraley_raftery as fraley_raftery
-    from jaxem.priors import variance_floor as variance_floor
     from jaxem.queue import Landscape as Landscape
     from jaxem.queue import RestartsProgress as RestartsProgress
     from jaxem.queue import best as best
@@ -113,9 +116,9 @@ _HOME = {
     "Prior": "priors",
     "Dirichlet": "priors",
     "NormalInverseWishart": "priors",
-    "chen_tan": "priors",
-    "fraley_raftery": "priors",
-    "variance_floor": "priors",
+    "chen_tan": "penalties",
+    "fraley_raftery": "penalties",
+    "variance_floor": "penalties",
     "Mixture": "mixture",
     "shard": "devices",
     "Stats": "stats",
@@ -193,13 +196,16 @@ _MODULES = (
     "mixture",
     "moments",
     "ordering",
+    "penalties",
     "plots",
     "primitives",
     "priors",
     "program",
     "queue",
     "racing",
+    "recipes",
     "rows",
+    "saddles",
     "sklearn",
     "stats",
     "stopping",

@@ -161,7 +161,7 @@ def random_rows(key: Array, x: Array, sample_weight: Array, k: int) -> Array:
     def draw(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         mass, index = carry
         row = draw_rows(keys[j], mass, sample_weight, 1)[0]
-        return jnp.where(jnp.all(x == x[row], axis=1), 0.0, mass), index.at[j].set(row)
+        return jnp.where(jnp.all(x == x[row][None, :], axis=1), 0.0, mass), index.at[j].set(row)
 
     index = jax.lax.fori_loop(0, k, draw, (sample_weight, jnp.zeros(k, int)))[1]
     return x[index]
