@@ -228,7 +228,7 @@ def test_verdicts_on_mclust():
 
 
 def test_without_r_one_line_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(mclust.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     config = load_config(MclustConfig, ROOT / "configs" / "smoke" / "mclust.toml")
     (line,) = mclust.mclust(config, tmp_path)
     assert "R or its package mclust is missing" in line
@@ -238,7 +238,7 @@ def test_without_r_one_line_says_so(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(mclust.version() is None, reason="needs R with mclust")
 def test_mclust_answers():
-    """What R gives is the log-likelihood that mclust says, to the gain of its last turn; what it cannot give is told in a line."""
+    """What R gives has the log-likelihood that mclust says, to the gain of its last turn; what R cannot give is one line."""
     x = reference_data("acidity")
     config = load_config(MclustConfig, ROOT / "configs" / "smoke" / "mclust.toml").model_copy(update={"k": [1, 2]})
     asked = mclust.ask("acidity", config)
