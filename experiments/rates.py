@@ -188,7 +188,7 @@ def rates(config: RatesConfig, out: Path) -> Iterator[str]:
     if unknown:
         yield f"left out, for no sound optimum is known: {'; '.join(unknown)}"
     by_group: dict[str, list[Found]] = {}
-    for one in found:
+    for one in sorted(found, key=lambda one: one.work.k):
         by_group.setdefault(group_of(one.work.k), []).append(one)
     draw(by_group, config, out / "rates.png")
     yield from table(by_group)
