@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -129,35 +130,39 @@ def test_bad_configs(tmp_path, refused):
     refused("cannot be read", RestartsConfig, restarts, tmp_path / "missing.toml")
 
 
+def normal_law(x):
+    """The one normal law that fits `x` `[n, 1]` best, as two equal components, and its log-likelihood in closed form."""
+    parameters = jaxem.GaussianParams(jnp.full((2, 1), x.mean()), jnp.full(2, x.var()))
+    mixture = jaxem.Mixture(jnp.log(jnp.array([0.5, 0.5])), parameters, jaxem.Spherical())
+    return mixture, -len(x) / 2 * (np.log(2 * np.pi * x.var()) + 1)
+
+
+def by_sklearn(x):
+    """scikit-learn's best of two components, and its log-likelihood."""
+    model = GaussianMixture(2, tol=1e-13, max_iter=10_000, n_init=5, reg_covar=0.0, random_state=0).fit(x)
+    return model, model.score(x) * len(x)
+
+
 def test_short_searches_are_counted(tmp_path, monkeypatch):
     """A search that ends at the normal law of K = 1, or at no sound optimum, is short by what scikit-learn and the closed form
     say; the true search is not."""
     x = reference_data("acidity")
-    search = jaxem.search
-    flat = jaxem.Mixture(
-        jnp.log(jnp.array([0.5, 0.5])),
-        jaxem.GaussianParams(jnp.full((2, 1), x.mean()), jnp.full(2, x.var())),
-        jaxem.Spherical(),
-    )
+    search, (flat, one), (_, best) = jaxem.search, normal_law(x), by_sklearn(x)
 
     def worse(key, family, rows, k):
         seed = int(jax.random.key_data(key)[-1])
         found = search(key, family, rows, k)
         if seed == 0:
             return found
-        best = jaxem.fit(flat, rows, max_iter=0)
+        ended = jaxem.fit(flat, rows, max_iter=0)
         status = jnp.asarray(int(jaxem.Status.MAX_ITER if seed == 1 else jaxem.Status.DEGENERATE))
-        return found._replace(best=best._replace(status=status))
+        return found._replace(best=ended._replace(status=status))
 
     monkeypatch.setattr(jaxem, "search", worse)
     config = load_config(RatesConfig, ROOT / "configs" / "smoke" / "rates.toml")
     lines = list(rates(config.model_copy(update={"simulated": [], "searches": 3}), tmp_path))
     with (tmp_path / "rates.csv").open() as file:
         rows = list(csv.DictReader(file))
-    best = GaussianMixture(2, tol=1e-13, max_iter=10_000, n_init=5, reg_covar=0.0, random_state=0).fit(x).score(
-        x
-    ) * len(x)
-    one = -len(x) / 2 * (np.log(2 * np.pi * x.var()) + 1)
     tolerance = 1e-6 if X64 else 5e-3
     np.testing.assert_allclose([float(row["best known"]) for row in rows], best, atol=tolerance, rtol=0)
     short = [float(row["short in nats"]) for row in rows]
@@ -225,6 +230,27 @@ def test_verdicts_on_mclust():
     ):
         pair = mclust.Pair("faithful", 2, "spherical", theirs, [-101.0])
         assert (pair.verdict, pair.lost) == (verdict, [])
+
+
+def test_where_mclust_is_higher(monkeypatch):
+    """A line names the seeds and the nats, by scikit-learn and the closed form, and tells where mclust's fit climbs on to."""
+    x = reference_data("acidity")
+    (flat, one), (model, best) = normal_law(x), by_sklearn(x)
+    table = np.column_stack([[best, best], model.weights_, model.means_, model.covariances_[:, 0]])
+    # two equal components are a saddle; the status is taken for that of a sound fit
+    ended = jaxem.fit(flat, x, max_iter=0)._replace(status=jnp.asarray(int(jaxem.Status.CONVERGED)))
+    monkeypatch.setattr(jaxem, "search", lambda *_: SimpleNamespace(best=ended))
+    pair = mclust.compare("acidity", mclust.Asked(x, {("spherical", 2): table}), 2, "spherical", 2)
+    assert (pair.verdict, pair.lost) == ("mclust above all", [0, 1])
+    np.testing.assert_allclose(pair.gaps, one - best, rtol=ROUNDING * 100)
+    line = mclust.told(pair, 2)
+    assert f"higher than 2 of 2 searches (seeds 0, 1), by {best - one:.2f}" in line
+    climbed = float(line.split()[-1])
+    np.testing.assert_allclose(climbed, best, atol=1e-4 if X64 else 1e-2, rtol=0)
+    header, group = mclust.table([pair])
+    places = [header.index(name) for name in mclust.VERDICTS]
+    assert group.split() == ["K", "<=", "6", "1", "1", "0", "0", "0", "0", "0", "0"]
+    assert group[: places[0] + len(mclust.VERDICTS[0])].endswith(" 1")
 
 
 def test_without_r_one_line_says_so(tmp_path, monkeypatch):
