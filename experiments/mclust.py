@@ -174,8 +174,8 @@ def mclust(config: MclustConfig, out: Path) -> Iterator[str]:
                 pairs.append(compare(name, asked, k, form, config.seeds))
                 if pairs[-1].lost:
                     yield told(pairs[-1], config.seeds)
+        write_csv(out / "mclust.csv", header(config), [row(pair) for pair in pairs])  # an interrupted run keeps it
         jax.clear_caches()
-    write_csv(out / "mclust.csv", header(config), [row(pair) for pair in pairs])
     draw(pairs, out / "mclust.png")
     yield from table(pairs)
     sound, lost = sum(pair.compared for pair in pairs), sum(bool(pair.lost) for pair in pairs)

@@ -182,9 +182,9 @@ def rates(config: RatesConfig, out: Path) -> Iterator[str]:
             ended = [one._replace(short=best - one.log_likelihood) for one in ended]
             found += ended
         rows += [row(one, best, climbed, hits) for one in ended]
+        write_csv(out / "rates.csv", HEADER, rows)  # an interrupted run keeps what was finished
         if gaps := [one.short for one in ended if one.short > SHORT]:
             yield f"{work.name}: {len(gaps)} of {len(ended)} searches short, by {max(gaps):.2f} nats at most"
-    write_csv(out / "rates.csv", HEADER, rows)
     if unknown:
         yield f"left out, for no sound optimum is known: {'; '.join(unknown)}"
     by_group: dict[str, list[Found]] = {}
