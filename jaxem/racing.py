@@ -1,14 +1,17 @@
 """The best optimum for the fewest passes: `search` races diverse starts, `select` chooses the number of components.
 
-Which optimum EM ends in depends on the start, and no way of starting is best for all data, so several kinds of start
-(the arms) are raced: all make a few turns, the best quarter goes on, and so forth (successive halving: Jamieson and
-Talwalkar 2016; for mixtures compare the short runs of Biernacki, Celeux and Govaert 2003). Climbs that collapsed
-leave before each ranking; else their unbounded likelihood would win. Of the climbs in one optimum only the best goes on.
-The last few are polished while the budget lasts; the best of them climbs until the stopping rule is met.
+Which optimum EM ends in depends on the start, and no way of starting is best for all data. So a search goes in rounds. In
+a round several kinds of start (the arms) make a few turns; the promising go on, each kind in its turn; and what may still
+lead climbs to the end (short runs: Biernacki, Celeux and Govaert 2003; successive halving: Jamieson and Talwalkar 2016).
+A climb is promising by its height and by how fast it still rises. Of the climbs in one optimum only the best goes on.
+Later rounds begin at the best optima found, with one small cell of rows moved to another component (recipes.py): where
+most of an optimum is right, that finds the rest. The search ends when `PATIENCE` rounds in a row find nothing better, or
+when the budget is spent.
 
-The race climbs the likelihood (with a prior: the objective). If every climb collapses, there is no maximum to give. For a
-Gaussian family `search` then races again under a penalty that keeps covariances away from zero (`chen_tan` and
-`variance_floor`), and gives that fit the status DEGENERATE.
+Climbs that collapsed leave before each ranking; else their unbounded likelihood would win. If all that were promising
+collapse, others are called back. If every climb of the likelihood collapses, there is no maximum to give. For a Gaussian
+family `search` then races again under a penalty that keeps covariances away from zero (`chen_tan` and `variance_floor`),
+and gives that fit the status DEGENERATE.
 
     BIC = p log n - 2 l,  AIC = 2 p - 2 l,  ICL = BIC - 2 sum_i log max_j p(j | x_i):  smaller is better.
                                         (Schwarz 1978; Akaike 1974; Biernacki, Celeux and Govaert 2000)

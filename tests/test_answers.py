@@ -94,12 +94,13 @@ def test_a_prior_that_leaves_a_direction_open_ends_nothing():
 
 def test_a_component_without_rows_is_no_optimum():
     """A floor on variances pays for a component that nothing belongs to; with far clusters that is not what a fit is for."""
-    x = np.concatenate([np.random.default_rng(1).normal(m, 1, (30, 40)) for m in (0.0, 2.0)]).astype(DTYPE)
+    rng = np.random.default_rng(1)
+    x = np.concatenate([rng.normal(mean, 1, (40, 60)) for mean in (0.0, 1.5)]).astype(DTYPE)
     best = jaxem.search(KEY, jaxem.Full(), x, 2, prior=jaxem.variance_floor(x, 0.2)).best
     labels = np.asarray(best.mixture.predict(x))
     assert not Status(int(best.status)).failed
-    assert len({*labels[:30]}) == len({*labels[30:]}) == 1
-    assert labels[0] != labels[30]
+    assert len({*labels[:40]}) == len({*labels[40:]}) == 1
+    assert labels[0] != labels[40]
 
 
 @pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)
@@ -114,16 +115,16 @@ def test_a_spike_is_degenerate_however_many_rows_it_has(family):
 @pytest.mark.skipif(not X64, reason="optima to 1e-3 nats")
 @pytest.mark.parametrize("seed", range(3))
 def test_spikes_do_not_hide_a_sound_optimum(seed):
-    """Ages of which half are rounded to tens: most climbs end in a spike on one value, some do not."""
+    """Ages of which half are rounded to tens: many climbs end in a spike on one value, others do not."""
     rng = np.random.default_rng(5)
-    ages = np.concatenate([rng.normal(25, 6, 900), rng.normal(60, 12, 1100)]).clip(0, 99).round()
+    ages = rng.normal(40, 15, 2000)
     ages = np.where(rng.uniform(size=2000) < 0.45, ages.round(-1), ages)[:, None]
-    best = jaxem.search(jax.random.key(seed), jaxem.Full(), ages, 3).best
+    best = jaxem.search(jax.random.key(seed), jaxem.Full(), ages, 2).best
     climbs = jaxem.fit_restarts(
-        jaxem.starts(KEY, jaxem.Full(), ages, 3, 64, jaxem.RandomParameters()), ages, accelerator=jaxem.hybrid()
+        jaxem.starts(KEY, jaxem.Full(), ages, 2, 64, jaxem.RandomParameters()), ages, accelerator=jaxem.hybrid()
     )
     sound = [i for i, status in enumerate(climbs.status) if not Status(int(status)).failed]
-    assert sound
+    assert 0 < len(sound) < 64
     assert not Status(int(best.status)).failed
     assert float(best.log_likelihood) > float(np.max(np.asarray(climbs.log_likelihood)[sound])) - 1e-3
 
