@@ -30,14 +30,20 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import mixture as mixture
     from jaxem import moments as moments
     from jaxem import ordering as ordering
+    from jaxem import penalties as penalties
     from jaxem import plots as plots
     from jaxem import primitives as primitives
     from jaxem import priors as priors
     from jaxem import program as program
     from jaxem import queue as queue
     from jaxem import racing as racing
+<<<<<<< HEAD
     from jaxem import reasons as reasons
+=======
+    from jaxem import recipes as recipes
+>>>>>>> main
     from jaxem import rows as rows
+    from jaxem import saddles as saddles
     from jaxem import sklearn as sklearn
     from jaxem import standard as standard
     from jaxem import stats as stats
@@ -74,13 +80,13 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.loop import fit as fit
     from jaxem.mixture import Mixture as Mixture
     from jaxem.ordering import sorted_components as sorted_components
+    from jaxem.penalties import chen_tan as chen_tan
+    from jaxem.penalties import fraley_raftery as fraley_raftery
+    from jaxem.penalties import variance_floor as variance_floor
     from jaxem.priors import Beta as Beta
     from jaxem.priors import Dirichlet as Dirichlet
     from jaxem.priors import NormalInverseWishart as NormalInverseWishart
     from jaxem.priors import Prior as Prior
-    from jaxem.priors import chen_tan as chen_tan
-    from jaxem.priors import fraley_raftery as fraley_raftery
-    from jaxem.priors import variance_floor as variance_floor
     from jaxem.queue import Landscape as Landscape
     from jaxem.queue import RestartsProgress as RestartsProgress
     from jaxem.queue import best as best
@@ -119,9 +125,9 @@ _HOME = {
     "Prior": "priors",
     "Dirichlet": "priors",
     "NormalInverseWishart": "priors",
-    "chen_tan": "priors",
-    "fraley_raftery": "priors",
-    "variance_floor": "priors",
+    "chen_tan": "penalties",
+    "fraley_raftery": "penalties",
+    "variance_floor": "penalties",
     "Mixture": "mixture",
     "shard": "devices",
     "Stats": "stats",
@@ -203,14 +209,20 @@ _MODULES = (
     "mixture",
     "moments",
     "ordering",
+    "penalties",
     "plots",
     "primitives",
     "priors",
     "program",
     "queue",
     "racing",
+<<<<<<< HEAD
     "reasons",
+=======
+    "recipes",
+>>>>>>> main
     "rows",
+    "saddles",
     "sklearn",
     "standard",
     "stats",

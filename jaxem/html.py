@@ -351,6 +351,7 @@ def _landscape(landscape: Landscape) -> str:
         f"{len(values) - MOST_SHOWN} lower optima are not shown" * (len(values) > MOST_SHOWN),
         f"{landscape.degenerate} climbs collapsed" * (landscape.degenerate > 0),
         f"{landscape.failed} failed" * (landscape.failed > 0),
+        f"{landscape.saddles} ended at a saddle" * (landscape.saddles > 0),
     ]
     note = "; ".join(one for one in told if one)
     return (

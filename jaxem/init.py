@@ -161,7 +161,7 @@ def random_rows(key: Array, x: Array, sample_weight: Array, k: int) -> Array:
     def draw(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         mass, index = carry
         row = draw_rows(keys[j], mass, sample_weight, 1)[0]
-        return jnp.where(jnp.all(x == x[row], axis=1), 0.0, mass), index.at[j].set(row)
+        return jnp.where(jnp.all(x == x[row][None, :], axis=1), 0.0, mass), index.at[j].set(row)
 
     index = jax.lax.fori_loop(0, k, draw, (sample_weight, jnp.zeros(k, int)))[1]
     return x[index]
@@ -242,11 +242,16 @@ def m_step_from(
 
     The first is taken about the pooled fit and tells where the means are, the second about those means, so that no
     digit of a small variance is lost to a mean far from the pooled one. Where the M-step gives no density (a constant
-    feature), the start is the pooled fit, moved to rows.
+    feature), the start is the pooled fit, moved to the mean of each component's rows.
     """
     block = _block(x, k)
     anchor = x[jnp.argmax(sample_weight > 0)]
     pooled = family.init(x, k, sample_weight)
+
+    def weigh(x: Array, w: Array, *of_rows: Array) -> tuple[Array, Array]:
+        x = jnp.where(w[:, None] > 0, x, anchor[None, :])
+        resp = resp_of(x, *of_rows) * w[:, None]
+        return jnp.sum(resp, axis=0), dot("bk,bd->kd", resp, x - anchor[None, :])
 
     def once(_: Any, found: Mixture) -> Mixture:
         def of_chunk(x: Array, w: Array, *of_rows: Array) -> Stats:
@@ -260,7 +265,8 @@ def m_step_from(
     found = jax.lax.fori_loop(0, 2, once, Mixture(jnp.zeros(k, x.dtype), pooled, family))
     rows = jnp.where(sample_weight[:k, None] > 0, x[:k], anchor[None, :])
     proper = jnp.all(jnp.isfinite(family.log_prob(found.components, rows)))
-    placed = family.place(pooled, x, rows, sample_weight)
+    size, total = sum_chunks(weigh, x, sample_weight, *more, size=block)
+    placed = family.place(pooled, x, anchor[None, :] + total / positive(size)[:, None], sample_weight)
     return Mixture(found.log_weights, select(proper, found.components, placed), family)
 
 

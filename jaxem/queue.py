@@ -55,6 +55,7 @@ from jaxem.moments import zeros_like_result
 from jaxem.primitives import is_traced, take
 from jaxem.priors import Prior
 from jaxem.program import BRISK, FIRST_SECONDS, THOROUGH, Pace, Program, is_staging
+from jaxem.recipes import Recipe
 from jaxem.rows import Frame, Rows, as_rows, on_one_device, turn_seconds, turn_work
 from jaxem.stopping import Status, StoppingRule, has_failed
 
@@ -537,7 +538,7 @@ def draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initializ
     Kinds of start that move with the data are drawn in the frame of the rows, where no digit is lost.
     """
     data, weight = rows.as_matrix()
-    moves = isinstance(initializer, EQUIVARIANT)
+    moves = isinstance(initializer, (*EQUIVARIANT, Recipe))
     if not moves:
         data = data + rows.frame.centre[None, :]
 

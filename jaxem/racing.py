@@ -1,14 +1,17 @@
 """The best optimum for the fewest passes: `search` races diverse starts, `select` chooses the number of components.
 
-Which optimum EM ends in depends on the start, and no way of starting is best for all data, so several kinds of start
-(the arms) are raced: all make a few turns, the best quarter goes on, and so forth (successive halving: Jamieson and
-Talwalkar 2016; for mixtures compare the short runs of Biernacki, Celeux and Govaert 2003). Climbs that collapsed
-leave before each ranking; else their unbounded likelihood would win. Of the climbs in one optimum only the best goes on.
-The last few are polished while the budget lasts; the best of them climbs until the stopping rule is met.
+Which optimum EM ends in depends on the start, and no way of starting is best for all data. So a search goes in rounds. In
+a round several kinds of start (the arms) make a few turns; the promising go on, each kind in its turn; and what may still
+lead climbs to the end (short runs: Biernacki, Celeux and Govaert 2003; successive halving: Jamieson and Talwalkar 2016).
+A climb is promising by its height and by how fast it still rises. Of the climbs in one optimum only the best goes on.
+Later rounds begin at the best optima found, with one small cell of rows moved to another component (recipes.py): where
+most of an optimum is right, that finds the rest. The search ends when `PATIENCE` rounds in a row find nothing better, or
+when the budget is spent.
 
-The race climbs the likelihood (with a prior: the objective). If every climb collapses, there is no maximum to give. For a
-Gaussian family `search` then races again under a penalty that keeps covariances away from zero (`chen_tan` and
-`variance_floor`), and gives that fit the status DEGENERATE.
+Climbs that collapsed leave before each ranking; else their unbounded likelihood would win. If all that were promising
+collapse, others are called back. If every climb of the likelihood collapses, there is no maximum to give. For a Gaussian
+family `search` then races again under a penalty that keeps covariances away from zero (`chen_tan` and `variance_floor`),
+and gives that fit the status DEGENERATE.
 
     BIC = p log n - 2 l,  AIC = 2 p - 2 l,  ICL = BIC - 2 sum_i log max_j p(j | x_i):  smaller is better.
                                         (Schwarz 1978; Akaike 1974; Biernacki, Celeux and Govaert 2000)
@@ -46,7 +49,8 @@ from jaxem.display import readable, search_card, selection_card
 from jaxem.families.base import Family
 from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, Result, as_options
 from jaxem.mixture import Mixture
-from jaxem.priors import NormalInverseWishart, Prior, chen_tan, variance_floor
+from jaxem.penalties import chen_tan, variance_floor
+from jaxem.priors import NormalInverseWishart, Prior
 from jaxem.program import BRISK, Program
 from jaxem.queue import (
     Landscape,
@@ -74,10 +78,11 @@ ARMS: dict[str, Recipe] = {
     "narrow k-means++": Recipe(nearest=False, narrow=True),
     "random": Recipe(apart=False, nearest=False),
     "narrow random": Recipe(apart=False, nearest=False, narrow=True),
+    "move": Recipe(cells=1.0, moved=1.0, swapped=0.5),
 }
-"""kinds of start that are raced, by default"""
-MOVE = Recipe(cells=1.0, moved=1.0, swapped=0.5)
-"""a start that is an optimum with one cell of rows moved to another component"""
+"""kinds of start that are raced, by default; a move begins at an optimum that was found before"""
+MOVE, DOUBLED = "move", "cells"
+"""the arm of rounds that begin at optima, and the one that gets two starts for each of the others"""
 MOVED_FROM = (0, 0, 0, 1, 0, 2)
 """the optima that are moved from, in turn, by rank"""
 STARTS = 16
@@ -142,6 +147,35 @@ class Search(NamedTuple):
     collapse: Collapse | None = None
 
 
+class Race(NamedTuple):
+    """What is fixed about a race."""
+
+    family: Family
+    k: int
+    arms: tuple[str, ...]
+    budget: int
+    rows: Rows
+    prior: Prior | None
+    stop: StoppingRule
+    settings: Settings
+    callback: Callable[[SearchProgress], None] | None
+
+    @property
+    def starts(self) -> int:
+        """Starts of a round that the budget is good for: a power of 2, and one of a single component."""
+        return 1 if self.k == 1 else _starts_of(self.budget)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a turn is so much work that no lane may be idle."""
+        return turn_work(self.rows, self.k, self.settings.width) > LARGE_TURN
+
+    def report(self, passes: int, best: float, lanes: int) -> None:
+        """Call the callback, if there is one."""
+        if self.callback is not None:
+            self.callback(SearchProgress(passes, self.budget, best, lanes))
+
+
 def search(
     key: Array,
     family: Family | str,
@@ -192,24 +226,27 @@ def search(
     settings = Settings(lane_count(1 if k == 1 else _starts_of(budget)), max_iter, accelerator)
     race = Race(family, k, names, budget, rows, prior, stop, settings, callback)
     found = _run_race(key, race, 0)
-    if has_failed(int(found.best.status)):
-        found = found._replace(collapse=collapse_of(found.best.mixture, x, sample_weight))
+    if not has_failed(int(found.best.status)):
+        return found
+    found = found._replace(collapse=collapse_of(found.best.mixture, x, sample_weight))
     bounded = NormalInverseWishart in family.conjugate and np.isfinite(np.asarray(rows.frame.variance)).all()
-    if has_failed(int(found.best.status)) and bounded:
-        penalty = _penalty(on_one_device(rows))
-        penalty = penalty if prior is None else prior + penalty
-        offered = _run_race(key, race._replace(prior=penalty), found.passes)
-        if not has_failed(int(offered.best.status)):
-            degenerate = jnp.full_like(offered.best.status, int(Status.DEGENERATE))
-            found = offered._replace(
-                best=offered.best._replace(status=degenerate),
-                penalised=offered.best,
-                landscape=found.landscape,
-                collapse=found.collapse,
-            )
-        else:
-            found = found._replace(passes=offered.passes)
-    return found
+    return _under_penalty(key, race, found) if bounded else found
+
+
+def _under_penalty(key: Array, race: Race, found: Search) -> Search:
+    """What to give where every climb of the likelihood failed: the best fit of a second race, under a penalty."""
+    penalty = _penalty(on_one_device(race.rows))
+    penalty = penalty if race.prior is None else race.prior + penalty
+    offered = _run_race(key, race._replace(prior=penalty), found.passes)
+    if has_failed(int(offered.best.status)):
+        return found._replace(passes=offered.passes)
+    degenerate = jnp.full_like(offered.best.status, int(Status.DEGENERATE))
+    return offered._replace(
+        best=offered.best._replace(status=degenerate),
+        penalised=offered.best,
+        landscape=found.landscape,
+        collapse=found.collapse,
+    )
 
 
 class Candidate(NamedTuple):
@@ -327,35 +364,6 @@ def _candidate(result: Result, data: Array | np.ndarray, weights: Any, n: float)
     return Candidate(mixture.family, mixture.n_components, log_likelihood, p, *of_fit, Status(int(result.status)))
 
 
-class Race(NamedTuple):
-    """What is fixed about a race."""
-
-    family: Family
-    k: int
-    arms: tuple[str, ...]
-    budget: int
-    rows: Rows
-    prior: Prior | None
-    stop: StoppingRule
-    settings: Settings
-    callback: Callable[[SearchProgress], None] | None
-
-    @property
-    def starts(self) -> int:
-        """Starts of a round that the budget is good for: a power of 2, and one of a single component."""
-        return 1 if self.k == 1 else _starts_of(self.budget)
-
-    @property
-    def is_large(self) -> bool:
-        """Whether a turn is so much work that no lane may be idle."""
-        return turn_work(self.rows, self.k, self.settings.width) > LARGE_TURN
-
-    def report(self, passes: int, best: float, lanes: int) -> None:
-        """Call the callback, if there is one."""
-        if self.callback is not None:
-            self.callback(SearchProgress(passes, self.budget, best, lanes))
-
-
 class Found(NamedTuple):
     """The climbs of some rounds that were polished, best first, numpy throughout; and all passes made."""
 
@@ -389,11 +397,11 @@ class Found(NamedTuple):
 
 def _run_race(key: Array, race: Race, passes: int) -> Search:
     """Rounds from new starts, then from the optima found, while the budget lasts; `passes` were made before."""
-    found, fruitless, number = _run_round(key, race, None, passes), 0, 1
+    found, fruitless, number = _run_round(key, race, None, False, passes), 0, 1
     while race.k > 1 and found.passes + ROUND // 2 <= race.budget and fruitless < PATIENCE:
         new = FRESH[number] if number < len(FRESH) else number % 3 == 1
-        base = None if new or found.optima.size == 0 else found
-        one = _run_round(jax.random.fold_in(key, number), race, base, passes + found.passes)
+        moves = not new and MOVE in race.arms and found.optima.size > 0
+        one = _run_round(jax.random.fold_in(key, number), race, found, moves, passes + found.passes)
         better = one.best > found.best + optimum_tol(np.asarray([found.best]))
         fruitless = 0 if better or one.best == -np.inf else fruitless + 1
         found, number = found.joined(one), number + 1
@@ -401,9 +409,10 @@ def _run_race(key: Array, race: Race, passes: int) -> Search:
     return Search(best(finalists), landscape(finalists), finalists, found.arms, passes + found.passes, None)
 
 
-def _run_round(key: Array, race: Race, base: Found | None, passes: int) -> Found:
-    """One round: starts, of which the promising go on, and a few climb to the end; from the optima of `base` if given."""
-    names, recipes, mixtures = _recipes(race, base)
+def _run_round(key: Array, race: Race, before: Found | None, moves: bool, passes: int) -> Found:
+    """One round: starts, of which the promising go on, and a few climb to the end; with `moves` from optima found before."""
+    names, recipes, mixtures = _recipes(race, before if moves else None)
+    known = -np.inf if before is None else before.best
     queue = _open_queue(key, race, recipes, mixtures)
     arm_of, r, budget = np.unique(names, return_inverse=True)[1], len(names), min(race.budget, ROUND)
 
@@ -418,20 +427,20 @@ def _run_round(key: Array, race: Race, base: Found | None, passes: int) -> Found
             rest = queue.rung(lanes[begin : begin + piece], limit)
             queue, results = run_through(rest, race.rows, race.prior, race.stop, race.settings)
             scores = Scores.of(queue, results)
-            leader = np.max(scores.objective, where=scores.sound, initial=-np.inf if base is None else base.best)
+            leader = np.max(scores.objective, where=scores.sound, initial=known)
             race.report(passes + scores.passes, float(leader), len(lanes))
         return queue, scores, results
 
     queue, scores, results = rung(queue, np.arange(r), max(1, min(SHORT, budget // (2 * r))))
     lanes = _interleave_arms(_best_first(scores, np.arange(r)), arm_of)[: max(1, round(PROMISING * r))]
     queue, scores, results = rung(queue, lanes, max(1, min(LONG, (budget - scores.passes) // len(lanes))))
-    bar = -np.inf if base is None else base.best
+    bar = known if moves else -np.inf
     while True:
         # the leader climbs to the end, and what may overtake it
         leader = _order(scores, lanes)[0]
         bar = max(bar, scores.objective[leader] if scores.sound[leader] else -np.inf)
         running = lanes[scores.running[lanes] & scores.sound[lanes]]
-        running = running[(scores.hope[running] > bar) | ((running == leader) & (base is None))]
+        running = running[(scores.hope[running] > bar) | ((running == leader) & (not moves))]
         if running.size == 0:
             waiting = np.setdiff1d(np.flatnonzero(scores.running), lanes)
             if scores.sound[lanes].any() or waiting.size == 0:
@@ -450,15 +459,16 @@ def _recipes(race: Race, base: Found | None) -> tuple[list[str], Recipe, Mixture
     """The arm of each start, its recipe, and the mixture that it may be moved from, leaves `[r, ...]`."""
     r = race.starts
     if base is None:
-        turns = [*race.arms, *(name for name in race.arms if name == "cells")]
+        arms = [name for name in race.arms if name != MOVE] or ["k-means++"]
+        turns = arms + [name for name in arms if name == DOUBLED]
         names = [turns[i % len(turns)] for i in range(r)]
         shapes = _shapes(race.family, race.k, race.rows.blocks.shape[1], race.rows.blocks.dtype)
         mixtures = jax.tree.map(lambda leaf: np.zeros((r, *leaf.shape), leaf.dtype), shapes)
     else:
-        names, optima = ["move"] * r, base.optima
+        names, optima = [MOVE] * r, base.optima
         chosen = optima[[MOVED_FROM[i % len(MOVED_FROM)] % optima.size for i in range(r)]]
         mixtures = jax.tree.map(lambda leaf: leaf[chosen], base.mixtures)
-    recipes = jax.tree.map(lambda *values: np.asarray(values), *(ARMS.get(name, MOVE) for name in names))
+    recipes = jax.tree.map(lambda *values: np.asarray(values), *(ARMS[name] for name in names))
     return names, recipes, mixtures
 
 

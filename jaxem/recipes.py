@@ -21,7 +21,7 @@ from jaxem.init import SHARE, draw_rows, kmeans_plus_plus, m_step_from, random_r
 from jaxem.mixture import Mixture, log_joint
 from jaxem.primitives import normalise, select
 
-CELLS, LEAST_CELLS = 2, 8
+CELLS, LEAST_CELLS = 4, 8
 """cells for each component, at most, and in all, at least"""
 MOST_ROWS = 2**14
 """rows that a start is made from, at most; of more a sample is drawn"""

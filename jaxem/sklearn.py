@@ -96,7 +96,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     Parameters:
         init_params: "kmeans", "k-means++", "random", "random_from_data" as there; "search" for `jaxem.search`, which races
-            starts of several kinds within 1000 passes for each of `n_init`, climbs the likelihood itself until 1e-8 nats
+            starts of several kinds with `n_init` times its default budget, climbs the likelihood itself until 1e-8 nats
             are left to gain, and uses neither `reg_covar` nor `tol` nor `max_iter`; responsibilities `[n, k]`; or a
             function of (X, n_components, random_state) that gives them.
         chunk_size: rows worked on at a time; computed from the shapes by default.

@@ -1,21 +1,30 @@
 """Every experiment has a config and a smaller one, with which it runs in seconds; bad configs are named in one line."""
 
+import csv
 import gzip
 import importlib
 import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
+from sklearn.mixture import GaussianMixture
 
-from experiments import common
+import jaxem
+from experiments import common, mclust
 from experiments.common import ConfigError, load_config
 from experiments.digits import DigitsConfig, digits, made, read_idx
+from experiments.mclust import MclustConfig
+from experiments.rates import RatesConfig, clusters, rates, tight
 from experiments.restarts import RestartsConfig, restarts
-from tests.conftest import X64
+from tests.cases import reference_data
+from tests.conftest import ROUNDING, STATISTICAL, X64
 
 ROOT = Path(__file__).parents[1]
 NAMES = [
@@ -58,6 +67,10 @@ def test_every_experiment_has_a_config_and_a_smaller_one(name):
 def test_smoke(name, tmp_path):
     done = run(name, ROOT / "configs" / "smoke" / f"{name}.toml", tmp_path)
     assert done.returncode == 0, done.stderr
+    if name == "mclust" and mclust.version() is None:
+        assert "is missing" in done.stdout
+        assert not list(tmp_path.iterdir())
+        return
     assert done.stdout.splitlines()[0].startswith("measured on")
     suffixes = {path.suffix for path in tmp_path.iterdir()}
     assert suffixes == {".csv", ".png", *([".md"] if name == "benchmark" else [])}
@@ -115,3 +128,151 @@ def test_bad_configs(tmp_path, refused):
             load_config(RestartsConfig, tmp_path / "bad.toml")
         assert "\n" not in str(error.value)
     refused("cannot be read", RestartsConfig, restarts, tmp_path / "missing.toml")
+
+
+def normal_law(x):
+    """The one normal law that fits `x` `[n, 1]` best, as two equal components, and its log-likelihood in closed form."""
+    parameters = jaxem.GaussianParams(jnp.full((2, 1), x.mean()), jnp.full(2, x.var()))
+    mixture = jaxem.Mixture(jnp.log(jnp.array([0.5, 0.5])), parameters, jaxem.Spherical())
+    return mixture, -len(x) / 2 * (np.log(2 * np.pi * x.var()) + 1)
+
+
+def by_sklearn(x):
+    """scikit-learn's best of two components, and its log-likelihood."""
+    model = GaussianMixture(2, tol=1e-13, max_iter=10_000, n_init=5, reg_covar=0.0, random_state=0).fit(x)
+    return model, model.score(x) * len(x)
+
+
+def test_short_searches_are_counted(tmp_path, monkeypatch):
+    """A search that ends at the normal law of K = 1, or at no sound optimum, is short by what scikit-learn and the closed form
+    say; the true search is not."""
+    x = reference_data("acidity")
+    search, (flat, one), (_, best) = jaxem.search, normal_law(x), by_sklearn(x)
+
+    def worse(key, family, rows, k):
+        seed = int(jax.random.key_data(key)[-1])
+        found = search(key, family, rows, k)
+        if seed == 0:
+            return found
+        ended = jaxem.fit(flat, rows, max_iter=0)
+        status = jnp.asarray(int(jaxem.Status.MAX_ITER if seed == 1 else jaxem.Status.DEGENERATE))
+        return found._replace(best=ended._replace(status=status))
+
+    monkeypatch.setattr(jaxem, "search", worse)
+    config = load_config(RatesConfig, ROOT / "configs" / "smoke" / "rates.toml")
+    lines = list(rates(config.model_copy(update={"simulated": [], "searches": 3}), tmp_path))
+    with (tmp_path / "rates.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    tolerance = 1e-6 if X64 else 5e-3
+    np.testing.assert_allclose([float(row["best known"]) for row in rows], best, atol=tolerance, rtol=0)
+    short = [float(row["short in nats"]) for row in rows]
+    np.testing.assert_allclose(short, [0.0, best - one, np.inf], atol=2 * tolerance, rtol=0)
+    assert [row["status"] for row in rows[1:]] == ["MAX_ITER", "DEGENERATE"]
+    assert "acidity, K = 2, spherical: 2 of 3 searches short" in lines[1]
+    assert lines[-2].split()[:6] == ["K", "<=", "3", "3", "66.7%", "0.5%"]
+    assert lines[-1].startswith("2 of 3 searches end more than 0.01 nats below")
+    assert lines[-1].endswith("the targets are missed for K <= 3")
+
+
+def test_simulated_sets():
+    """The tight cluster is what its text says it is; sets of two seeds differ, sets of one seed do not."""
+    x = tight(7)
+    assert x.shape == (4360, 2)
+    broad, narrow = x[:4200], x[4200:] - x[4200:].mean(axis=0)
+    assert abs(broad.var() - 1) < STATISTICAL * np.sqrt(2 / broad.size)
+    assert abs(narrow.var() / 0.08**2 - 1) < STATISTICAL * np.sqrt(2 / narrow.size)
+    for make in (clusters, tight):
+        np.testing.assert_array_equal(make(1), make(1))
+        assert np.any(make(1) != make(2))
+    assert clusters(1).shape == (600, 2)
+
+
+@pytest.mark.parametrize("covariance", ["spherical", "diag", "tied", "full"])
+def test_fits_of_mclust_are_read(covariance):
+    """Parameters in mclust's layout have the log-likelihood that scipy gives; a collapsed component is not sound."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 2)) * [1.0, 3.0]
+    factors = rng.normal(size=(2, 2, 2))
+    sigma = factors @ factors.swapaxes(1, 2) + np.eye(2)
+    if covariance in ("spherical", "diag"):
+        sigma = sigma * np.eye(2)
+    if covariance == "spherical":
+        sigma[:, 1, 1] = sigma[:, 0, 0]
+    if covariance == "tied":
+        sigma[1] = sigma[0]
+    means, weights = rng.normal(size=(2, 2)), np.array([0.3, 0.7])
+    densities = [scipy.stats.multivariate_normal(m, s).pdf(x) for m, s in zip(means, sigma, strict=True)]
+    expected = np.sum(np.log(weights @ densities))
+    table = np.column_stack([[-1.0, -1.0], weights, means, sigma.reshape(2, 4)])
+    seen = mclust.theirs(table, x, covariance)
+    np.testing.assert_allclose(seen.log_likelihood, expected, rtol=ROUNDING)
+    assert (seen.status.failed, seen.reported) == (False, -1.0)
+    table[0, 2:4], table[0, 4:] = x[0], 0.0 if covariance == "tied" else 1e-30 * table[0, 4:]
+    assert mclust.theirs(table, x, covariance).status.failed
+
+
+def test_verdicts_on_mclust():
+    """Equal within 0.01 nats; mclust is above as soon as one search is below it, jaxem by its best search."""
+    x = reference_data("faithful")
+    mixture = jaxem.starts(jax.random.key(0), jaxem.Spherical(), x, 2, 1)[0]
+    sound = mclust.Theirs(mixture, jaxem.Status.MAX_ITER, -100.0, -100.0)
+    for ours, verdict, lost in (
+        ([-100.009, -99.991], "equal", []),
+        ([-100.009, -99.98], "jaxem above", []),
+        ([-100.02, -99.0], "mclust above some", [0]),
+        ([-100.02, -np.inf], "mclust above all", [0, 1]),
+    ):
+        pair = mclust.Pair("faithful", 2, "spherical", sound, ours)
+        assert (pair.verdict, pair.lost) == (verdict, lost)
+    for theirs, verdict in (
+        (None, "mclust without a fit"),
+        (sound._replace(status=jaxem.Status.SADDLE), "mclust unsound"),
+    ):
+        pair = mclust.Pair("faithful", 2, "spherical", theirs, [-101.0])
+        assert (pair.verdict, pair.lost) == (verdict, [])
+
+
+def test_where_mclust_is_higher(monkeypatch):
+    """A line names the seeds and the nats, by scikit-learn and the closed form, and tells where mclust's fit climbs on to."""
+    x = reference_data("acidity")
+    (flat, one), (model, best) = normal_law(x), by_sklearn(x)
+    table = np.column_stack([[best, best], model.weights_, model.means_, model.covariances_[:, 0]])
+    # two equal components are a saddle; the status is taken for that of a sound fit
+    ended = jaxem.fit(flat, x, max_iter=0)._replace(status=jnp.asarray(int(jaxem.Status.CONVERGED)))
+    monkeypatch.setattr(jaxem, "search", lambda *_: SimpleNamespace(best=ended))
+    pair = mclust.compare("acidity", mclust.Asked(x, {("spherical", 2): table}), 2, "spherical", 2)
+    assert (pair.verdict, pair.lost) == ("mclust above all", [0, 1])
+    np.testing.assert_allclose(pair.gaps, one - best, rtol=ROUNDING * 100)
+    line = mclust.told(pair, 2)
+    assert f"higher than 2 of 2 searches (seeds 0, 1), by {best - one:.2f}" in line
+    climbed = float(line.split()[-1])
+    np.testing.assert_allclose(climbed, best, atol=1e-4 if X64 else 1e-2, rtol=0)
+    header, group = mclust.table([pair])
+    places = [header.index(name) for name in mclust.VERDICTS]
+    assert group.split() == ["K", "<=", "6", "1", "1", "0", "0", "0", "0", "0", "0"]
+    assert group[: places[0] + len(mclust.VERDICTS[0])].endswith(" 1")
+
+
+def test_without_r_one_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    config = load_config(MclustConfig, ROOT / "configs" / "smoke" / "mclust.toml")
+    (line,) = mclust.mclust(config, tmp_path)
+    assert "R or its package mclust is missing" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(mclust.version() is None, reason="needs R with mclust")
+def test_mclust_answers():
+    """What R gives has the log-likelihood that mclust says, to the gain of its last turn; what R cannot give is one line."""
+    x = reference_data("acidity")
+    config = load_config(MclustConfig, ROOT / "configs" / "smoke" / "mclust.toml").model_copy(update={"k": [1, 2]})
+    asked = mclust.ask("acidity", config)
+    np.testing.assert_array_equal(asked.x, x)
+    one = mclust.theirs(asked.fits["full", 1], x, "full")
+    np.testing.assert_allclose(one.log_likelihood, -len(x) / 2 * (np.log(2 * np.pi * x.var()) + 1), rtol=ROUNDING)
+    two = mclust.theirs(asked.fits["spherical", 2], x, "spherical")
+    assert 0 <= two.log_likelihood - two.reported < 1e-5 * (1 + abs(two.reported)) + 1e-2
+    with pytest.raises(ValueError, match="R cannot give nonsense") as error:
+        mclust.ask("nonsense", config)
+    assert "\n" not in str(error.value)

@@ -9,8 +9,9 @@ from sklearn.cluster import KMeans as PeerKMeans
 
 import jaxem
 from jaxem.init import kmeans, kmeans_plus_plus, random_rows
+from jaxem.racing import ARMS
 from tests.cases import GAUSSIANS, KINDS, Case, blobs
-from tests.conftest import ROUNDING
+from tests.conftest import DTYPE, ROUNDING
 
 KEY = jax.random.key(3)
 INITIALIZERS = (
@@ -18,7 +19,7 @@ INITIALIZERS = (
     jaxem.KMeans(),
     jaxem.RandomParameters(),
     jaxem.RandomPoints(),
-    jaxem.init.Recipe(n_lloyd=3),
+    jaxem.recipes.Recipe(cells=1.0),
 )
 
 
@@ -163,22 +164,52 @@ def test_every_start_is_a_mixture(initializer, family):
         assert bool(jnp.all(jnp.isfinite(values)))
 
 
-def test_settings_are_the_starts_they_describe():
-    """Numbers give the starts that names give: one set for all starts, or leaves `[r]` with one for each."""
+def test_recipes_may_differ_from_start_to_start():
+    """Leaves `[r]` give each start its own recipe, with the numbers that it has alone."""
+    rows = jnp.asarray(three_blobs()[0], DTYPE)
+    recipes = [ARMS[name] for name in ("k-means++", "cells", "narrow random")]
+    together = jax.tree.map(lambda *leaves: jnp.asarray(leaves), *recipes)
+
+    @jax.jit
+    def start(recipe, i):
+        return recipe(jax.random.fold_in(KEY, i), jaxem.Full(), rows, 3, jnp.ones_like(rows[:, 0]))
+
+    mixed = jax.jit(lambda: jax.lax.map(lambda at: start(*at), (together, jnp.arange(3))))()
+    for i, recipe in enumerate(recipes):
+        for leaf, of_all in zip(jax.tree.leaves(start(recipe, i)), jax.tree.leaves(mixed), strict=True):
+            np.testing.assert_allclose(of_all[i], leaf, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_a_move_leaves_a_local_optimum():
+    """Two components share one of three far clusters, the third has the other two: EM stays there, some moves do not."""
     x, _ = three_blobs()
+    labels = np.arange(len(x)) % 3
+    resp = np.zeros((len(x), 3))
+    resp[labels > 0, 0] = 1.0
+    left = x[:, 0] < np.median(x[labels == 0, 0])
+    resp[(labels == 0) & left, 1] = resp[(labels == 0) & ~left, 2] = 1.0
+    given = jaxem.FromResponsibilities(resp)
+    stuck = jaxem.fit(jaxem.starts(KEY, jaxem.Spherical(), x, 3, 1, given)[0], x).mixture
+    right = jaxem.fit(
+        jaxem.starts(KEY, jaxem.Spherical(), x, 3, 1, jaxem.FromResponsibilities(np.eye(3)[labels]))[0], x
+    )
 
-    def starts(initializer):
-        return jaxem.starts(KEY, jaxem.Full(), x, 3, 2, initializer)
+    @jax.jit
+    def move(i):
+        ones = jnp.ones(len(x), stuck.log_weights.dtype)
+        return ARMS["move"](jax.random.fold_in(KEY, i), jaxem.Spherical(), jnp.asarray(x, ones.dtype), 3, ones, stuck)
 
-    apart, random = starts(jaxem.KMeansPlusPlus()), starts(jaxem.RandomPoints())
-    for i, each in enumerate((apart, random)):
-        of_one_kind = starts(jaxem.init.Recipe(apart=i == 0))
-        of_two = starts(
-            jaxem.init.Recipe(*(jnp.asarray(leaf) for leaf in ([True, False], [0, 0], [True, True], [False] * 2)))
-        )
-        for named, numbers, mixed in zip(*(jax.tree.leaves(one) for one in (each, of_one_kind, of_two)), strict=True):
-            np.testing.assert_allclose(numbers, named, rtol=ROUNDING, atol=ROUNDING)
-            np.testing.assert_allclose(mixed[i], named[i], rtol=ROUNDING, atol=ROUNDING)
+    reached = jaxem.fit_restarts(jax.lax.map(move, jnp.arange(32)), x).objective
+    assert float(jaxem.fit(stuck, x).objective) < float(right.objective) - 10.0
+    assert float(jnp.max(reached)) == pytest.approx(float(right.objective), rel=1e-6)
+
+
+def test_random_rows_have_distinct_values():
+    """Of 120 equal rows and 8 others no value is drawn twice while there are others."""
+    x = jnp.asarray(np.concatenate([np.zeros((120, 1)), np.arange(1.0, 9.0)[:, None]]), DTYPE)
+    draw = jax.jit(lambda i: random_rows(jax.random.fold_in(KEY, i), x, jnp.ones(128, DTYPE), 9))
+    for i in range(20):
+        assert len(np.unique(np.asarray(draw(i)))) == 9
 
 
 def test_starts_do_not_depend_on_an_offset():

@@ -102,9 +102,7 @@ def _print_landscape(landscape: Landscape, origin: str) -> None:
     if landscape.failed:
         print(f"{count_of(landscape.failed, 'climb')} failed")
     if landscape.saddles:
-        print(
-            f"{count_of(landscape.saddles, 'climb')} ended at a saddle and {'is' if landscape.saddles == 1 else 'are'} not counted"
-        )
+        print(f"{count_of(landscape.saddles, 'climb')} ended at a saddle")
     print()
 
 
