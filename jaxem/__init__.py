@@ -37,11 +37,8 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import program as program
     from jaxem import queue as queue
     from jaxem import racing as racing
-<<<<<<< HEAD
     from jaxem import reasons as reasons
-=======
     from jaxem import recipes as recipes
->>>>>>> main
     from jaxem import rows as rows
     from jaxem import saddles as saddles
     from jaxem import sklearn as sklearn
@@ -216,11 +213,8 @@ _MODULES = (
     "program",
     "queue",
     "racing",
-<<<<<<< HEAD
     "reasons",
-=======
     "recipes",
->>>>>>> main
     "rows",
     "saddles",
     "sklearn",
