@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import accelerate as accelerate
     from jaxem import checks as checks
+    from jaxem import collapse as collapse
     from jaxem import datasets as datasets
+    from jaxem import dependence as dependence
     from jaxem import devices as devices
     from jaxem import display as display
     from jaxem import distances as distances
@@ -35,15 +37,18 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import program as program
     from jaxem import queue as queue
     from jaxem import racing as racing
+    from jaxem import reasons as reasons
     from jaxem import recipes as recipes
     from jaxem import rows as rows
     from jaxem import saddles as saddles
     from jaxem import sklearn as sklearn
+    from jaxem import standard as standard
     from jaxem import stats as stats
     from jaxem import stopping as stopping
     from jaxem.accelerate import anderson as anderson
     from jaxem.accelerate import hybrid as hybrid
     from jaxem.accelerate import squarem as squarem
+    from jaxem.collapse import collapse_of as collapse_of
     from jaxem.devices import shard as shard
     from jaxem.em import e_step as e_step
     from jaxem.em import elbo as elbo
@@ -91,6 +96,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.racing import Selection as Selection
     from jaxem.racing import search as search
     from jaxem.racing import select as select
+    from jaxem.reasons import Collapse as Collapse
     from jaxem.stats import Stats as Stats
     from jaxem.stopping import AitkenBelow as AitkenBelow
     from jaxem.stopping import GainBelow as GainBelow
@@ -161,6 +167,8 @@ _HOME = {
     "Selection": "racing",
     "Candidate": "racing",
     "sorted_components": "ordering",
+    "collapse_of": "collapse",
+    "Collapse": "reasons",
     "verify": "laws",
     "Report": "laws",
 }
@@ -179,7 +187,9 @@ _RENAMED = {
 _MODULES = (
     "accelerate",
     "checks",
+    "collapse",
     "datasets",
+    "dependence",
     "devices",
     "display",
     "distances",
@@ -203,10 +213,12 @@ _MODULES = (
     "program",
     "queue",
     "racing",
+    "reasons",
     "recipes",
     "rows",
     "saddles",
     "sklearn",
+    "standard",
     "stats",
     "stopping",
 )

@@ -211,13 +211,15 @@ def landscape_card(landscape: "Landscape") -> Card:
 
 
 def search_card(search: "Search") -> Card | None:
-    """The best optimum, and the optima that the finalists ended in."""
+    """The best optimum, why there is none if so, and the optima that the finalists ended in."""
     best = result_card(search.best)
     if best is None:
         return None
     notes: tuple[str, ...] = ()
     if search.penalised is not None:
         notes = ("every climb of the likelihood collapsed: the parameters are those of a fit under a penalty",)
+    if search.collapse is not None:
+        notes += (f"the best of the climbs that failed: {search.collapse}",)
     title = (
         f"Search: {count_of(len(search.arms), 'finalist')} polished, {count_of(search.passes, 'pass', 'passes')} made"
     )

@@ -43,6 +43,7 @@ from jaxem.checks import (
     check_callback,
     check_from_host,
 )
+from jaxem.collapse import collapse_of
 from jaxem.devices import mesh_of
 from jaxem.display import readable, search_card, selection_card
 from jaxem.families.base import Family
@@ -64,6 +65,7 @@ from jaxem.queue import (
     run,
     run_through,
 )
+from jaxem.reasons import Collapse
 from jaxem.recipes import Recipe
 from jaxem.rows import Rows, as_rows, on_one_device, turn_work
 from jaxem.stopping import Status, StoppingRule, has_failed
@@ -133,6 +135,7 @@ class Search(NamedTuple):
         arms: the kind of start that each finalist came from.
         passes: passes over the data made in all, the first E-step of every lane among them.
         penalised: the fit under a penalty, where every climb of the likelihood collapsed; else None.
+        collapse: why, if every climb failed, by the best of them; else None.
     """
 
     best: Result
@@ -141,6 +144,7 @@ class Search(NamedTuple):
     arms: tuple[str, ...]
     passes: int
     penalised: Result | None
+    collapse: Collapse | None = None
 
 
 class Race(NamedTuple):
@@ -222,8 +226,11 @@ def search(
     settings = Settings(lane_count(1 if k == 1 else _starts_of(budget)), max_iter, accelerator)
     race = Race(family, k, names, budget, rows, prior, stop, settings, callback)
     found = _run_race(key, race, 0)
+    if not has_failed(int(found.best.status)):
+        return found
+    found = found._replace(collapse=collapse_of(found.best.mixture, x, sample_weight))
     bounded = NormalInverseWishart in family.conjugate and np.isfinite(np.asarray(rows.frame.variance)).all()
-    return _under_penalty(key, race, found) if has_failed(int(found.best.status)) and bounded else found
+    return _under_penalty(key, race, found) if bounded else found
 
 
 def _under_penalty(key: Array, race: Race, found: Search) -> Search:
@@ -235,7 +242,10 @@ def _under_penalty(key: Array, race: Race, found: Search) -> Search:
         return found._replace(passes=offered.passes)
     degenerate = jnp.full_like(offered.best.status, int(Status.DEGENERATE))
     return offered._replace(
-        best=offered.best._replace(status=degenerate), penalised=offered.best, landscape=found.landscape
+        best=offered.best._replace(status=degenerate),
+        penalised=offered.best,
+        landscape=found.landscape,
+        collapse=found.collapse,
     )
 
 

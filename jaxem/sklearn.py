@@ -73,6 +73,15 @@ ILL_DEFINED = (
     "by singleton or collapsed samples). Try to decrease the number of components, increase reg_covar, or scale the input "
     "data."
 )
+PARAMETERS = {
+    "lower the number of components": "decrease n_components",
+    "start elsewhere": "change random_state",
+    "use Diagonal() or Spherical()": "set covariance_type='diag' or 'spherical'",
+    "use Diagonal()": "set covariance_type='diag'",
+    "use a simpler family of covariances": "choose a simpler covariance_type",
+    "give a prior such as jaxem.chen_tan(x)": "use reg_covar with another init_params",
+}
+"""what `Collapse.remedy` says, and what to say of this class instead"""
 IN_SINGLE = " The numerical accuracy can also be improved by passing float64 data instead of float32."
 NOT_CONVERGED = (
     "Best performing initialization did not converge. Try different init parameters, or increase max_iter, tol, or check "
@@ -473,11 +482,15 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if status == Status.NONFINITE or not _are_proper(parameters.covariances, self._family):
             raise ValueError(_ill_defined(x.dtype))
         warning = ""
-        if status == Status.DEGENERATE:
-            warning = (
-                "every climb of the search collapsed: the likelihood has no maximum for these data. The parameters are those "
-                "of a penalised fit. Decrease n_components or choose a simpler covariance_type."
-            )
+        if status.failed:
+            what = "collapsed: the likelihood has no maximum for these data"
+            what = what if status == Status.DEGENERATE else "ended at a saddle of the likelihood, which is no maximum"
+            given = "the best of them" if found.penalised is None else "a penalised fit"
+            why = "Decrease n_components or choose a simpler covariance_type"
+            if found.collapse is not None:
+                names = getattr(self, "feature_names_in_", None)
+                why = f"The reason: {found.collapse.reason(names)}: {_in_parameters(found.collapse.remedy)}"
+            warning = f"every climb of the search {what}. The parameters are those of {given}. {why}."
         trace = np.asarray(best.trace, np.float64)[: int(best.n_iter) + 1] / total
         return Found(
             parameters,
@@ -926,6 +939,13 @@ def _are_proper(covariances: np.ndarray, family: Gaussian) -> bool:
 
 def _ill_defined(dtype: Any) -> str:
     return ILL_DEFINED + (IN_SINGLE if np.dtype(dtype) == np.float32 else "")
+
+
+def _in_parameters(remedy: str) -> str:
+    """What to do, in the names of this class."""
+    for python, parameter in PARAMETERS.items():
+        remedy = remedy.replace(python, parameter)
+    return remedy
 
 
 def _check_shape(array: np.ndarray, shape: tuple[int, ...], name: str) -> None:

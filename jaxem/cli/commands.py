@@ -573,7 +573,7 @@ def _fit(
                 save(mixture, files.out, columns=names, overwrite=files.force)
             print_fit(source, shown, outcome, status)
             if status.failed:
-                raise WorkError(advice(shown.table, mixture.n_components, outcome.covariance, status))
+                raise WorkError(advice(outcome, shown.table.columns, status))
     finally:  # a process that ends while XLA compiles is aborted
         if compiling is not None:
             compiling.join()
@@ -653,18 +653,23 @@ def _restart(weighted: Weighted, settings: Settings) -> Outcome:
             accelerator=jaxem.hybrid(),
             callback=show,
         )
-    origin = count_of(restarts, "restart")
-    return Outcome(jaxem.best(results), settings.covariance.value, jaxem.landscape(results), origin, None)
+    found, origin = jaxem.best(results), count_of(restarts, "restart")
+    failed = jaxem.Status(int(found.status)).failed
+    collapse = jaxem.collapse_of(found.mixture, table.values, weighted.weights) if failed else None
+    return Outcome(found, settings.covariance.value, jaxem.landscape(results), origin, None, collapse)
 
 
 def _search(weighted: Weighted, settings: Settings) -> Outcome:
     """Race diverse starts."""
     import jax
 
+    from jaxem.racing import default_budget
+
     table, k, options = weighted.table, settings.counts[0], settings.of_search(weighted)
     # what takes no time shows no progress, and is not cut in pieces for it
-    long = table.values.size * k * options["budget"] >= SHORT
-    with progress_bar("searching", options["budget"], counts=False, wanted=long) as update:
+    budget = settings.budget or default_budget(table.values.size * k)
+    long = table.values.size * k * budget >= SHORT
+    with progress_bar("searching", budget, counts=False, wanted=long) as update:
 
         def show(seen: SearchProgress) -> None:
             update(seen.passes, f"{seen.lanes} climbs, {seen.passes} passes, best {seen.best:.4f}")
@@ -699,7 +704,7 @@ def _outcome(found: Search, covariance: Covariance, selection: Selection | None)
 
     passes = count_of(found.passes, "pass", "passes")
     origin = f"{count_of(len(found.arms), 'finalist')} of a search of {passes}"
-    return Outcome(found.best, covariance.value, found.landscape, origin, selection)
+    return Outcome(found.best, covariance.value, found.landscape, origin, selection, found.collapse)
 
 
 # -- pictures ------------------------------------------------------------------------------------------------------------

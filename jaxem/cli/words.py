@@ -17,18 +17,29 @@ if TYPE_CHECKING:
     import numpy as np
 
     from jaxem.cli.reading import Weighted
-    from jaxem.datasets import Table
     from jaxem.laws import Report
     from jaxem.loop import Result
     from jaxem.mixture import Mixture
     from jaxem.queue import Landscape
     from jaxem.racing import Selection
+    from jaxem.reasons import Collapse
     from jaxem.stopping import Status
 
 MOST_SHOWN = 6
 """features, components and optima that a printed table shows"""
-MOST_COMPARED = 100_000
-"""rows that are compared to count the distinct ones"""
+OPTIONS = {
+    "max_iter": "--max-iter",
+    "lower the number of components": "lower -k",
+    "start elsewhere": "try another --seed",
+    "use Diagonal() or Spherical()": "use --covariance diag or spherical",
+    "use Diagonal()": "use --covariance diag",
+    "a simpler family of covariances": "--covariance diag or spherical",
+    "it out": "it out with --columns",
+    "them out": "them out with --columns",
+    "this column out": "this column out (with --columns)",
+    "jaxem.chen_tan(x)": "jaxem.chen_tan(x) in Python",
+}
+"""words about Python, and what to say of the command line instead; in turn"""
 BUNDLED = "Old Faithful (bundled)"
 
 
@@ -40,6 +51,7 @@ class Outcome(NamedTuple):
     landscape: Landscape
     origin: str  # which climbs the landscape is of
     selection: Selection | None
+    collapse: Collapse | None  # why the fit failed, if it did
 
 
 def print_fit(source: str, weighted: Weighted, outcome: Outcome, status: Status) -> None:
@@ -70,7 +82,9 @@ def print_fit(source: str, weighted: Weighted, outcome: Outcome, status: Status)
 
 def in_options(words: str) -> str:
     """Words about arguments of Python as words about options of the command line."""
-    return words.replace("max_iter", "--max-iter")
+    for python, option in OPTIONS.items():
+        words = words.replace(python, option)
+    return words
 
 
 def _print_landscape(landscape: Landscape, origin: str) -> None:
@@ -153,21 +167,13 @@ def print_verification(report: Report) -> None:
     print()
 
 
-def advice(table: Table, components: int, covariance: str, status: Status) -> str:
-    """Why a fit probably failed, and what to do."""
-    import numpy as np
-
-    values = table.values
-    constant = [name for name, spread in zip(table.columns, np.ptp(values, axis=0), strict=True) if spread == 0]
-    distinct = len(np.unique(values[:MOST_COMPARED], axis=0))
-    if constant and covariance != "spherical":
-        reason = f"column {constant[0]!r} is constant, so its variance is zero; leave it out with --columns"
-    elif distinct < components:
-        reason = f"there are {distinct} distinct rows for {components} components; lower -k"
-    elif np.max(np.abs(values)) > np.sqrt(np.finfo(values.dtype).max / values.size):
-        reason = "the squares of the values overflow; rescale the data"
-    else:
-        reason = "components collapsed on too few rows; lower -k or use --covariance diag, spherical or tied"
+def advice(outcome: Outcome, columns: tuple[str, ...], status: Status) -> str:
+    """Why a fit failed, and what to do."""
+    collapse, reason = outcome.collapse, in_options(status.meaning)
+    if collapse is not None:
+        # components are numbered as in the climb that failed, which is not always the one that is printed
+        of_climb = "in the best climb " * (collapse.component is not None and outcome.result.mixture.n_components > 1)
+        reason = f"{of_climb}{collapse.reason(columns, first_row=1)}: {in_options(collapse.remedy)}"
     return f"the fit is {status.name} and was not saved: {reason}"
 
 
