@@ -403,7 +403,7 @@ def _run_race(key: Array, race: Race, passes: int) -> Search:
         moves = not new and MOVE in race.arms and found.optima.size > 0
         one = _run_round(jax.random.fold_in(key, number), race, found, moves, passes + found.passes)
         better = one.best > found.best + optimum_tol(np.asarray([found.best]))
-        fruitless = 0 if better or one.best == -np.inf else fruitless + 1
+        fruitless = 0 if better else fruitless + 1
         found, number = found.joined(one), number + 1
     finalists = jax.tree.map(jax.device_put, found.results)
     return Search(best(finalists), landscape(finalists), finalists, found.arms, passes + found.passes, None)
