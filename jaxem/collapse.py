@@ -43,7 +43,7 @@ def collapse_of(mixture: Mixture, x: ArrayLike | Rows, sample_weight: ArrayLike 
         >>> x = np.array([[0, 1], [1, 0], [0, 1], [1, 0], [1, 0], [0, 1]])
         >>> start = jaxem.starts(jax.random.key(0), "full", x, 1, 1)[0]
         >>> print(jaxem.collapse_of(start, x).text(["inside", "outside"]))
-        columns depend on each other (outside = -inside + 1 in all 6 rows): leave one of them out, or use Diagonal()
+        columns depend on each other (inside + outside = 1 in all 6 rows): leave one of them out, or use Diagonal()
     """
     mixture = as_mixture(mixture, x)
     if mixture.log_weights.ndim != 1:

@@ -77,10 +77,10 @@ def round_coefficients(vector: np.ndarray, covariance: np.ndarray, unit: np.ndar
 def in_words(coefficients: np.ndarray, values: Sequence[float]) -> str:
     """A combination and its value, or values, as an equation with `{j}` for the name of column j.
 
-    It is a sum; of two columns with one value one is told by the other.
+    It is a sum; or one column by the other, if they are two, rise together and have one value.
     """
     terms = [(int(j), float(coefficients[j])) for j in np.flatnonzero(coefficients)]
-    if len(terms) != 2 or len(values) > 1:
+    if len(terms) != 2 or len(values) > 1 or terms[0][1] == terms[1][1]:
         shown = [number_in_words(value) for value in values[:MOST_VALUES]] + ["..."] * (len(values) > MOST_VALUES)
         return f"{_sum_in_words(terms)} = {', '.join(shown)}"
     (i, of_i), (j, of_j) = terms if abs(terms[1][1]) == 1 else terms[::-1]

@@ -271,7 +271,7 @@ class Reasons:
         coefficients[part.varies] = round_coefficients(vector, covariance, part.unit[part.varies])
         scaled = coefficients * part.unit
         apart = max(float(np.max(np.abs((z - means[labels[rows]]) @ scaled))) for rows, z in part.chunks())
-        largest = np.abs(coefficients) @ np.max(np.abs(part.x), axis=0)
+        largest = np.abs(coefficients) @ np.maximum(np.abs(part.centre) + part.unit, np.max(np.abs(part.x), axis=0))
         rounding = EXACT * float(np.finfo(part.x.dtype).eps * largest)
         nearly = apart > rounding
         values = [shortest(value, max(apart, rounding)) for value in coefficients @ part.centre + means @ scaled]

@@ -241,6 +241,18 @@ def test_degenerate_data_get_advice(tmp_path):
     done = run("fit", tmp_path / "c.csv", "--columns", "a", "-k", 1, "--no-verify")
     assert done.returncode == 0
     assert "CONVERGED" in done.stdout
+    parts = rng.dirichlet(np.ones(3), 50)
+    np.savetxt(tmp_path / "p.csv", parts, delimiter=",", header="sand,silt,clay", comments="")
+    reason = r"columns depend on each other \(sand \+ silt \+ clay = 1 in all 50 rows\)"
+    for route in ((), ("--restarts", 2)):
+        fails(
+            run("fit", tmp_path / "p.csv", "-k", 1, "--no-verify", *route),
+            f"{reason}: leave one of them out with --columns",
+        )
+    spike = np.r_[rng.normal(size=(30, 1)), np.full((12, 1), 9.0)]
+    np.savetxt(tmp_path / "s.csv", spike, delimiter=",", header="size", comments="")
+    reason = r"in the best climb component [01] sits on 12 equal rows \(size = 9\): leave these rows out"
+    fails(run("fit", tmp_path / "s.csv", "--covariance", "diag", "--restarts", 8, "--no-verify"), reason)
 
 
 def test_compiled_programs_are_kept_where_the_user_says(model, tmp_path):

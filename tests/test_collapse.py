@@ -1,6 +1,8 @@
 """The reason of a collapse: which component, which rows, which combination of columns, and advice that fits."""
 
 import dataclasses
+import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +71,8 @@ DEPENDENT = {
     "weighted": (np.c_[A[:, 0], 2 * A[:, 0] - 3 * A[:, 1] + 4, A[:, 1]], "2 a - b - 3 c = -4"),
     "mean": (np.c_[A[:, :2], A[:, :2].mean(axis=1), A[:, 2]], "a + b - 2 c = 0"),
     "equal": (np.c_[A, A[:, 1]], "b = d"),
-    "opposite": (np.c_[A, 1 - A[:, 0]], "d = -a + 1"),
+    "opposite": (np.c_[A, 1 - A[:, 0]], "a + d = 1"),
+    "falling": (np.c_[A, 1 - 4 * A[:, 0]], "d = -4 a + 1"),
     "proportional": (np.c_[A[:, 0], 2.54 * A[:, 0], A[:, 1]], "b = 2.54 a"),
     "shifted": (np.c_[A, A[:, 1] - 273.15], "d = b - 273.15"),
     "affine": (np.c_[1.8 * A[:, 1] + 32, A], "a = 1.8 c + 32"),
@@ -398,6 +401,14 @@ def test_refusals():
         jaxem.collapse_of(at(Full(), flat, halves(20)), flat).text(["a", "b"])
 
 
+def test_a_value_of_zero_is_told_as_zero():
+    """Zero has no rounding of its own; that of the column counts."""
+    rng = np.random.default_rng(1)
+    x = np.c_[np.where(np.arange(90) < 40, 0.0, rng.normal(3, 1, 90)), rng.normal(size=90)].astype(DTYPE)
+    found = jaxem.collapse_of(at(Diagonal(), x, (np.arange(90) < 40).astype(int)), x)
+    assert str(found).startswith("component 1 sits on 40 rows with column 0 = 0: ")
+
+
 def test_names_with_signs_and_braces_stay_readable():
     x = DEPENDENT["equal"][0].astype(DTYPE)
     found = jaxem.collapse_of(at(Full(), x, np.zeros(120, int)), x)
@@ -435,10 +446,55 @@ def test_a_search_that_fails_says_why(family):
     assert found.penalised is not None
     assert "80 rows with column 0 = 255" in str(found.collapse)
     assert str(found.collapse) in str(found)
-    assert "80 rows with column 0 = 255" in found._repr_html_()
+    assert "80 rows with column 0 = 255" in found._repr_html_()  # type: ignore[attr-defined]  # a decorator sets it
     sound = jaxem.search(KEY, family, x[80:], 1, budget=60)
     assert sound.collapse is None
     assert "failed" not in str(sound)
+
+
+ADVICE = {
+    "constant": (
+        "full",
+        halves,
+        lambda x: np.c_[x, np.ones(60)],
+        "column 'c' is constant.*: leave it out with --columns",
+    ),
+    "collinear": (
+        "tied",
+        halves,
+        lambda x: np.c_[x, x.sum(axis=1)],
+        r"saved: columns depend on each other \(a \+ b - c = 0 in all 60 rows\): leave one of them out with --columns, or use "
+        "--covariance diag$",
+    ),
+    "few rows": (
+        "diagonal",
+        lambda n: (np.arange(n) == 7).astype(int),
+        lambda x: np.c_[x, x[:, 0] ** 2],
+        r"in the best climb component 1 sits on row 8 alone: lower -k, or give a prior such as jaxem.chen_tan\(x\) in Python$",
+    ),
+    "too few": (
+        "full",
+        lambda n: np.zeros(n, int),
+        lambda x: np.tile(x[:2], (1, 2)),
+        "use --covariance diag or spherical$",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ADVICE)
+def test_the_command_line_speaks_of_its_own_options(name):
+    """Rows are numbered from 1 there, columns have their names, and what to do is told in options."""
+    from jaxem.cli.words import Outcome, advice
+
+    family, labels, data, expected = ADVICE[name]
+    x = data(np.random.default_rng(0).normal(size=(60, 2))).astype(DTYPE)
+    start = at(jaxem.checks.as_family(family), x, labels(len(x)))
+    outcome = Outcome(types.SimpleNamespace(mixture=start), family, None, "", None, jaxem.collapse_of(start, x))
+    text = advice(outcome, tuple("abcd"[: x.shape[1]]), Status.DEGENERATE)
+    assert re.search(expected, text), text
+    assert "\n" not in text
+    unknown = advice(outcome._replace(collapse=None), ("a",), Status.SADDLE)
+    assert unknown.endswith("components coincide, or a direction leads up; try another --seed or lower -k")
 
 
 def test_helpers_by_hand():

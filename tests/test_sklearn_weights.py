@@ -1,6 +1,7 @@
 """What scikit-learn's estimator does not have: weights of rows, given starts, a search for the best optimum, chunks."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 
@@ -76,10 +77,15 @@ def test_search_finds_the_best_optimum():
 
 def test_search_where_the_likelihood_has_no_maximum():
     x = np.column_stack([clusters(60), np.ones(60)])
-    with pytest.warns(ConvergenceWarning, match="the likelihood has no maximum"):
+    reason = r"the likelihood has no maximum.* The reason: column 3 is constant \(1 in all 60 rows\).*: leave it out\.$"
+    with pytest.warns(ConvergenceWarning, match=reason):
         model = GaussianMixture(2, init_params="search", random_state=0).fit(x)
     assert not model.converged_
     assert np.isfinite(model.predict_proba(x)).all()
+    frame = pd.DataFrame({"width": x[:, 0], "height": x[:, 1], "both": x[:, 0] + x[:, 1]})
+    reason = r"\(width \+ height - both = 0 in all 60 rows\): leave one of them out, or set covariance_type='diag'\.$"
+    with pytest.warns(ConvergenceWarning, match=reason):
+        GaussianMixture(2, init_params="search", random_state=0).fit(frame)
 
 
 def test_chunks_change_nothing():
