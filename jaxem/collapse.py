@@ -94,12 +94,14 @@ def _judge_gaussians(mixture: Mixture, data: Standard, dtype: np.dtype) -> Colla
     smallest = np.minimum(*(_smallest_variance(one, data.varies, SINGULAR * eps) for one in (own, second)))
     collapsed = (smallest < FLAT * eps) | ((smallest < MIN_EIGENVALUE) & (counts < FEW * (d + 1)))
     collapsed |= family.by_matrices and counts < d + 1
-    collapsed |= not data.varies.all() and not is_spherical(family)
+    # a column without variance is no direction to collapse in where another shares its variance
+    collapsed |= not (data.varies.any() if is_spherical(family) else data.varies.all())
+    collapsed &= family.shared or ~lost
     if collapsed.any():
         of_all = why.of_all_rows()
         if of_all is not None or family.shared:
             return of_all or why.of_shared(owner)
-        return why.of_component(int(np.lexsort((counts, smallest, lost | ~collapsed))[0]), owner)
+        return why.of_component(int(np.lexsort((counts, smallest, ~collapsed))[0]), owner)
     if lost.any():
         return why.of_lost(np.flatnonzero(lost))
     return why.of_coinciding(_coinciding(mixture), owner)

@@ -13,32 +13,35 @@ DROPPED = (0.5, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
 """terms below so much of the largest are left out, if the rest varies as little; tried in turn"""
 DIGITS = (1, 2, 3, 4, 6)
 """significant digits that coefficients are rounded to, if the combination then varies as little; tried in turn"""
-SLACK = 4.0
-"""how many times the smallest eigenvalue counts as little"""
+SLACK, ROUNDING = 4.0, 64 * float(np.finfo(np.float64).eps)
+"""how many times the smallest eigenvalue, and what in any case, counts as little beside variances of one"""
 MOST_VALUES = 8
 """values that an equation shows"""
 
 
 def dependence(covariance: np.ndarray, tol: float) -> np.ndarray | None:
-    """A unit vector `[d]` of few terms along which `covariance` `[d, d]` is at most about `tol`; None if there is none."""
+    """A unit vector `[d]` of few terms along which `covariance` `[d, d]` is hardly more than in any other direction.
+
+    None if it is more than `tol` in all directions.
+    """
     d = covariance.shape[0]
     smallest = _smallest(covariance)[0]
     if smallest > tol:
         return None
-    tol = max(tol, SLACK * abs(smallest))
+    little = max(ROUNDING, SLACK * abs(smallest))
     independent, singular = 0, d
     while singular - independent > 1:
         middle = (independent + singular) // 2
-        if _smallest(covariance[:middle, :middle])[0] <= tol:
+        if _smallest(covariance[:middle, :middle])[0] <= little:
             singular = middle
         else:
             independent = middle
     block = covariance[:singular, :singular]
-    smallest, vector = _smallest(block)
+    _, vector = _smallest(block)
     for part in DROPPED:
         kept = np.flatnonzero(np.abs(vector) > part * np.max(np.abs(vector)))
         of_kept, short = _smallest(block[np.ix_(kept, kept)])
-        if of_kept <= max(tol, SLACK * abs(smallest)):
+        if of_kept <= little:
             break
     else:
         kept, short = np.arange(singular), vector
@@ -47,17 +50,16 @@ def dependence(covariance: np.ndarray, tol: float) -> np.ndarray | None:
     return sparse
 
 
-def round_coefficients(vector: np.ndarray, covariance: np.ndarray, unit: np.ndarray, tol: float) -> np.ndarray:
+def round_coefficients(vector: np.ndarray, covariance: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """Coefficients `[d]` of columns x, given those, `vector` `[d]`, of columns x / `unit` with `covariance` `[d, d]`.
 
-    Scaled so that one of them is 1 or -1 and the first is positive, and rounded as far as the variance, for coefficients of
-    length one, stays at most `tol`, or what it is without rounding.
+    One of them is 1 or -1 and the first is positive. They are rounded as far as the sum varies no more for it.
     """
     terms = np.flatnonzero(vector)
     inner, unit = covariance[np.ix_(terms, terms)], unit[terms]
     raw = vector[terms] / unit
     raw = raw / raw[0]
-    allowed = max(tol, SLACK * _variance(raw * unit, inner))
+    allowed = max(ROUNDING, SLACK * abs(_variance(raw * unit, inner)))
     # the shortest to read first: whole numbers, from whichever term is the unit
     options = [
         (digits, np.sum(np.abs(rounded)), base, rounded)

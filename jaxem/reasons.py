@@ -23,7 +23,7 @@ KEPT = 16
 """rows whose numbers a `Collapse` keeps"""
 MOST_NAMED = 8
 """columns or values that a text names"""
-EXACT = 64
+EXACT = 8
 """units of rounding of its terms within which a combination equals its value"""
 FEWER, ELSEWHERE = "lower the number of components", "start elsewhere"
 PRIOR = "give a prior such as jaxem.chen_tan(x)"
@@ -264,14 +264,11 @@ class Reasons:
         covariance = np.einsum("k,kij->ij", counts / counts.sum(), second)[inner]
         if not self.family.by_matrices:
             covariance = np.diag(np.diagonal(covariance))
-        tol = SINGULAR * self.eps
-        vector = dependence(covariance, tol)
-        if vector is None and few:
-            vector = dependence(covariance, MIN_EIGENVALUE)
+        vector = dependence(covariance, MIN_EIGENVALUE if few else SINGULAR * self.eps)
         if vector is None:
             return None
         coefficients = np.zeros(part.x.shape[1])
-        coefficients[part.varies] = round_coefficients(vector, covariance, part.unit[part.varies], tol)
+        coefficients[part.varies] = round_coefficients(vector, covariance, part.unit[part.varies])
         scaled = coefficients * part.unit
         apart = max(float(np.max(np.abs((z - means[labels[rows]]) @ scaled))) for rows, z in part.chunks())
         largest = np.abs(coefficients) @ np.max(np.abs(part.x), axis=0)
