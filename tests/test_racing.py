@@ -227,7 +227,8 @@ def check_nasty(family, count, seed, accelerators):
                 elif not has_failed(int(best.status)):  # no spike on few rows, in numpy
                     held, spread = np.asarray(jaxem.e_step(best.mixture, x, w).counts), np.std(x[:n], axis=0)
                     unit = np.where(spread > 0, spread, 1.0)
-                    matrices = family.as_matrices(best.mixture.components.covariances, k, d) / np.outer(unit, unit)
+                    matrices = np.asarray(family.as_matrices(best.mixture.components.covariances, k, d))
+                    matrices = matrices / np.outer(unit, unit)
                     least = np.linalg.eigvalsh(matrices)[:, 0]
                     few = (n if family.shared else held) < 5 * (d + 1)
                     constant = np.any(spread == 0) and family == jaxem.Spherical()

@@ -16,21 +16,19 @@ PACKAGE = Path(jaxem.__file__).parent
 FLOORS = {
     "primitives": 0, "stats": 0, "accelerate": 0, "stopping": 0,
     "checks": 1, "moments": 1, "linalg": 1, "distances": 1, "program": 1, "display": 1, "families.base": 1,
-    "dependence": 1, "standard": 1,
     "devices": 2, "priors": 2,
     "rows": 3, "penalties": 3, "families.gaussian": 3, "families.discrete": 3,
     "mixture": 4,
-    "reasons": 4,
     "em": 5, "ordering": 5, "saddles": 5,
-    "loop": 6, "init": 6, "collapse": 6,
+    "loop": 6, "init": 6,
     "recipes": 7, "laws": 7,
-    "queue": 8,
-    "racing": 9, "files": 9, "layout": 9,
-    "sklearn": 10, "plots": 10, "html": 10, "io": 10, "datasets": 10,
-    "cli.signals": 11,
-    "cli.terminal": 12,
-    "cli.reading": 13, "cli.words": 14,
-    "cli.commands": 15, "cli.__main__": 16,
+    "queue": 8, "standard": 8, "dependence": 8,
+    "reasons": 9, "collapse": 10, "racing": 11, "files": 9, "layout": 9,
+    "sklearn": 12, "plots": 12, "html": 12, "io": 12, "datasets": 12,
+    "cli.signals": 13,
+    "cli.terminal": 14,
+    "cli.reading": 15, "cli.words": 16,
+    "cli.commands": 17, "cli.__main__": 18,
 }  # fmt: skip
 READ_CORE = {
     "stats": 45, "families.base": 205, "families.gaussian": 730, "families.discrete": 120, "priors": 305, "mixture": 215,
@@ -40,8 +38,7 @@ READ_CORE = {
 ENGINE_ROOM = {
     "primitives": 180, "linalg": 185, "distances": 85, "checks": 410, "moments": 80, "rows": 475, "devices": 70,
     "program": 190, "init": 300, "recipes": 125, "saddles": 85, "penalties": 115, "queue": 640, "racing": 640,
-    "display": 310, "laws": 630, "ordering": 90,
-    "dependence": 140, "standard": 95, "reasons": 315, "collapse": 200,
+    "display": 310, "laws": 630, "ordering": 90, "standard": 90, "dependence": 135,
 }  # fmt: skip
 LONGEST = 60
 """lines of a function of either"""

@@ -44,7 +44,7 @@ def test_every_status_has_a_meaning():
 
 
 def test_failed_is_one_rule_for_a_status_and_for_arrays():
-    assert [status for status in Status if status.failed] == [Status.DEGENERATE, Status.NONFINITE]
+    assert [status for status in Status if status.failed] == [Status.DEGENERATE, Status.NONFINITE, Status.SADDLE]
     expected = [status.failed for status in Status]
     for array in (np.arange(len(Status)), jnp.arange(len(Status))):
         np.testing.assert_array_equal(has_failed(array), expected)
@@ -286,7 +286,7 @@ def test_criteria():
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("Lanes", "queue.RestartsProgress"), ("Raced", "racing.SearchProgress"), ("Settings", "init.Recipe")],
+    [("Lanes", "queue.RestartsProgress"), ("Raced", "racing.SearchProgress"), ("Settings", "recipes.Recipe")],
 )
 def test_a_name_of_the_version_before_works_and_warns(old, new):
     module, name = new.split(".")
