@@ -397,11 +397,11 @@ class Found(NamedTuple):
 
 def _run_race(key: Array, race: Race, passes: int) -> Search:
     """Rounds from new starts, then from the optima found, while the budget lasts; `passes` were made before."""
-    found, fruitless, number = _run_round(key, race, None, False, passes), 0, 1
+    found, fruitless, number = _run_round(key, 0, race, None, False, passes), 0, 1
     while race.k > 1 and found.passes + ROUND // 2 <= race.budget and fruitless < PATIENCE:
         new = FRESH[number] if number < len(FRESH) else number % 3 == 1
         moves = not new and MOVE in race.arms and found.optima.size > 0
-        one = _run_round(jax.random.fold_in(key, number), race, found, moves, passes + found.passes)
+        one = _run_round(key, number, race, found, moves, passes + found.passes)
         better = one.best > found.best + optimum_tol(np.asarray([found.best]))
         fruitless = 0 if better else fruitless + 1
         found, number = found.joined(one), number + 1
@@ -409,11 +409,11 @@ def _run_race(key: Array, race: Race, passes: int) -> Search:
     return Search(best(finalists), landscape(finalists), finalists, found.arms, passes + found.passes, None)
 
 
-def _run_round(key: Array, race: Race, before: Found | None, moves: bool, passes: int) -> Found:
+def _run_round(key: Array, number: int, race: Race, before: Found | None, moves: bool, passes: int) -> Found:
     """One round: starts, of which the promising go on, and a few climb to the end; with `moves` from optima found before."""
     names, recipes, mixtures = _recipes(race, before if moves else None)
     known = -np.inf if before is None else before.best
-    queue = _open_queue(key, race, recipes, mixtures)
+    queue = _open_queue(key, number, race, recipes, mixtures)
     arm_of, r, budget = np.unique(names, return_inverse=True)[1], len(names), min(race.budget, ROUND)
 
     def rung(queue: Queue, lanes: np.ndarray, n_steps: int) -> tuple[Queue, Scores, Result]:
@@ -482,9 +482,10 @@ def _shapes(family: Family, k: int, d: int, dtype: Any) -> Mixture:
     return jax.eval_shape(mixture, jax.ShapeDtypeStruct((2, d), dtype))
 
 
-def _open_queue(key: Array, race: Race, recipes: Recipe, mixtures: Mixture) -> Queue:
+def _open_queue(key: Array, number: int, race: Race, recipes: Recipe, mixtures: Mixture) -> Queue:
     """The queue of a round, while the program that runs it is compiled."""
-    opening = (key, race.family, on_one_device(race.rows), race.k, recipes, mixtures, race.settings)
+    rows = on_one_device(race.rows)
+    opening = (key, np.int32(number), race.family, rows, race.k, recipes, mixtures, race.settings)
     if jax.default_backend() != "cpu" or race.rows.mesh is not None:
         return _open(*opening)
     options = (race.rows, race.prior, race.stop, np.int32(NO_LIMIT), race.settings)
@@ -572,9 +573,17 @@ def default_budget(work: int) -> int:
 
 
 def _open_round(
-    key: Array, family: Family, rows: Rows, k: int, recipes: Recipe, mixtures: Mixture, settings: Settings
+    key: Array,
+    number: Array,
+    family: Family,
+    rows: Rows,
+    k: int,
+    recipes: Recipe,
+    mixtures: Mixture,
+    settings: Settings,
 ) -> Queue:
-    """All climbs before their first pass, `[r, ...]`, each by its own of `recipes`, leaves `[r]`."""
+    """All climbs of round `number` before their first pass, `[r, ...]`, each by its own of `recipes`, leaves `[r]`."""
+    key = jax.random.fold_in(key, number)
     data, weight = rows.as_matrix()
     index = jnp.arange(mixtures.log_weights.shape[0])
 
@@ -586,7 +595,7 @@ def _open_round(
     return queue_of(drawn, index >= 0, rows, settings, NO_LIMIT, resumes=True, framed=True)
 
 
-_open = Program(_open_round, (1, 3, 6), small=BRISK, large=BRISK, nan_is_data=True)
+_open = Program(_open_round, (2, 4, 7), small=BRISK, large=BRISK, nan_is_data=True)
 
 
 # -- the edge ------------------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_fit_without_a_file(tmp_path):
     path = tmp_path / "m.safetensors"
     done = run_process("fit", "--no-cache", "--out", path, JAX_LOG_COMPILES="1")
     assert done.returncode == 0, done.stderr
-    assert programs(done) == {"_open_race", "_run", "_try_all"}
+    assert programs(done) == {"_open_round", "_run", "_try_all"}
     for expected in (
         "Old Faithful (bundled): 272 rows, 2 columns",
         "log-likelihood  -1130.26396",

@@ -352,7 +352,7 @@ class Gaussian(Family):
         """The smallest variance in any direction, `[k]` or `[]`, with the data scaled to unit variances."""
         inverse_scale = jnp.where(variance > 0, jax.lax.rsqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
         # a constant feature has no scale of its own: it counts as lost where its variance is nothing beside the others'
-        least = jnp.maximum(FLAT * epsilon(variance.dtype) * jnp.max(variance), tiny(variance.dtype))
+        least = jnp.maximum(FLAT * epsilon(variance.dtype) * jnp.max(variance), 2.0 * tiny(variance.dtype))
         return self.smallest_eigenvalue(covariances, inverse_scale, least)
 
     def step_size(self, old: GaussianParams, new: GaussianParams) -> Array:
