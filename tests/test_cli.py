@@ -378,7 +378,7 @@ def test_rows_too_far_away(model, tmp_path):
     (tmp_path / "far.csv").write_text("a,b\n3,60\n1e200,0\n")
     fails(run("predict", model, tmp_path / "far.csv", "--proba"), "row 2 is so far")
     fails(run("score", model, tmp_path / "far.csv"), "row 2 is so far")
-    fails(run("fit", tmp_path / "far.csv", "--no-verify"), "the squares of the values overflow; rescale the data")
+    fails(run("fit", tmp_path / "far.csv", "--no-verify"), "the squares of column .a. overflow float64: rescale it")
 
 
 def test_debug_shows_where(tmp_path):

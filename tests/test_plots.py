@@ -231,7 +231,7 @@ def test_the_command_line_draws_and_reports(tmp_path):
     assert "Old Faithful" in (tmp_path / "fit.html").read_text()
     assert "drawn in" in done.stdout
     assert "reported in" in done.stdout
-    fails(run("fit", "--plot", tmp_path / "fit.png"), "exists; choose another name or add --force")
+    fails(run("fit", "--plot", tmp_path / "fit.png"), "exists; choose another name or add --force", code=2)
     fails(run("fit", "--plot", tmp_path / "fit.doc"), "suffix", code=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fit.html", "fit.png"]
 
