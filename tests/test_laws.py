@@ -12,7 +12,19 @@ from jaxem.rows import as_rows
 from tests.cases import CASES, FEW, GAUSSIANS, KINDS, MORE_CASES, Case, named, reference_data, reference_mixture
 from tests.conftest import ROUNDING, X64
 
-NAMES = {"additive", "tight", "fisher", "stationary", "maximal", "unbeaten", "ascent", "rate", "chart", "block"}
+NAMES = {
+    "additive",
+    "tight",
+    "fisher",
+    "stationary",
+    "maximal",
+    "unbeaten",
+    "ascent",
+    "maximum",
+    "rate",
+    "chart",
+    "block",
+}
 NAMES |= {"equivariant", "sample", "normalised"}
 
 
