@@ -87,7 +87,7 @@ def test_a_prior_that_leaves_a_direction_open_ends_nothing():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 2)).astype(DTYPE)
     x = np.column_stack([x, x[:, 0] - 2 * x[:, 1]])
-    start = jaxem.starts(KEY, jaxem.Full(), x, 2, 1)[0]
+    start = jaxem.starts(KEY, jaxem.Full(), x, 1, 1)[0]
     assert int(jaxem.fit(start, x, prior=jaxem.chen_tan(x)).status) == Status.DEGENERATE
     assert not Status(int(jaxem.fit(start, x, prior=jaxem.variance_floor(x, 0.1)).status)).failed
 
