@@ -212,6 +212,7 @@ def test_random_rows_have_distinct_values():
         assert len(np.unique(np.asarray(draw(i)))) == 9
 
 
+@pytest.mark.filterwarnings("ignore:column .* lies near")
 def test_starts_do_not_depend_on_an_offset():
     """Rows and offset are exact in float32, so differences of rows are exact, and a start is the same anywhere."""
     x = blobs(100)
