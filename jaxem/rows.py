@@ -135,6 +135,8 @@ def as_rows(
     dtype: Any = jax.dtypes.canonicalize_dtype(data.dtype)
     if like is not None:
         dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, like.log_weights.dtype))
+    if data.dtype.itemsize < dtype.itemsize:  # the mixture is wider: so is the centre
+        data = data.astype(dtype)
     n, d = data.shape
     weights = as_weights(sample_weight, n, dtype)
     centred, row_floats = family.location if centred is None else centred, family.row_floats(n_components * lanes, d)
