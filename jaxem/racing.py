@@ -93,8 +93,8 @@ SHORT, LONG = 8, 48
 """turns that all starts of a round make, and those that the promising ones make then, at most"""
 PROMISING = 0.5
 """part of the starts that is promising"""
-FRESH = (True, True, False, False)
-"""whether the first rounds begin at new starts, or at the optima found; after these rounds every third does"""
+CYCLE = 3
+"""rounds of which one begins at new starts and the others at the optima found; the very first begins at new starts too"""
 PATIENCE = 3
 """rounds in a row that find nothing better, after which a search ends"""
 REACH = 8
@@ -399,8 +399,7 @@ def _run_race(key: Array, race: Race, passes: int) -> Search:
     """Rounds from new starts, then from the optima found, while the budget lasts; `passes` were made before."""
     found, fruitless, number = _run_round(key, 0, race, None, False, passes), 0, 1
     while race.k > 1 and found.passes + ROUND // 2 <= race.budget and fruitless < PATIENCE:
-        new = FRESH[number] if number < len(FRESH) else number % 3 == 1
-        moves = not new and MOVE in race.arms and found.optima.size > 0
+        moves = number % CYCLE != 1 and MOVE in race.arms and found.optima.size > 0
         one = _run_round(key, number, race, found, moves, passes + found.passes)
         better = one.best > found.best + optimum_tol(np.asarray([found.best]))
         fruitless = 0 if better else fruitless + 1
@@ -450,7 +449,7 @@ def _run_round(key: Array, number: int, race: Race, before: Found | None, moves:
             lanes = np.concatenate([lanes, running])
         queue, scores, results = rung(queue, running, PIECE_TURNS)
     ended = lanes[~scores.running[lanes]]
-    kept = _order(scores, ended if ended.size else lanes)
+    kept = _order(scores, ended if ended.size or moves else lanes)  # moves that came to no end found nothing
     of_lanes: Any = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], (results, queue.states.here.mixture))
     return Found(of_lanes[0], of_lanes[1], tuple(names[lane] for lane in kept), scores.passes)
 
@@ -483,10 +482,10 @@ def _shapes(family: Family, k: int, d: int, dtype: Any) -> Mixture:
 
 
 def _open_queue(key: Array, number: int, race: Race, recipes: Recipe, mixtures: Mixture) -> Queue:
-    """The queue of a round, while the program that runs it is compiled."""
+    """The queue of a round; in the first the program that runs it is compiled meanwhile."""
     rows = on_one_device(race.rows)
     opening = (key, np.int32(number), race.family, rows, race.k, recipes, mixtures, race.settings)
-    if jax.default_backend() != "cpu" or race.rows.mesh is not None:
+    if number > 0 or jax.default_backend() != "cpu" or race.rows.mesh is not None:
         return _open(*opening)
     options = (race.rows, race.prior, race.stop, np.int32(NO_LIMIT), race.settings)
     compiling = run.compile_ahead(_open.small.eval_shape(*opening), *options)
