@@ -321,11 +321,11 @@ def _without_warnings(function: Callable[[int], Any]) -> Callable[[int], Any]:
 
 
 def bucket(n: int) -> int:
-    """The size that n rows are padded to: a power of 2 from 32 to 512. Above, each doubling has 2, then 4, then 16 sizes.
+    """The size that n rows are padded to, at least 32: each doubling has 2 sizes, above 4,096 4, above 65,536 16.
 
     Few sizes mean few compiled programs. Large sizes lie closer together, because there padding costs most.
     """
-    steps = 1 if n <= 2**9 else 2 if n <= 2**12 else 4 if n <= 2**16 else 16
+    steps = 2 if n <= 2**12 else 4 if n <= 2**16 else 16
     step = max(1, 2 ** (math.ceil(math.log2(n)) - 1) // steps)
     return max(32, -(-n // step) * step)
 

@@ -18,6 +18,15 @@ from tests import oracle
 
 GAUSSIANS = (Spherical(), Diagonal(), Tied(), Full())
 DATA = Path(__file__).parent / "data"
+PEAK = """
+import resource, sys
+def peak():
+    try:  # of this program alone: what ru_maxrss tells includes the process that started it
+        return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+"""
+"""source of `peak()`, the bytes that a program has held at most"""
 
 
 class Rates(NamedTuple):

@@ -11,7 +11,7 @@ import pytest
 
 import jaxem
 from jaxem.html import report as page
-from tests.cases import blobs
+from tests.cases import PEAK, blobs
 from tests.conftest import X64
 
 pytestmark = pytest.mark.skipif(not X64, reason="verify computes in float64 in either mode")
@@ -94,8 +94,7 @@ def test_a_family_without_fault_has_no_reasons():
     assert [law.reason for law in jaxem.verify(mixture, X).laws if law.reason] == []
 
 
-MEMORY = """
-import resource, sys
+MEMORY = f"""{PEAK}
 import jax, jaxem, numpy as np
 jax.config.update("jax_enable_x64", True)
 x = np.random.default_rng(0).normal(size=(200, 400))
@@ -104,7 +103,7 @@ report = jaxem.verify(mixture, x)
 assert report.ok, str(report)
 draws, _ = jaxem.starts(jax.random.key(0), "spherical", x, 2, 1)[0].sample(jax.random.key(1), 5000)
 assert draws.shape == (5000, 400)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+print(peak())
 """
 
 

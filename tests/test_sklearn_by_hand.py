@@ -11,6 +11,7 @@ from scipy.stats import multivariate_normal
 from sklearn.exceptions import NotFittedError
 
 from jaxem.sklearn import FORMS, GaussianMixture
+from tests.cases import PEAK
 from tests.sklearn_pair import FAITHFUL, Original, fitted, only_once
 
 pytestmark = only_once
@@ -117,14 +118,12 @@ def test_criteria_of_weighted_rows_are_those_of_repeated_rows(criterion):
         getattr(model, criterion)(FAITHFUL, sample_weight=np.linspace(0.5, 1.5, len(FAITHFUL)))
 
 
-MEMORY = """
-import resource, sys
+MEMORY = f"""{PEAK}
 import numpy as np
 from jaxem.sklearn import GaussianMixture
 k = 400
 x = np.random.default_rng(0).normal(size=(400_000, 1)) * 100
 model = GaussianMixture.from_parameters(np.full(k, 1 / k), np.arange(k)[:, None] * 1.0, np.ones(k), "spherical")
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 model.predict(x[:70_000]); model.score_samples(x[:70_000])
 before = peak()
 labels = model.predict(x)
