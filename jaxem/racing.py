@@ -95,7 +95,7 @@ PROMISING = 0.5
 """part of the starts that is promising"""
 CYCLE = 4
 """rounds of which one begins at new starts and the others at the optima found; the very first begins at new starts too"""
-PATIENCE = (3, 6)
+PATIENCE = (5, 6)
 """rounds in a row that find nothing better, after which a search ends: 2 k - 3, but no fewer and no more than these"""
 REACH = 8
 """turns that a climb is trusted to go on rising as fast as in the last"""
