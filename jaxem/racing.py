@@ -5,8 +5,8 @@ a round several kinds of start (the arms) make a few turns; the promising go on,
 lead climbs to the end (short runs: Biernacki, Celeux and Govaert 2003; successive halving: Jamieson and Talwalkar 2016).
 A climb is promising by its height and by how fast it still rises. Of the climbs in one optimum only the best goes on.
 Later rounds begin at the best optima found, with one small cell of rows moved to another component (recipes.py): where
-most of an optimum is right, that finds the rest. The search ends when several rounds in a row find nothing better (`PATIENCE`),
-or when the budget is spent.
+most of an optimum is right, that finds the rest. The search ends when `PATIENCE` rounds in a row find nothing better, or
+when the budget is spent.
 
 Climbs that collapsed leave before each ranking; else their unbounded likelihood would win. If all that were promising
 collapse, others are called back. If every climb of the likelihood collapses, there is no maximum to give. For a Gaussian
@@ -95,8 +95,8 @@ PROMISING = 0.5
 """part of the starts that is promising"""
 CYCLE = 4
 """rounds of which one begins at new starts and the others at the optima found; the very first begins at new starts too"""
-PATIENCE = (5, 6)
-"""rounds in a row that find nothing better, after which a search ends: 2 k - 3, but no fewer and no more than these"""
+PATIENCE = 5
+"""rounds in a row that find nothing better, after which a search ends"""
 REACH = 8
 """turns that a climb is trusted to go on rising as fast as in the last"""
 PIECE_TURNS = 64
@@ -166,11 +166,6 @@ class Race(NamedTuple):
         return 1 if self.k == 1 else _starts_of(self.budget)
 
     @property
-    def patience(self) -> int:
-        """Rounds in a row that find nothing better, after which the race ends: more components have more optima."""
-        return min(max(2 * self.k - 3, PATIENCE[0]), PATIENCE[1])
-
-    @property
     def is_large(self) -> bool:
         """Whether a turn is so much work that no lane may be idle."""
         return turn_work(self.rows, self.k, self.settings.width) > LARGE_TURN
@@ -206,7 +201,7 @@ def search(
         n_components: k, at most n.
         sample_weight: `[n]`, non-negative.
         budget: passes over the data to make, at least 1; by default 300 to 4,000, the more the less a pass costs, and fewer
-            if several rounds in a row find nothing better. Those that make starts are not counted. The best of a round is
+            if five rounds in a row find nothing better. Those that make starts are not counted. The best of a round is
             polished to the end even if that goes beyond. A second race, under a penalty, may make as many again.
         arms: kinds of start, of `jaxem.racing.ARMS`; all by default.
         prior: with one, log-likelihood + log prior is climbed and ranked.
@@ -403,7 +398,7 @@ class Found(NamedTuple):
 def _run_race(key: Array, race: Race, passes: int) -> Search:
     """Rounds from new starts, then from the optima found, while the budget lasts; `passes` were made before."""
     found, fruitless, number = _run_round(key, 0, race, None, False, passes), 0, 1
-    while race.k > 1 and found.passes + ROUND // 2 <= race.budget and fruitless < race.patience:
+    while race.k > 1 and found.passes + ROUND // 2 <= race.budget and fruitless < PATIENCE:
         moves = number % CYCLE != 1 and MOVE in race.arms and found.optima.size > 0
         one = _run_round(key, number, race, found, moves, passes + found.passes)
         better = one.best > found.best + optimum_tol(np.asarray([found.best]))
