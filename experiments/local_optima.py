@@ -60,8 +60,8 @@ INITIALIZERS: dict[str, Initializer] = {
     "random points": jaxem.RandomPoints(),
     "k-means": jaxem.KMeans(),
     "k-means++": jaxem.KMeansPlusPlus(),
-    "narrow k-means++": jaxem.racing.ARMS["narrow k-means++"],
-    "narrow random": jaxem.racing.ARMS["narrow random"],
+    "narrow k-means++": jaxem.rounds.ARMS["narrow k-means++"],
+    "narrow random": jaxem.rounds.ARMS["narrow random"],
 }
 SAME = 1e-2
 """nats within which two climbs are taken to have ended in one optimum"""

@@ -92,11 +92,11 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.queue import starts as starts
     from jaxem.racing import Candidate as Candidate
     from jaxem.racing import Search as Search
-    from jaxem.racing import SearchProgress as SearchProgress
     from jaxem.racing import Selection as Selection
     from jaxem.racing import search as search
     from jaxem.racing import select as select
     from jaxem.reasons import Collapse as Collapse
+    from jaxem.rounds import SearchProgress as SearchProgress
     from jaxem.stats import Stats as Stats
     from jaxem.stopping import AitkenBelow as AitkenBelow
     from jaxem.stopping import GainBelow as GainBelow
@@ -106,6 +106,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.stopping import Status as Status
     from jaxem.stopping import StepBelow as StepBelow
     from jaxem.stopping import TotalGainBelow as TotalGainBelow
+    from jaxem.threads import set_threads as set_threads
 
 __version__ = "0.5.0"
 
@@ -162,11 +163,12 @@ _HOME = {
     "Landscape": "queue",
     "search": "racing",
     "Search": "racing",
-    "SearchProgress": "racing",
+    "SearchProgress": "rounds",
     "select": "racing",
     "Selection": "racing",
     "Candidate": "racing",
     "sorted_components": "ordering",
+    "set_threads": "threads",
     "collapse_of": "collapse",
     "Collapse": "reasons",
     "verify": "laws",
@@ -174,13 +176,13 @@ _HOME = {
 }
 _RENAMED = {
     "Lanes": ("queue", "RestartsProgress", "use jaxem.RestartsProgress"),
-    "Raced": ("racing", "SearchProgress", "use jaxem.SearchProgress"),
+    "Raced": ("rounds", "SearchProgress", "use jaxem.SearchProgress"),
     "restarts": ("queue", None, "use jaxem.queue"),
     "compiling": ("program", None, "use jaxem.program"),
     "Settings": (
         "recipes",
         "Recipe",
-        "use an initialiser such as jaxem.KMeansPlusPlus, or a value of jaxem.racing.ARMS",
+        "use an initialiser such as jaxem.KMeansPlusPlus, or a value of jaxem.rounds.ARMS",
     ),
 }
 """names of the version before: module, name and remedy; they work with a warning until the next version"""
@@ -199,6 +201,7 @@ _MODULES = (
     "html",
     "init",
     "io",
+    "lanes",
     "laws",
     "layout",
     "linalg",
@@ -206,6 +209,7 @@ _MODULES = (
     "mixture",
     "moments",
     "ordering",
+    "parts",
     "penalties",
     "plots",
     "primitives",
@@ -215,12 +219,14 @@ _MODULES = (
     "racing",
     "reasons",
     "recipes",
+    "rounds",
     "rows",
     "saddles",
     "sklearn",
     "standard",
     "stats",
     "stopping",
+    "threads",
 )
 
 __all__ = [*_HOME, "__version__"]

@@ -20,6 +20,7 @@ l and to l-hat alike, and the rows that the prior imagines are added to those of
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,10 +77,10 @@ def log_shares(counts: Array) -> Array:
     return jnp.where(alive(counts), jnp.log(positive(counts) / jnp.sum(counts)), -jnp.inf)
 
 
-def pass_over(mixture: Mixture, rows: Rows) -> Stats:
-    """The E-step over ready rows; the mixture is in their frame."""
+def pass_over(mixture: Mixture, rows: Rows, part: Any = None) -> Stats:
+    """The E-step over ready rows, or over some of their blocks; the mixture is in their frame."""
     prepared = mixture.family.prepare(mixture.components, mixture.log_weights)
-    return sum_blocks(partial(mixture.family.block_stats, prepared), rows)
+    return sum_blocks(partial(mixture.family.block_stats, prepared), rows, part=part)
 
 
 def chart_map(like: Mixture, rows: Rows, prior: Prior | None = None) -> Callable[[Array], Array]:

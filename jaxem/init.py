@@ -152,9 +152,9 @@ EQUIVARIANT = (RandomParameters, KMeans, KMeansPlusPlus, RandomPoints, FromRespo
 # -- steps ---------------------------------------------------------------------------------------------------------------
 
 
-def random_rows(key: Array, x: Array, sample_weight: Array, k: int) -> Array:
+def random_rows(key: Array, x: Array, sample_weight: Array, k: int, count: Array | None = None) -> Array:
     """k rows `[k, d]` of `x` `[n, d]`, drawn in proportion to `sample_weight` `[n]`, distinct while there are distinct ones:
-    EM never parts components that start at equal values.
+    EM never parts components that start at equal values. With `count` `[]` only so many are drawn, and the rest is x[0].
     """
     keys = jax.random.split(key, k)
 
@@ -163,25 +163,29 @@ def random_rows(key: Array, x: Array, sample_weight: Array, k: int) -> Array:
         row = draw_rows(keys[j], mass, sample_weight, 1)[0]
         return jnp.where(jnp.all(x == x[row][None, :], axis=1), 0.0, mass), index.at[j].set(row)
 
-    index = jax.lax.fori_loop(0, k, draw, (sample_weight, jnp.zeros(k, int)))[1]
+    index = jax.lax.fori_loop(0, k if count is None else count, draw, (sample_weight, jnp.zeros(k, int)))[1]
     return x[index]
 
 
-def kmeans_plus_plus(key: Array, x: Array, k: int, sample_weight: Array) -> Array:
-    """k rows `[k, d]` far from each other: each the best of 2 + log k drawn in proportion to squared distance."""
+def kmeans_plus_plus(key: Array, x: Array, k: int, sample_weight: Array, count: Array | None = None) -> Array:
+    """k rows `[k, d]` far from each other: each the best of 2 + log k drawn in proportion to squared distance.
+
+    With `count` `[]` only so many are drawn, and the others repeat the first.
+    """
     n_trials = 2 + int(math.log(k))
-    keys = jax.random.split(key, k)
+    keys, columns = jax.random.split(key, k), x.T  # [d, n]
     first = x[draw_rows(keys[0], sample_weight, sample_weight, 1)[0]]
 
     def add(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         centres, nearest = carry  # [k, d], [n] squared distance to the nearest centre so far
         candidates = x[draw_rows(keys[j], sample_weight * nearest, sample_weight, n_trials)]  # [t, d]
-        reached = jnp.minimum(nearest[None, :], _squared_distances(x, candidates))  # [t, n]
+        reached = jnp.minimum(nearest[None, :], _squared_distances(columns, candidates))  # [t, n]
         best = jnp.argmin(jnp.sum(sample_weight[None, :] * reached, axis=1))
         return centres.at[j].set(candidates[best]), reached[best]
 
     centres = jnp.broadcast_to(first[None, :], (k, x.shape[1]))
-    return jax.lax.fori_loop(1, k, add, (centres, _squared_distances(x, first[None, :])[0]))[0]
+    begun = (centres, _squared_distances(columns, first[None, :])[0])
+    return jax.lax.fori_loop(1, k if count is None else count, add, begun)[0]
 
 
 def kmeans(key: Array, x: Array, k: int, sample_weight: Array, *, n_iter: int = 100) -> tuple[Array, Array]:
@@ -229,7 +233,7 @@ def _start_from_centres(family: Family, x: Array, sample_weight: Array, centres:
         return Mixture(jnp.zeros(1, x.dtype), family.init(x, 1, sample_weight), family)
 
     def resp_of(x: Array) -> Array:
-        member = _one_hot(jnp.sum((x.T[None] - centres[:, :, None]) ** 2, axis=1))  # [k, b]
+        member = _one_hot(_squared_distances(x.T, centres))  # [k, b]
         return ((1.0 - SHARE) * member + SHARE / k).T
 
     return m_step_from(family, x, sample_weight, k, resp_of)
@@ -271,23 +275,31 @@ def m_step_from(
 
 
 def draw_rows(key: Array, mass: Array, fallback: Array, count: int) -> Array:
-    """Indices `[count]` drawn with replacement in proportion to `mass` `[n]`, or `fallback` where all mass is zero."""
-    cumulative = jnp.cumsum(jnp.where(jnp.sum(mass) > 0, mass, fallback))
-    total = cumulative[-1]
-    # below the total, or the search would run past the last row that counts
-    level = jnp.minimum(
-        jax.random.uniform(key, (count,), mass.dtype) * total, jnp.nextafter(total, jnp.zeros_like(total))
-    )
-    found = jnp.searchsorted(cumulative, level, side="right")
-    # rounding of the sum may put the level at a row without mass: take the next that has some, or else the last
-    n, index = mass.shape[0], jnp.arange(mass.shape[0])
-    counted = jnp.where(jnp.sum(mass) > 0, mass, fallback) > 0
-    following = jax.lax.cummin(jnp.where(counted, index, n), reverse=True)[jnp.minimum(found, n - 1)]
-    return jnp.where(following < n, following, jnp.max(jnp.where(counted, index, 0)))
+    """Indices `[count]` drawn with replacement in proportion to `mass` `[n]`, or `fallback` where all mass is zero.
+
+    The cumulative sum is inverted in two steps, first over blocks of rows and then within a block.
+    """
+    n = mass.shape[0]
+    b = 2 ** math.ceil(math.log2(n) / 2)
+    mass = jnp.where(jnp.sum(mass) > 0, mass, fallback)
+    blocks = jnp.pad(mass, (0, -n % b)).reshape(-1, b)
+    in_blocks = jnp.sum(blocks, axis=1)
+    ends = jnp.cumsum(in_blocks)
+    level = jax.random.uniform(key, (count,), mass.dtype) * ends[-1]
+    # rounding may put a level past the last row that has mass
+    block = jnp.minimum(jnp.searchsorted(ends, level, side="right"), _last(in_blocks > 0))
+    rest = level - jnp.where(block > 0, ends[block - 1], 0.0)
+    place = jnp.sum(jnp.cumsum(blocks[block], axis=1) <= rest[:, None], axis=1)
+    return block * b + jnp.minimum(place, jax.vmap(_last)(blocks[block] > 0))
 
 
-def _squared_distances(x: Array, centres: Array) -> Array:
-    return jnp.sum((x[None] - centres[:, None, :]) ** 2, axis=2)  # [t, n]
+def _last(holds: Array) -> Array:
+    """The last place `[]` where `holds` `[n]`."""
+    return jnp.max(jnp.where(holds, jnp.arange(holds.shape[0]), 0))
+
+
+def _squared_distances(columns: Array, centres: Array) -> Array:
+    return jnp.sum((columns[None] - centres[:, :, None]) ** 2, axis=1)  # [t, n] of [d, n] and [t, d]
 
 
 def _one_hot(distances: Array) -> Array:

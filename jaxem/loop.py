@@ -39,7 +39,9 @@ from jaxem.display import readable, result_card
 from jaxem.em import m_step, objective, pass_over, to_frame
 from jaxem.families.base import Family
 from jaxem.mixture import Mixture
-from jaxem.primitives import alive, all_finite, epsilon, forward_only, select, take
+from jaxem.moments import zeros_like_result
+from jaxem.parts import n_parts, pass_in_parts
+from jaxem.primitives import alive, all_finite, epsilon, forward_only, is_traced, select, take
 from jaxem.priors import Prior
 from jaxem.program import Program, in_pieces
 from jaxem.rows import Frame, Rows, as_rows, turn_seconds, turn_work
@@ -274,6 +276,9 @@ def fit(
     rows = rows_to_fit(mixture, x, sample_weight, chunk_size=chunk_size)
     stop, prior = as_options(mixture.family, rows, stop, prior, accelerator)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
+    parts = 1 if is_traced(mixture, stop, prior) else n_parts(rows, mixture.n_components)
+    if parts > 1:
+        return _fit_in_parts(mixture, rows, prior, stop, max_iter, accelerator, parts)
     return in_pieces(
         _fit, mixture, (rows, prior, stop), (max_iter, accelerator), max_iter + 1, turn_seconds(rows, mixture)
     )
@@ -289,6 +294,38 @@ def _climb(
     return state, finish(state, rows.frame, prior), is_going(state)
 
 
+def _fit_in_parts(
+    mixture: Mixture, rows: Rows, prior: Any, stop: StoppingRule, max_iter: int, accelerator: Any, parts: int
+) -> Result:
+    """The same climb, its passes made by several threads and its decisions by one program."""
+    state, prior = _begin(mixture, rows.frame, prior, accelerator)
+    trace, going = np.full(max_iter + 1, np.nan, rows.blocks.dtype), True
+    while going:
+        stats = pass_in_parts(query(state), rows, parts)
+        state, result, going, place = _settle(state, stats, rows.frame, prior, stop, max_iter, accelerator)
+        trace[place : place + 1] = state.here.objective
+    return result._replace(trace=jax.device_put(trace))
+
+
+def _begin_in_frame(mixture: Mixture, frame: Frame, prior: Any, accelerator: Any) -> tuple[State, Any]:
+    return begin(mixture.to_frame(frame), None, accelerator), to_frame(prior, frame)
+
+
+def _settle_turn(
+    state: State, stats: Stats, frame: Frame, prior: Any, stop: StoppingRule, max_iter: int, accelerator: Any
+) -> tuple[State, Result, Array, Array]:
+    """The turn that the Stats of all rows make: the State after it, its Result if it is the last, whether there are more to
+    make, and its place in the trace.
+    """
+    there = point_of(query(state), stats, prior)
+    new = decide(state, there, frame, stop=stop, max_iter=max_iter, accelerator=accelerator)
+    close = functools.partial(finish, new, frame, prior)
+    result = jax.lax.cond(is_going(new), lambda: zeros_like_result(close), close)
+    return new, result, is_going(new), trace_index(state, new, max_iter)
+
+
+_begin = Program(_begin_in_frame, (3,), nan_is_data=True)
+_settle = Program(_settle_turn, (5, 6), nan_is_data=True)
 _fit = Program(_climb, (5, 6), work=lambda at, rows, *_: turn_work(rows, jax.tree.leaves(at)[0].size), nan_is_data=True)
 
 

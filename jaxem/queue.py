@@ -1,12 +1,7 @@
 """Many climbs at once: starts, `fit_restarts`, the best of them and the landscape of optima they found.
 
 EM ends in a local optimum that depends on where it started, so we start often. Start i depends on the data and (key, i)
-alone: more starts do not change the earlier ones. Climbs wait in a queue. A fixed number of them runs in the lanes of
-one loop: x is shared, the parameters carry a leading axis, and a lane whose climb is over takes the next from the
-queue. So no pass is spent on climbs that are over, except at the end, when none waits.
-
-One queue serves all: a restart runs until it stops, a rung of a race is a queue of its climbs with a limit of turns, and
-scikit-learn's `n_init` are restarts too. A queue is a pytree, so it can be saved as a checkpoint. Each device has a queue.
+alone: more starts do not change the earlier ones. The climbs run in the lanes of one loop (lanes.py).
 """
 
 import functools
@@ -31,36 +26,18 @@ from jaxem.checks import (
     on_host,
 )
 from jaxem.display import landscape_card, readable
-from jaxem.em import to_frame
 from jaxem.families.base import Family
 from jaxem.init import EQUIVARIANT, FromResponsibilities, Initializer, KMeansPlusPlus
-from jaxem.loop import (
-    MAX_ITER,
-    MAX_TURNS,
-    NO_LIMIT,
-    NOISE,
-    Result,
-    State,
-    as_options,
-    begin,
-    depart,
-    finish,
-    is_going,
-    rows_to_fit,
-    trace_index,
-    turn,
-)
+from jaxem.lanes import Queue, Settings, lane_count, open_and_run, run_by_threads
+from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, NOISE, Result, as_options, rows_to_fit
 from jaxem.mixture import Mixture
-from jaxem.moments import zeros_like_result
 from jaxem.primitives import is_traced, take
 from jaxem.priors import Prior
-from jaxem.program import BRISK, FIRST_SECONDS, THOROUGH, Pace, Program, is_staging
+from jaxem.program import BRISK, FIRST_SECONDS, THOROUGH, Program, is_staging
 from jaxem.recipes import Recipe
-from jaxem.rows import Frame, Rows, as_rows, on_one_device, turn_seconds, turn_work
+from jaxem.rows import Rows, as_rows, on_one_device, turn_work
 from jaxem.stopping import Status, StoppingRule, has_failed
 
-WIDTH, WIDTH_ELSEWHERE = 8, 64
-"""restarts that climb at once on one device: few on a CPU, where more lanes are not faster and some are idle at the end"""
 STARTS_AT_ONCE, LIVE_FLOATS = 64, 2**24
 """the most starts that are drawn at once on a GPU or TPU, and the most numbers in one array of theirs"""
 LANES_AXIS = "lanes"
@@ -211,299 +188,38 @@ def fit_restarts(
         return open_and_run(mixtures, rows, prior, stop, np.int32(NO_LIMIT), np.int32(NO_LIMIT), settings)[1]
     useful, executed = 0, 0
 
-    def look(queue: Queue) -> None:
+    def look(queues: list[Queue]) -> None:
         nonlocal useful, executed
-        seen = _progress(queue, r, useful, executed)
+        seen = _progress(queues, r, useful, executed)
         useful, executed = seen.useful, seen.executed
         if callback is not None:
             callback(seen)
 
-    _, results = run_through(mixtures, rows, prior, stop, settings, look=look if callback else None)
+    results = run_by_threads(mixtures, rows, prior, stop, settings, look if callback else None)
     if settings.mesh is None:
         return results
     # from several devices to arrays of the default one, without the padding
     return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[:r]), results)
 
 
-# -- the queue -----------------------------------------------------------------------------------------------------------
-
-
-class Settings(NamedTuple):
-    """What is fixed about a queue; static."""
-
-    width: int
-    max_iter: int
-    accelerator: Any
-    mesh: Mesh | None = None  # devices with a queue each; None for one queue
-
-
-class Queue(NamedTuple):
-    """Climbs that wait, run and rest. Every leaf has a leading axis, along which the leaves of several devices' queues
-    are joined.
-    """
-
-    states: State  # [r, ...], of climbs that are in no lane; without traces, and without routes if no climb resumes
-    traces: Array  # [r, max_iter + 1]
-    order: Array  # [r], the climbs to run, in this order; r for none
-    limit: Array  # [r], the turn at which a climb leaves its lane though it has not stopped
-    waiting: Array  # [1], the place in `order` of the next climb
-    lanes: State  # [w, ...]
-    climb: Array  # [w], which climb is in the lane; r for none
-    useful: Array  # [1], lane-turns of the last piece that moved a climb
-    executed: Array  # [1], lane-turns of the last piece
-
-    def rung(self, order: np.ndarray, limit: int | np.ndarray) -> "Queue":
-        """The same climbs, to be run again: those of `order`, each up to turn `limit`. No lane may be busy."""
-        r = self.order.shape[0]
-        padded: Any = np.full(r, r, np.int32)
-        padded[: len(order)] = order
-        limits: Any = np.broadcast_to(np.asarray(limit, np.int32), r)
-        first: Any = np.zeros(1, np.int32)
-        return self._replace(order=padded, limit=limits, waiting=first)
-
-    def with_width(self, width: int) -> "Queue":
-        """The same climbs in fewer lanes. No lane may be busy."""
-        lanes, climb = jax.tree.map(lambda leaf: np.asarray(leaf)[:width], (self.lanes, self.climb))
-        return self._replace(lanes=lanes, climb=climb)
-
-
-def queue_of(
-    mixtures: Mixture,
-    real: Array,
-    rows: Rows,
-    settings: Settings,
-    limit: Array | int,
-    *,
-    resumes: bool = False,
-    framed: bool = False,
-) -> Queue:
-    """All climbs waiting, all lanes empty; climbs that are not `real` `[r]` (padding) never run.
-
-    If accelerated climbs resume, after a rung, their states keep what the accelerator needs. `framed` mixtures lie in the
-    frame of the rows already.
-    """
-    r, accelerator = mixtures.log_weights.shape[0], settings.accelerator
-    mixtures = mixtures if framed else jax.vmap(lambda one: one.to_frame(rows.frame))(mixtures)
-    states = jax.vmap(lambda one: begin(one, None, accelerator if resumes else None))(mixtures)
-    index = jnp.zeros(settings.width, int)
-    lanes = jax.tree.map(lambda leaf: leaf[index], states)
-    if accelerator is not None and not resumes:
-        lanes = lanes._replace(route=jax.vmap(lambda one: depart(one, accelerator))(lanes.here.mixture))
-    none = jnp.zeros(1, jnp.int32)
-    return Queue(
-        states,
-        jnp.full((r, settings.max_iter + 1), jnp.nan, states.here.objective.dtype),
-        order=jnp.where(real, jnp.arange(r), r).astype(jnp.int32),
-        limit=jnp.full(r, limit, jnp.int32),
-        waiting=none,
-        lanes=lanes,
-        climb=jnp.full(settings.width, r, jnp.int32),
-        useful=none,
-        executed=none,
-    )
-
-
-def _lane_limits(queue: Queue) -> Array:
-    """The turn at which each lane is to be vacated, `[w]`; -1 of an empty lane."""
-    r = queue.order.shape[0]
-    return jnp.where(queue.climb < r, queue.limit[jnp.minimum(queue.climb, r - 1)], -1)
-
-
-def _refill(queue: Queue, accelerator: Any) -> Queue:
-    """Climbs that are over, or at their limit, are put back, and the next in order take their lanes."""
-    r = queue.order.shape[0]
-    vacant = ~is_going(queue.lanes, _lane_limits(queue))  # [w]
-    back = jnp.where(vacant, queue.climb, r)
-    resting = queue.lanes if queue.states.route is not None else queue.lanes._replace(route=None)
-    states = jax.tree.map(lambda leaf, lane: leaf.at[back].set(lane, mode="drop"), queue.states, resting)
-    place = queue.waiting[0] + jnp.cumsum(vacant.astype(jnp.int32)) - 1
-    following = jnp.where(place < r, queue.order[jnp.minimum(place, r - 1)], r)
-    climb = jnp.where(vacant, following, queue.climb)
-    fresh = jax.tree.map(lambda leaf: leaf[jnp.minimum(climb, r - 1)], states)
-    if accelerator is not None and states.route is None:
-        fresh = fresh._replace(route=jax.vmap(lambda one: depart(one, accelerator))(fresh.here.mixture))
-    lanes = jax.tree.map(lambda a, b: jnp.where(vacant.reshape(-1, *(1,) * (a.ndim - 1)), a, b), fresh, queue.lanes)
-    waiting = jnp.minimum(queue.waiting + jnp.sum(vacant).astype(jnp.int32), r)
-    return queue._replace(states=states, lanes=lanes, climb=climb, waiting=waiting)
-
-
-def _one_waits(queue: Queue) -> Array:
-    """Whether a climb waits for a lane, `[]` of bool."""
-    r = queue.order.shape[0]
-    return (queue.waiting[0] < r) & (queue.order[jnp.minimum(queue.waiting[0], r - 1)] < r)
-
-
-def _is_busy(queue: Queue) -> Array:
-    """Whether a climb waits or runs, `[]` of bool."""
-    return _one_waits(queue) | jnp.any(is_going(queue.lanes, _lane_limits(queue)))
-
-
-def _advance(
-    queue: Queue, rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array, settings: Settings
-) -> Queue:
-    """Up to `n_steps` turns of all lanes, or all there are to make.
-
-    The lanes turn until one is vacant; then it is refilled. There are two loops, one in the other: the outer one alone
-    carries the climbs that rest, so that no turn pays for them.
-    """
-    r, width = queue.order.shape[0], queue.climb.shape[0]
-    options = {"stop": stop, "prior": prior, "accelerator": settings.accelerator, "max_iter": settings.max_iter}
-    turn_all = jax.vmap(lambda state, limit: turn(state, rows, limit, **options))
-    index_all = jax.vmap(functools.partial(trace_index, max_iter=settings.max_iter))
-
-    def fill_and_turn(carry: tuple[Queue, Array]) -> tuple[Queue, Array]:
-        queue, step = carry
-        queue = _refill(queue, settings.accelerator)
-        limits = _lane_limits(queue)
-        # climbs that wait need one vacant lane; once none waits, the lanes turn until all are vacant
-        enough = jnp.where(_one_waits(queue), 1, width)
-
-        def few_vacant(inner: tuple[State, Array, Array, Array]) -> Array:
-            return (jnp.sum(~is_going(inner[0], limits)) < enough) & (inner[3] < n_steps)
-
-        def one_turn(inner: tuple[State, Array, Array, Array]) -> tuple[State, Array, Array, Array]:
-            lanes, traces, useful, step = inner
-            new = turn_all(lanes, limits)
-            traces = traces.at[queue.climb, index_all(lanes, new)].set(new.here.objective, mode="drop")
-            return new, traces, useful + jnp.sum(is_going(lanes, limits), dtype=jnp.int32), step + 1
-
-        carried = (queue.lanes, queue.traces, queue.useful, step)
-        lanes, traces, useful, after = jax.lax.while_loop(few_vacant, one_turn, carried)
-        executed = queue.executed + (after - step) * width
-        return queue._replace(lanes=lanes, traces=traces, useful=useful, executed=executed), after
-
-    def unfinished(carry: tuple[Queue, Array]) -> Array:
-        queue, step = carry
-        to_put_back = (queue.climb < r) & ~is_going(queue.lanes, _lane_limits(queue))
-        return (_is_busy(queue) & (step < n_steps)) | jnp.any(to_put_back)
-
-    none = jnp.zeros(1, jnp.int32)
-    queue = queue._replace(useful=none, executed=none)
-    return jax.lax.while_loop(unfinished, fill_and_turn, (queue, jnp.int32(0)))[0]
-
-
-@jax.jit  # traced once, though `_piece` asks for its shapes as well
-def _results(states: State, traces: Array, frame: Frame, prior: Prior | None) -> Result:
-    """The Results of all climbs, as far as they are."""
-    return jax.vmap(lambda state: finish(state, frame, prior))(states._replace(route=None, trace=traces))
-
-
-# -- programs ------------------------------------------------------------------------------------------------------------
-
-
-def _piece(
-    queue: Queue, rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array, settings: Settings
-) -> tuple[Queue, Result]:
-    """Some turns, and the Results if those were the last; zeros before. The prior is where the data lie."""
-    prior = to_frame(prior, rows.frame)
-    queue = _advance(queue, rows, prior, stop, n_steps, settings)
-    close = functools.partial(_results, queue.states, queue.traces, rows.frame, prior)
-    return queue, jax.lax.cond(_is_busy(queue), lambda: zeros_like_result(close), close)
-
-
-def _run(
-    queue: Queue, rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array, settings: Settings
-) -> tuple[Queue, Result]:
-    made = _on_each_device(functools.partial(_piece, settings=settings), settings, queue, rows, prior, stop, n_steps)
-    if rows.mesh is None:
-        return made
-    # rows are spread over devices, each of which keeps all climbs; XLA would choose otherwise, and differently each time
-    return jax.lax.with_sharding_constraint(made, NamedSharding(rows.mesh, PartitionSpec()))
-
-
-def _open_and_run(
-    mixtures: Mixture,
-    rows: Rows,
-    prior: Prior | None,
-    stop: StoppingRule,
-    limit: Array,
-    n_steps: Array,
-    settings: Settings,
-) -> tuple[Queue, Result]:
-    r, devices = mixtures.log_weights.shape[0], 1 if settings.mesh is None else settings.mesh.size
-    index = jnp.arange(-(-r // devices) * devices)  # as many for each device
-    padded = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, r - 1)], mixtures)
-
-    def of_device(part: tuple[Mixture, Array], limit: Array, rows: Rows, prior: Any, stop: Any, n_steps: Array) -> Any:
-        return _piece(queue_of(*part, rows, settings, limit), rows, prior, stop, n_steps, settings)
-
-    return _on_each_device(of_device, settings, (padded, index < r), limit, rows, prior, stop, n_steps)
-
-
-def _on_each_device(function: Callable[..., Any], settings: Settings, spread: Any, *shared: Any) -> Any:
-    """`function(spread, *shared)`, for each device with its part of `spread`, whose leaves lead with the climbs."""
-    if settings.mesh is None:
-        return function(spread, *shared)
-    lanes, whole = PartitionSpec(settings.mesh.axis_names), PartitionSpec()
-    specs = (lanes, *(whole for _ in shared))
-    return jax.shard_map(function, mesh=settings.mesh, in_specs=specs, out_specs=lanes, check_vma=False)(
-        spread, *shared
-    )
-
-
-def _work(climbs: Queue | Mixture, rows: Rows, *options: Any) -> int:
-    mixture = climbs if isinstance(climbs, Mixture) else climbs.lanes.here.mixture
-    return turn_work(rows, mixture.n_components, options[-1].width)
-
-
-open_and_run = Program(_open_and_run, (6,), work=_work, nan_is_data=True)
-"""(mixtures `[r, ...]`, rows, prior, stop, limit `[]`, n_steps, settings) -> (Queue, Result): turns of new climbs, up to turn
-`limit` of each and `n_steps` in all"""
-run = Program(_run, (5,), work=_work, nan_is_data=True)
-"""(queue, rows, prior, stop, n_steps, settings) -> (Queue, Result): up to `n_steps` turns more"""
-
-
-def run_through(
-    climbs: Mixture | Queue,
-    rows: Rows,
-    prior: Prior | None,
-    stop: StoppingRule,
-    settings: Settings,
-    *,
-    limit: int = NO_LIMIT,
-    look: Callable[[Queue], None] | None = None,
-) -> tuple[Queue, Result]:
-    """All turns there are to make, of new climbs up to turn `limit` of each or of a queue, from the host in bounded pieces.
-
-    Between two pieces Ctrl-C is heard; after each `look` sees the queue.
-    """
-    mixture = climbs if isinstance(climbs, Mixture) else climbs.lanes.here.mixture
-    pace = Pace(turn_seconds(rows, mixture, settings.width))
-    if isinstance(climbs, Mixture):
-        queue, results = open_and_run(climbs, rows, prior, stop, np.int32(limit), pace.turns(), settings)
-    else:
-        queue, results = run(climbs, rows, prior, stop, pace.turns(), settings)
-    while True:
-        if look is not None:
-            look(queue)
-        if not _has_more(queue):
-            return queue, results
-        queue, results = run(queue, rows, prior, stop, pace.turns(), settings)
-
-
-def _has_more(queue: Queue) -> bool:
-    """`_is_busy` of a queue after a piece, by numpy: then no lane holds a climb that is over."""
-    waiting, climb = np.asarray(queue.waiting), np.asarray(queue.climb)
-    order = np.asarray(queue.order).reshape(len(waiting), -1)  # of each device
-    size = order.shape[1]
-    following = order[np.arange(len(waiting)), np.minimum(waiting, size - 1)]
-    return bool(np.any(climb < size) or np.any((waiting < size) & (following < size)))
-
-
-def _progress(queue: Queue, r: int, useful: int, executed: int) -> RestartsProgress:
+def _progress(queues: list[Queue], r: int, useful: int, executed: int) -> RestartsProgress:
     """What a callback receives, read from the climbs that rest and those in lanes; a piece adds to the two counts."""
-    states, lanes, size = queue.states, queue.lanes, queue.order.shape[0] // queue.waiting.shape[0]
-    in_lane = np.asarray(queue.climb) < size  # the others are empty
-    n_iter = [np.asarray(states.n_iter), np.asarray(lanes.n_iter)[in_lane]]  # -1 before the first pass
-    best = [np.asarray(states.here.objective), np.asarray(lanes.here.objective)[in_lane]]
-    rests = np.asarray(states.status) == Status.RUNNING
+    n_iter, best, rest = [], [], 0
+    for queue in queues:
+        states, lanes, size = queue.states, queue.lanes, queue.order.shape[0] // queue.waiting.shape[0]
+        in_lane = np.asarray(queue.climb) < size  # the others are empty
+        real = np.asarray(queue.limit) >= 0  # the others are padding
+        n_iter += [np.asarray(states.n_iter), np.asarray(lanes.n_iter)[in_lane]]  # -1 before the first pass
+        best += [np.asarray(states.here.objective), np.asarray(lanes.here.objective)[in_lane]]
+        rest += int(np.sum((np.asarray(states.status) == Status.RUNNING) & real))
+        useful, executed = useful + int(np.sum(queue.useful)), executed + int(np.sum(queue.executed))
     return RestartsProgress(
-        finished=r - int(np.sum(rests[:r])),
+        finished=r - min(r, rest),
         total=r,
         passes=int(np.sum(np.maximum(np.concatenate(n_iter), 0))),
         best=float(np.max(np.concatenate(best))),
-        useful=useful + int(np.sum(np.asarray(queue.useful))),
-        executed=executed + int(np.sum(np.asarray(queue.executed))),
+        useful=useful,
+        executed=executed,
     )
 
 
@@ -517,16 +233,17 @@ def _settings(r: int, rows: Rows, mixtures: Mixture, max_iter: int, accelerator:
         )
     devices, leaves = jax.local_devices(), jax.tree.leaves((rows, mixtures))
     free = rows.mesh is None and not is_traced(rows, mixtures) and jax.config.values["jax_default_device"] is None
-    if r > 1 and len(devices) > 1 and free and not any(isinstance(a, jax.Array) and a.committed for a in leaves):
+    if (
+        r > 1
+        and len(devices) > 1
+        and devices[0].platform != "cpu"
+        and free
+        and not any(isinstance(a, jax.Array) and a.committed for a in leaves)
+    ):
         devices = devices[:r]
         mesh = Mesh(np.asarray(devices), (LANES_AXIS,), axis_types=(AxisType.Auto,))
         return Settings(lane_count(-(-r // len(devices))), max_iter, accelerator, mesh)
     return Settings(lane_count(r), max_iter, accelerator)
-
-
-def lane_count(r: int) -> int:
-    """How many of r restarts climb at once on one device."""
-    return min(r, WIDTH if jax.default_backend() == "cpu" else WIDTH_ELSEWHERE)
 
 
 # -- starts --------------------------------------------------------------------------------------------------------------

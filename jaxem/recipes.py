@@ -23,8 +23,8 @@ from jaxem.primitives import normalise, select
 
 CELLS, LEAST_CELLS = 4, 8
 """cells for each component, at most, and in all, at least"""
-MOST_ROWS = 2**14
-"""rows that a start is made from, at most; of more a sample is drawn"""
+MOST_ROWS = 2**12
+"""rows that a start is made from where there are more than twice as many: a sample is drawn"""
 
 
 @jax.tree_util.register_dataclass
@@ -61,16 +61,16 @@ class Recipe:
     ) -> Mixture:
         k, most = n_components, max(CELLS * n_components, LEAST_CELLS)
         row_key, centre_key, count_key, cell_key, move_key = jax.random.split(key, 5)
-        if x.shape[0] > MOST_ROWS:
+        if x.shape[0] > 2 * MOST_ROWS:
             index = draw_rows(row_key, sample_weight, sample_weight, MOST_ROWS)
             x, sample_weight = x[index], jnp.ones(MOST_ROWS, x.dtype)
-        centres = jax.lax.cond(
-            self.apart,
-            lambda: kmeans_plus_plus(centre_key, x, most, sample_weight),
-            lambda: random_rows(centre_key, x, sample_weight, most),
-        )
         more = jnp.round(jnp.asarray(self.cells) * (most - k)).astype(int)
         n_cells = k + jax.random.randint(count_key, (), 0, more + 1)
+        centres = jax.lax.cond(
+            self.apart,
+            lambda: kmeans_plus_plus(centre_key, x, most, sample_weight, n_cells),
+            lambda: random_rows(centre_key, x, sample_weight, most, n_cells),
+        )
 
         def place_components() -> Mixture:
             pooled = family.init(x, k, sample_weight)

@@ -10,7 +10,6 @@ rows compiles nothing. JAX makes data on a device, or traced data, ready as they
 stay there: each device passes over its own, and the sums are added across (`Rows.mesh`).
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import math
@@ -30,6 +29,7 @@ from jaxem.checks import as_components, as_count, as_supported, as_weights, warn
 from jaxem.devices import ROWS, mesh_under
 from jaxem.moments import CHUNK, zeros_like_result
 from jaxem.primitives import is_traced
+from jaxem.threads import run_all
 
 CACHE_BYTES = {"cpu": (2**17, 2**22)}
 """by platform, the most bytes of the largest array that a pass makes from a block (it stays in a core's own cache), and of
@@ -37,8 +37,9 @@ the block itself (it stays in the cache that cores share)"""
 CACHE_BYTES_ELSEWHERE = (2**26, 2**28)
 MIN_BLOCK, MAX_BLOCK = 512, 4096
 """rows in a block on a CPU: smaller blocks cost more in overhead than in work, larger ones are no faster"""
-TILE = 2**15
-"""numbers that the host transposes at a time; with more, columns of a block compete for lines of the cache"""
+TILE, STRIP = 2**15, 2**18
+"""numbers that the host transposes at a time (with more, columns of a block compete for lines of the cache), and those that
+a thread is given at a time"""
 
 SECONDS_A_TURN, SECONDS_A_PRODUCT, SLOW_FEATURES, LEAST_SHARE = 1e-4, 1e-9, 4, 0.05
 """rough cost of a turn, and of each product of a row and a parameter with up to so many features; with more, products of
@@ -111,6 +112,7 @@ def as_rows(
     chunk_size: int | None = None,
     centred: Columns | None = None,
     mesh: Mesh | None = None,
+    order: np.ndarray | None = None,
 ) -> Rows:
     """Checked and ready rows for passes under mixtures of a family; Rows are returned as they are.
 
@@ -124,6 +126,7 @@ def as_rows(
         chunk_size: rows in a block; computed from the shapes by default.
         centred: the columns to centre; by default `family.location`.
         mesh: the devices to spread rows from the host over.
+        order: `[n]`, in which rows from the host are to lie.
 
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
@@ -146,7 +149,7 @@ def as_rows(
             warn_of_coarse(data, dtype)
         if weights is None or isinstance(weights, np.ndarray):
             block = size_of_block((bucket(n), d))
-            return ready_on_host(data, weights, centred=centred, block=block, mesh=mesh, dtype=dtype)
+            return ready_on_host(data, weights, centred=centred, block=block, mesh=mesh, dtype=dtype, order=order)
     mesh, offset = mesh_under(data), None
     if isinstance(data, np.ndarray) and data.dtype.itemsize > dtype.itemsize:
         # traced weights: the host moves rows to their medians, as far as the dtype holds these
@@ -245,11 +248,12 @@ def ready_on_host(
     block: int,
     mesh: Mesh | None = None,
     dtype: Any = None,
+    order: np.ndarray | None = None,
 ) -> Rows:
     """Like `ready`, by numpy, with sums in float64. Pads to a `bucket` and makes one copy of the data.
 
     Rows are centred in float64 and then cast to `dtype`, by default that of `x`. With a mesh the blocks are spread over its
-    devices.
+    devices. With an `order` `[n]` the rows lie in that.
     """
     n, d = x.shape
     dtype = x.dtype if dtype is None else np.dtype(dtype)
@@ -260,41 +264,47 @@ def ready_on_host(
     weights = np.zeros(m * b, dtype)
     weights[:n] = 1 if sample_weight is None else sample_weight
     anchor = x[np.argmax(weights[:n] > 0)].astype(np.float64)  # a row that counts
-    blocks, norms = np.empty((m, d, b), dtype), np.empty((m, b), dtype)
+    if order is not None:
+        weights[:n] = weights[order]
+    blocks, norms = np.empty((m, d, b), dtype), np.empty(m * b, dtype)
     total_weight = np.sum(weights, dtype=np.float64)
-    tile = max(16, TILE // d)
+    # a tile is some whole blocks or a part of one; a strip, some whole blocks, is what a thread is given at a time
+    tile, strip = TILE // (b * d) * b or min(b, max(16, TILE // d)), max(1, STRIP // (b * d)) * b
 
-    def tiles(i: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """Columns of block i, the rows they hold, with those that do not count replaced, and their weights."""
-        for begin in range(i * b, min((i + 1) * b, n), tile):
-            end = min(begin + tile, (i + 1) * b, n)
-            rows, w = x[begin:end], weights[begin:end]
+    def tiles(begin: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Where each tile of a strip begins, its rows, with those that do not count replaced, and their weights."""
+        last = min(begin + strip, n)
+        while begin < last:
+            end = min(begin + tile, last, begin + b - begin % b if tile < b else n)
+            rows, w = x[begin:end] if order is None else x[order[begin:end]], weights[begin:end]
             rows = rows if w.all() else np.where(w[:, None] > 0, rows, anchor.astype(x.dtype))
-            yield slice(begin - i * b, end - i * b), rows, w.astype(np.float64)
+            yield begin, rows, w.astype(np.float64)
+            begin = end
 
-    def difference(i: int) -> np.ndarray | int:
-        """Weighted differences of block i from the anchor, `[d]`."""
-        return sum(w @ (rows - anchor) for _, rows, w in tiles(i))
+    def difference(begin: int) -> np.ndarray | int:
+        """Weighted differences of a strip from the anchor, `[d]`."""
+        return sum(w @ (rows - anchor) for _, rows, w in tiles(begin))
 
-    def fill(i: int, mean: np.ndarray, centre: np.ndarray) -> np.ndarray | int:
-        """Write block i and its norms; its weighted squares about the mean, `[d]`."""
-        padding = (anchor.astype(x.dtype) - centre).astype(dtype)
-        blocks[i], norms[i] = padding[:, None], np.sum(padding**2)  # where no tile comes
+    def fill(begin: int, mean: np.ndarray, centre: np.ndarray) -> np.ndarray | int:
+        """Write the blocks and norms of a strip; its weighted squares about the mean, `[d]`."""
         squares = 0
-        for columns, rows, w in tiles(i):
+        for first, rows, w in tiles(begin):
             moved = (rows - centre).astype(dtype, copy=False)
-            blocks[i, :, columns], norms[i, columns] = moved.T, np.einsum("nd,nd->n", moved, moved)
+            _write(blocks, first, moved)
+            norms[first : first + len(rows)] = np.einsum("nd,nd->n", moved, moved)
             squares = squares + w @ (rows - mean) ** 2
         return squares
 
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        over = map if m == 1 else pool.map  # numpy releases Python's lock
-        mean = anchor + sum(over(_without_warnings(difference), range(m))) / total_weight
-        # what is subtracted is what the frame tells, so that the mixture lies where the data lie
-        centre = np.where(centred_columns(centred, d), mean, 0.0).astype(dtype).astype(x.dtype)
-        of_block = _without_warnings(functools.partial(fill, mean=mean, centre=centre))
-        variance = sum(over(of_block, range(m))) / total_weight
-    return _put_on_devices((blocks, weights.reshape(m, b), norms), (centre, variance, total_weight), mesh)
+    def over(of_strip: Callable[[int], Any]) -> Any:
+        return sum(run_all([functools.partial(_without_warnings, of_strip, begin) for begin in range(0, n, strip)]))
+
+    mean = anchor + over(difference) / total_weight
+    # what is subtracted is what the frame tells, so that the mixture lies where the data lie
+    centre = np.where(centred_columns(centred, d), mean, 0.0).astype(dtype).astype(x.dtype)
+    padding = (anchor.astype(x.dtype) - centre).astype(dtype)
+    blocks[n // b :], norms[n:] = padding[:, None], _without_warnings(np.dot, padding, padding)
+    variance = over(functools.partial(fill, mean=mean, centre=centre)) / total_weight
+    return _put_on_devices((blocks, weights.reshape(m, b), norms.reshape(m, b)), (centre, variance, total_weight), mesh)
 
 
 def _put_on_devices(of_rows: tuple[np.ndarray, ...], of_frame: tuple[Any, ...], mesh: Mesh | None) -> Rows:
@@ -310,14 +320,19 @@ def _put_on_devices(of_rows: tuple[np.ndarray, ...], of_frame: tuple[Any, ...], 
     return Rows(spread[0], spread[1], spread[2], spread[3], mesh)
 
 
-def _without_warnings(function: Callable[[int], Any]) -> Callable[[int], Any]:
-    """The function without numpy's warnings; the status reports an overflow. Each thread needs this setting."""
+def _write(blocks: np.ndarray, first: int, rows: np.ndarray) -> None:
+    """Write rows `[t, d]` from place `first` into blocks `[m, d, b]`: some whole blocks, or a part of the last or of one."""
+    d, b = blocks.shape[1:]
+    i, place, whole = first // b, first % b, len(rows) // b
+    blocks[i : i + whole] = rows[: whole * b].reshape(-1, b, d).transpose(0, 2, 1)
+    if whole * b < len(rows):
+        blocks[i + whole, :, place : place + len(rows) - whole * b] = rows[whole * b :].T
 
-    def quiet(i: int) -> Any:
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            return function(i)
 
-    return quiet
+def _without_warnings(function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)` without numpy's warnings, in any thread; the status reports an overflow."""
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        return function(*args)
 
 
 def bucket(n: int) -> int:
@@ -343,14 +358,15 @@ def turn_seconds(rows: Rows, mixture: Any, lanes: int = 1) -> float:
     return SECONDS_A_TURN + SECONDS_A_PRODUCT * share * rows.weights.size * parameters * lanes
 
 
-def sum_blocks(per_block: Callable[..., Any], rows: Rows, *more: Array) -> Any:
+def sum_blocks(per_block: Callable[..., Any], rows: Rows, *more: Array, part: Any = None) -> Any:
     """Add up `per_block(x [d, b], w [b], norms [b], ...)` over the blocks, one in memory at a time on each device.
 
-    `more` are further arrays of the rows, blocked alike: `[m, b, ...]`.
+    `more` are further arrays of the rows, blocked alike: `[m, b, ...]`. Of rows on one device `part` may name the first
+    block to be added and the one after the last.
     """
     blocks = (rows.blocks, rows.weights, rows.norms, *more)
     if rows.mesh is None:
-        return _sum_blocks(per_block, *blocks)
+        return _sum_blocks(per_block, *blocks, part=part)
     local = jax.shard_map(
         lambda *blocks: _sum_over_devices(_sum_blocks(per_block, *blocks)),
         mesh=rows.mesh,
@@ -371,16 +387,22 @@ def _sum_over_devices(tree: Any) -> Any:
     return unravel(jax.lax.psum(flat, ROWS))
 
 
-def _sum_blocks(per_block: Callable[..., Any], *blocks: Array) -> Any:
+def _sum_blocks(per_block: Callable[..., Any], *blocks: Array, part: Any = None) -> Any:
     first = [blocked[0] for blocked in blocks]
     if blocks[0].shape[0] == 1:
         return per_block(*first)
     zeros = zeros_like_result(per_block, *first)
 
-    def add(total: Any, block: tuple[Array, ...]) -> tuple[Any, None]:
+    def add(total: Any, block: Any) -> tuple[Any, None]:
         return jax.tree.map(operator.add, total, per_block(*block)), None
 
-    return jax.lax.scan(add, zeros, blocks)[0]
+    if part is None:
+        return jax.lax.scan(add, zeros, blocks)[0]
+
+    def add_one(i: Array, total: Any) -> Any:
+        return add(total, [jax.lax.dynamic_index_in_dim(blocked, i, keepdims=False) for blocked in blocks])[0]
+
+    return jax.lax.fori_loop(part[0], part[1], add_one, zeros)
 
 
 def as_blocks(of_rows: Array | np.ndarray, rows: Rows) -> Array:

@@ -45,10 +45,10 @@ except ModuleNotFoundError as error:  # the extra is missing
 
 from jaxem.checks import as_sample_size
 from jaxem.families.gaussian import Diagonal, Full, Gaussian, GaussianParams, GaussianStats, Spherical, Tied
+from jaxem.lanes import Queue, Settings, lane_count, run_through
 from jaxem.mixture import Mixture
 from jaxem.moments import CHUNK
 from jaxem.priors import Prior
-from jaxem.queue import Queue, Settings, lane_count, run_through
 from jaxem.racing import Criteria, criteria, default_budget, search
 from jaxem.rows import Rows, as_rows
 from jaxem.stats import Stats

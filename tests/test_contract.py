@@ -11,7 +11,7 @@ import pytest
 import jaxem
 from jaxem import Bernoulli, Family, Full, GainBelow, Mixture, Status, loop
 from jaxem.families.gaussian import GaussianParams, GaussianStats
-from jaxem.queue import Settings, open_and_run, queue_of, run
+from jaxem.lanes import Settings, open_and_run, queue_of, run
 from jaxem.rows import as_rows
 from tests.cases import CASES, Case, blobs, named
 from tests.conftest import ROUNDING, X64
@@ -260,7 +260,7 @@ def test_climbs_that_rest_resume_as_if_they_had_not():
     rows = as_rows(jaxem.Full(), x, None, 2, lanes=4)
     stop = GainBelow(jnp.asarray(1e-9 if X64 else 1e-5, rows.blocks.dtype))
     settings, no_limit = Settings(4, 300, jaxem.hybrid()), np.int32(loop.NO_LIMIT)
-    opened = jax.jit(lambda starts: queue_of(starts, jnp.ones(6, bool), rows, settings, no_limit, resumes=True))
+    opened = jax.jit(lambda starts: queue_of(starts, jnp.ones(6, bool), rows.frame, settings, no_limit, resumes=True))
     everyone = np.arange(6)
     _, whole = run(opened(starts).rung(everyone, loop.NO_LIMIT), rows, None, stop, no_limit, settings)
     queue = opened(starts)

@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans as PeerKMeans
 
 import jaxem
 from jaxem.init import kmeans, kmeans_plus_plus, random_rows
-from jaxem.racing import ARMS
+from jaxem.rounds import ARMS
 from tests.cases import GAUSSIANS, KINDS, Case, blobs
 from tests.conftest import DTYPE, ROUNDING
 

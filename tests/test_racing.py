@@ -7,7 +7,7 @@ from scipy.stats import multivariate_normal
 
 import jaxem
 from jaxem import Status
-from jaxem.racing import ARMS
+from jaxem.rounds import ARMS
 from jaxem.stopping import has_failed
 from tests.cases import (
     GAUSSIANS,

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import jaxem
-from jaxem import GainBelow, Status, queue
+from jaxem import GainBelow, Status, lanes
 from jaxem.rows import as_rows
 from tests.cases import (
     GAUSSIANS,
@@ -136,7 +136,7 @@ def test_idle_lanes_are_rare():
 @pytest.mark.parametrize("r", slow_but_first([1, 17, 2, 15, 16, 33], first=2))
 def test_every_restart_is_climbed_once(r, monkeypatch):
     """Lanes are 4 wide, and r is a multiple of 4 or not: restart i ends where it ends alone."""
-    monkeypatch.setattr("jaxem.queue.WIDTH", 4)
+    monkeypatch.setattr("jaxem.lanes.WIDTH", 4)
     x = blobs(60)
     starts = jaxem.starts(KEY, jaxem.Diagonal(), x, 2, r, jaxem.RandomPoints())
     options = {"stop": GainBelow(1e-4), "max_iter": 60}
@@ -176,7 +176,7 @@ def test_pieces_of_one_turn_make_the_same_climb(monkeypatch):
 
 
 def test_an_accelerator_in_the_queue_begins_anew_with_every_restart(monkeypatch):
-    monkeypatch.setattr("jaxem.queue.WIDTH", 3)
+    monkeypatch.setattr("jaxem.lanes.WIDTH", 3)
     x = blobs(80, separation=2.5)
     starts = jaxem.starts(KEY, jaxem.Diagonal(), x, 2, 8, jaxem.RandomPoints())
     options = {"stop": GainBelow(1e-5), "max_iter": 200, "accelerator": optax.with_extra_args_support(optax.trace(0.5))}
@@ -200,7 +200,7 @@ def test_restarts_compile_once():
     x = blobs(64)
     starts = jaxem.starts(KEY, jaxem.Full(), x, 2, 8)
     jaxem.fit_restarts(starts, x, stop=GainBelow(1e-3))
-    program = queue.open_and_run.small if jax.default_backend() == "cpu" else queue.open_and_run.plain
+    program = lanes.open_and_run.small if jax.default_backend() == "cpu" else lanes.open_and_run.plain
     before = program._cache_size()
     assert before > 0
     for seed, tol in enumerate((1e-4, 1e-6)):

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from jaxem.laws import Report
     from jaxem.mixture import Mixture
     from jaxem.queue import RestartsProgress
-    from jaxem.racing import Candidate, Search, SearchProgress, Selection
+    from jaxem.racing import Candidate, Search, Selection
+    from jaxem.rounds import SearchProgress
     from jaxem.stopping import StoppingRule
 
 app = typer.Typer(
@@ -329,7 +330,7 @@ def sample(
         from jaxem.layout import generated_names
 
         _check_free(out, force)
-        start_jax(0)
+        start_jax()
         saved = _load(model)
         with jax.enable_x64(True):
             rows, labels = (np.asarray(leaf) for leaf in saved.mixture.sample(jax.random.key(seed), n))
@@ -507,7 +508,7 @@ def _load(model: Path) -> Saved:
 
 def _read_for(model: Path, reading: Reading) -> Task:
     """Load a model, and read of the table the columns that it wants."""
-    start_jax(0)
+    start_jax()
     saved = _load(model)
     source = reading.open()
     wanted = columns_of_model(source, reading.chosen, reading.weights, saved.columns)
@@ -561,7 +562,7 @@ def _fit(
         names = None
     for k in settings.counts:
         as_components(k, table.values.shape[0])
-    start_jax(table.values.size * max(settings.counts) * (settings.restarts or RESTARTS), keep=keep)
+    start_jax(keep=keep)
     compiling = _compile_verification(table, settings) if verified and not settings.several else None
     shown = weighted._replace(table=table._replace(columns=tuple(map(printable, table.columns))))
     source = BUNDLED if data is None else "standard input" if str(data) == "-" else printable(str(data))
@@ -626,13 +627,14 @@ def _restart(weighted: Weighted, settings: Settings) -> Outcome:
 
     from jaxem.devices import mesh_of
     from jaxem.display import count_of
-    from jaxem.queue import lane_count
+    from jaxem.lanes import lane_count
     from jaxem.rows import as_rows
 
     table, (family, k) = weighted.table, (_family(settings.covariance), settings.counts[0])
     devices, restarts = jax.local_devices(), settings.restarts or 1
-    # devices share the restarts, but the rows of large data: then each device has only its own in memory
-    by_rows = len(devices) > 1 and (restarts < len(devices) or table.values.nbytes > LARGE)
+    # several GPUs share the restarts, but the rows of large data: then each has only its own in memory
+    several = len(devices) > 1 and devices[0].platform != "cpu"
+    by_rows = several and (restarts < len(devices) or table.values.nbytes > LARGE)
     mesh = mesh_of(devices) if by_rows else None
     with progress_bar("fitting restarts", restarts) as update:
 

@@ -151,26 +151,15 @@ def progress_bar(name: str, total: int, *, counts: bool = True, wanted: bool = T
         yield update
 
 
-def start_jax(work: int, *, keep: bool = True) -> None:
-    """Settle what must be settled before JAX starts: where compiled programs are kept, and a device for each core.
-
-    `work` is the count of numbers that a turn of all climbs touches: where it is small one device is faster.
-    """
+def start_jax(*, keep: bool = True) -> None:
+    """Settle what must be settled before JAX starts: where compiled programs are kept."""
     import jax
-
-    from jaxem.program import SMALL, cores
 
     folder = os.environ.get(CACHE_VARIABLE)
     if not keep or folder == "":
         jax.config.update("jax_enable_compilation_cache", False)
     elif folder is not None or "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         _keep_programs(folder)
-    if (
-        work > SMALL
-        and jax.config.values["jax_num_cpu_devices"] < 0
-        and "device_count" not in os.environ.get("XLA_FLAGS", "")
-    ):
-        jax.config.update("jax_num_cpu_devices", cores())
 
 
 def _keep_programs(name: str | None) -> None:

@@ -1,0 +1,128 @@
+"""Threads: work from the host on all cores that this process may use, with nothing to configure.
+
+XLA runs a pass on one core. Programs release Python's lock and run side by side, so parts of the rows, or some of the
+restarts, go to a thread each. What is one thread's part depends on the number of threads alone, and results are put
+together in the order of the parts: the answer is the same each time, however fast each thread was.
+
+All calls share the threads that there are: a call inside another, or beside one in a thread of the user's, takes those
+that are left. Worker processes (of multiprocessing, joblib and the like) have one thread each.
+"""
+
+import concurrent.futures
+import contextlib
+import itertools
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import jax
+
+from jaxem.checks import as_count
+from jaxem.program import cores
+
+T = TypeVar("T")
+VARIABLE = "JAXEM_THREADS"
+"""the variable of the environment that says how many threads there are"""
+MOST = 1024
+"""the most threads that may be asked for"""
+SCOPES: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("jax_enable_x64", jax.enable_x64),
+    ("jax_debug_nans", jax.debug_nans),
+    ("jax_numpy_rank_promotion", jax.numpy_rank_promotion),
+    ("jax_numpy_dtype_promotion", jax.numpy_dtype_promotion),
+    ("jax_default_matmul_precision", jax.default_matmul_precision),
+    ("jax_default_device", jax.default_device),
+)
+"""JAX's settings that hold for one thread: those of the caller hold in the threads that work for it"""
+
+_chosen: int | None = None
+_pool: concurrent.futures.ThreadPoolExecutor | None = None
+_lock = threading.Lock()
+_helping = 0
+
+
+def set_threads(n: int | None) -> None:
+    """Use `n` threads on a CPU; with None as many as there are cores, or as JAXEM_THREADS says, which is the default.
+
+    Raises:
+        ValueError: if n is below 1.
+
+    Example:
+        >>> import jaxem
+        >>> jaxem.set_threads(1)
+        >>> jaxem.set_threads(None)
+    """
+    global _chosen
+    _chosen = None if n is None else as_count("n", n, most=MOST)
+
+
+def n_threads() -> int:
+    """Threads that a call may use."""
+    if _chosen is not None:
+        return _chosen
+    asked = os.environ.get(VARIABLE, "")
+    if asked:
+        if not asked.isascii() or not asked.isdigit() or not 1 <= int(asked) <= MOST:
+            raise ValueError(f"{VARIABLE} = {asked!r}; give a number from 1 to {MOST}, or leave it unset for all cores")
+        return int(asked)
+    return cores() if multiprocessing.current_process().name == "MainProcess" else 1
+
+
+def run_all(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of all calls, in their order; threads that are free help the caller.
+
+    If a call raises, no other begins, and that exception is raised here when those under way are over; so is Ctrl-C.
+    """
+    results: list[Any] = [None] * len(calls)
+    following, over = itertools.count(), threading.Event()
+
+    def work() -> None:
+        while not over.is_set() and (i := next(following)) < len(calls):
+            try:
+                results[i] = calls[i]()
+            except BaseException:
+                over.set()
+                raise
+
+    with _helpers(len(calls) - 1) as (pool, count):
+        scopes = _scopes() if count else ()
+        helping = [pool.submit(_in_scopes, scopes, work) for _ in range(count)]
+        try:
+            work()
+        finally:
+            concurrent.futures.wait(helping)
+    for one in helping:
+        one.result()
+    return results
+
+
+@contextlib.contextmanager
+def _helpers(wanted: int) -> Iterator[tuple[Any, int]]:
+    """A pool, and how many of its threads, at most those wanted, are the caller's for a while."""
+    global _pool, _helping
+    with _lock:
+        count = max(0, min(wanted, n_threads() - 1 - _helping))
+        _helping += count
+        if count and _pool is None:
+            _pool = concurrent.futures.ThreadPoolExecutor(MOST, "jaxem")  # a thread begins when it is needed
+        pool = _pool
+    try:
+        yield pool, count
+    finally:
+        with _lock:
+            _helping -= count
+
+
+def _scopes() -> list[tuple[Callable[[Any], Any], Any]]:
+    return [(scope, getattr(jax.config, name)) for name, scope in SCOPES]
+
+
+def _in_scopes(scopes: Sequence[tuple[Callable[[Any], Any], Any]], work: Callable[[], None]) -> None:
+    """`work()` under the caller's settings."""
+    with contextlib.ExitStack() as stack:
+        for (scope, value), (name, _) in zip(scopes, SCOPES, strict=True):
+            if getattr(jax.config, name) != value:
+                stack.enter_context(scope(value))
+        work()
