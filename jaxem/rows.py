@@ -257,8 +257,7 @@ def ready_on_host(
     """
     n, d = x.shape
     dtype = x.dtype if dtype is None else np.dtype(dtype)
-    devices = 1 if mesh is None else mesh.size
-    size = bucket(n)
+    devices, size = 1 if mesh is None else mesh.size, bucket(n)
     m = devices * -(-size // (devices * block))
     b = -(-size // m)
     weights = np.zeros(m * b, dtype)
@@ -271,15 +270,11 @@ def ready_on_host(
     # a tile is some whole blocks or a part of one; a strip, some whole blocks, is what a thread is given at a time
     tile, strip = TILE // (b * d) * b or min(b, max(16, TILE // d)), max(1, STRIP // (b * d)) * b
 
-    def tiles(begin: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    def tiles(first: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Where each tile of a strip begins, its rows, with those that do not count replaced, and their weights."""
-        last = min(begin + strip, n)
-        while begin < last:
-            end = min(begin + tile, last, begin + b - begin % b if tile < b else n)
+        for begin, end in _cuts(first, min(first + strip, n), tile, b):
             rows, w = x[begin:end] if order is None else x[order[begin:end]], weights[begin:end]
-            rows = rows if w.all() else np.where(w[:, None] > 0, rows, anchor.astype(x.dtype))
-            yield begin, rows, w.astype(np.float64)
-            begin = end
+            yield begin, rows if w.all() else np.where(w[:, None] > 0, rows, anchor.astype(x.dtype)), w.astype(float)
 
     def difference(begin: int) -> np.ndarray | int:
         """Weighted differences of a strip from the anchor, `[d]`."""
@@ -295,7 +290,7 @@ def ready_on_host(
             squares = squares + w @ (rows - mean) ** 2
         return squares
 
-    def over(of_strip: Callable[[int], Any]) -> Any:
+    def over(of_strip: Any) -> Any:
         return sum(run_all([functools.partial(_without_warnings, of_strip, begin) for begin in range(0, n, strip)]))
 
     mean = anchor + over(difference) / total_weight
@@ -318,6 +313,14 @@ def _put_on_devices(of_rows: tuple[np.ndarray, ...], of_frame: tuple[Any, ...], 
         return Rows(*jax.tree.map(jax.device_put, leaves))
     spread = jax.tree.map(lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), leaves, SPECS)
     return Rows(spread[0], spread[1], spread[2], spread[3], mesh)
+
+
+def _cuts(begin: int, last: int, tile: int, b: int) -> Iterator[tuple[int, int]]:
+    """Tiles of rows from `begin` to `last`; one of less than a block ends where its block does."""
+    while begin < last:
+        end = min(begin + tile, last, begin + b - begin % b if tile < b else last)
+        yield begin, end
+        begin = end
 
 
 def _write(blocks: np.ndarray, first: int, rows: np.ndarray) -> None:
