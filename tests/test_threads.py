@@ -1,5 +1,6 @@
 """Threads: the work is shared, the answer is that of one thread, and what fails in one thread ends all."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def test_results_come_in_order_from_several_threads():
         who.wait()
         return i
 
-    assert threads.run_all([lambda i=i: call(i) for i in range(6)]) == list(range(6))
+    assert threads.run_all([functools.partial(call, i) for i in range(6)]) == list(range(6))
 
 
 def test_calls_inside_calls_share_the_threads():
