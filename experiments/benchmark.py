@@ -246,7 +246,6 @@ def _peer(
 RESTARTS = """
 import json, sys, time
 import jax, numpy as np
-jax.config.update("jax_num_cpu_devices", {cores})
 import jaxem
 x = np.load({path!r})
 heard, seconds = [], []
@@ -281,9 +280,7 @@ def restarts(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "x.npy")
         np.save(path, x)
-        program = RESTARTS.format(
-            path=path, cores=cores(), repeats=config.repeats, k=work.k, restarts=work.restarts, tol=work.tol
-        )
+        program = RESTARTS.format(path=path, repeats=config.repeats, k=work.k, restarts=work.restarts, tol=work.tol)
         cold, warm, best, efficiency = child(program)
     yield {"work": name, "library": "jaxem, cold", "ms": 1e3 * cold, "note": f"log-likelihood {best:.3f}"}
     yield {"work": name, "library": "jaxem, warm", "ms": 1e3 * warm, "note": f"lane efficiency {efficiency:.2f}"}

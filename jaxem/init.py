@@ -156,11 +156,11 @@ def random_rows(key: Array, x: Array, sample_weight: Array, k: int, count: Array
     """k rows `[k, d]` of `x` `[n, d]`, drawn in proportion to `sample_weight` `[n]`, distinct while there are distinct ones:
     EM never parts components that start at equal values. With `count` `[]` only so many are drawn, and the rest is x[0].
     """
-    keys = jax.random.split(key, k)
+    levels = jax.random.uniform(key, (k, 1), x.dtype)
 
     def draw(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         mass, index = carry
-        row = draw_rows(keys[j], mass, sample_weight, 1)[0]
+        row = rows_at(levels[j], mass, sample_weight)[0]
         return jnp.where(jnp.all(x == x[row][None, :], axis=1), 0.0, mass), index.at[j].set(row)
 
     index = jax.lax.fori_loop(0, k if count is None else count, draw, (sample_weight, jnp.zeros(k, int)))[1]
@@ -173,12 +173,12 @@ def kmeans_plus_plus(key: Array, x: Array, k: int, sample_weight: Array, count: 
     With `count` `[]` only so many are drawn, and the others repeat the first.
     """
     n_trials = 2 + int(math.log(k))
-    keys, columns = jax.random.split(key, k), x.T  # [d, n]
-    first = x[draw_rows(keys[0], sample_weight, sample_weight, 1)[0]]
+    levels, columns = jax.random.uniform(key, (k, n_trials), x.dtype), x.T  # [d, n]
+    first = x[rows_at(levels[0], sample_weight, sample_weight)[0]]
 
     def add(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         centres, nearest = carry  # [k, d], [n] squared distance to the nearest centre so far
-        candidates = x[draw_rows(keys[j], sample_weight * nearest, sample_weight, n_trials)]  # [t, d]
+        candidates = x[rows_at(levels[j], sample_weight * nearest, sample_weight)]  # [t, d]
         reached = jnp.minimum(nearest[None, :], _squared_distances(columns, candidates))  # [t, n]
         best = jnp.argmin(jnp.sum(sample_weight[None, :] * reached, axis=1))
         return centres.at[j].set(candidates[best]), reached[best]
@@ -274,10 +274,11 @@ def m_step_from(
     return Mixture(found.log_weights, select(proper, found.components, placed), family)
 
 
-def draw_rows(key: Array, mass: Array, fallback: Array, count: int) -> Array:
-    """Indices `[count]` drawn with replacement in proportion to `mass` `[n]`, or `fallback` where all mass is zero.
+def rows_at(levels: Array, mass: Array, fallback: Array) -> Array:
+    """The rows `[t]` at `levels` `[t]`, in [0, 1), of the cumulative `mass` `[n]`, or `fallback` where all mass is zero.
 
-    The cumulative sum is inverted in two steps, first over blocks of rows and then within a block.
+    At uniform levels rows are drawn in proportion to their mass. The cumulative sum is inverted in two steps, first over
+    blocks of rows and then within a block.
     """
     n = mass.shape[0]
     b = 2 ** math.ceil(math.log2(n) / 2)
@@ -285,9 +286,9 @@ def draw_rows(key: Array, mass: Array, fallback: Array, count: int) -> Array:
     blocks = jnp.pad(mass, (0, -n % b)).reshape(-1, b)
     in_blocks = jnp.sum(blocks, axis=1)
     ends = jnp.cumsum(in_blocks)
-    level = jax.random.uniform(key, (count,), mass.dtype) * ends[-1]
+    level = levels * ends[-1]
     # rounding may put a level past the last row that has mass
-    block = jnp.minimum(jnp.searchsorted(ends, level, side="right"), _last(in_blocks > 0))
+    block = jnp.minimum(jnp.sum(ends[None, :] <= level[:, None], axis=1), _last(in_blocks > 0))
     rest = level - jnp.where(block > 0, ends[block - 1], 0.0)
     place = jnp.sum(jnp.cumsum(blocks[block], axis=1) <= rest[:, None], axis=1)
     return block * b + jnp.minimum(place, jax.vmap(_last)(blocks[block] > 0))

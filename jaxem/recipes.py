@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.families.base import Family
-from jaxem.init import SHARE, draw_rows, kmeans_plus_plus, m_step_from, random_rows
+from jaxem.init import SHARE, kmeans_plus_plus, m_step_from, random_rows, rows_at
 from jaxem.mixture import Mixture, log_joint
 from jaxem.primitives import normalise, select
 
@@ -60,12 +60,14 @@ class Recipe:
         mixture: Mixture | None = None,
     ) -> Mixture:
         k, most = n_components, max(CELLS * n_components, LEAST_CELLS)
-        row_key, centre_key, count_key, cell_key, move_key = jax.random.split(key, 5)
+        row_key, centre_key, number_key = jax.random.split(key, 3)
+        # every random number but those of rows: many small draws would make most of the program
+        numbers = jax.random.uniform(number_key, (5 + 2 * most,), x.dtype)
         if x.shape[0] > 2 * MOST_ROWS:
-            index = draw_rows(row_key, sample_weight, sample_weight, MOST_ROWS)
-            x, sample_weight = x[index], jnp.ones(MOST_ROWS, x.dtype)
+            levels = jax.random.uniform(row_key, (MOST_ROWS,), x.dtype)
+            x, sample_weight = x[rows_at(levels, sample_weight, sample_weight)], jnp.ones(MOST_ROWS, x.dtype)
         more = jnp.round(jnp.asarray(self.cells) * (most - k)).astype(int)
-        n_cells = k + jax.random.randint(count_key, (), 0, more + 1)
+        n_cells = k + whole(numbers[0], more + 1)
         centres = jax.lax.cond(
             self.apart,
             lambda: kmeans_plus_plus(centre_key, x, most, sample_weight, n_cells),
@@ -78,8 +80,12 @@ class Recipe:
             return Mixture(jnp.full(k, -math.log(k), x.dtype), select(jnp.asarray(self.narrow), narrow, wide), family)
 
         def group_cells() -> Mixture:
-            owner = _owners(cell_key, k, most, n_cells)  # [most], the component of each cell
-            chosen, component, is_moved, is_swapped = self._draw_move(move_key, n_cells, k, mixture is not None)
+            owner = _owners(
+                numbers[5 : 5 + most], numbers[5 + most :], k, n_cells
+            )  # [most], the component of each cell
+            chosen, component = whole(numbers[1], n_cells), whole(numbers[2], jnp.asarray(k))  # of a move
+            is_moved = (mixture is not None) & (numbers[3] < self.moved)
+            is_swapped = numbers[4] < self.swapped
 
             def resp_of(x: Array) -> Array:
                 distances = jnp.sum((x.T[None] - centres[:, :, None]) ** 2, axis=1)  # [most, b]
@@ -98,19 +104,20 @@ class Recipe:
 
         return jax.lax.cond(self.nearest, group_cells, place_components)
 
-    def _draw_move(self, key: Array, n_cells: Array, k: int, possible: bool) -> tuple[Array, Array, Array, Array]:
-        """Which cell goes to which component, and whether it does and whether that component loses its rows first."""
-        cell_key, component_key, move_key, swap_key = jax.random.split(key, 4)
-        moves = possible & (jax.random.uniform(move_key) < self.moved)
-        swaps = jax.random.uniform(swap_key) < self.swapped
-        cell = jax.random.randint(cell_key, (), 0, n_cells)
-        return cell, jax.random.randint(component_key, (), 0, k), moves, swaps
+
+def whole(number: Array, below: Array) -> Array:
+    """A whole number `[...]` from 0, drawn evenly below `below`, from one that is uniform in [0, 1)."""
+    return jnp.minimum((number * below).astype(int), below - 1)
 
 
-def _owners(key: Array, k: int, most: int, n_cells: Array) -> Array:
-    """A random component for each of `most` cells, `[most]`; of the first `n_cells` each component owns one at least."""
-    order_key, owner_key = jax.random.split(key)
-    index = jnp.arange(most)
-    chance = jnp.where(index < n_cells, jax.random.uniform(order_key, (most,)), 2.0)
-    place = jnp.argsort(jnp.argsort(chance))  # of each cell in a random order
-    return jnp.where(place < k, place, jax.random.randint(owner_key, (most,), 0, k))
+def _owners(order: Array, draws: Array, k: int, n_cells: Array) -> Array:
+    """A random component for each cell, `[c]`; of the first `n_cells` each component owns one at least.
+
+    `order` and `draws` are uniform in [0, 1), `[c]` each.
+    """
+    index = jnp.arange(order.shape[0])
+    chance = jnp.where(index < n_cells, order, 2.0)
+    sooner = chance[None, :] < chance[:, None]
+    sooner |= (chance[None, :] == chance[:, None]) & (index[None, :] < index[:, None])
+    place = jnp.sum(sooner, axis=1)  # of each cell in a random order
+    return jnp.where(place < k, place, whole(draws, jnp.asarray(k)))

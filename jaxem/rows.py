@@ -447,18 +447,26 @@ def map_rows(per_row: Callable[[Array], Any], x: Array, block: int) -> Any:
 
 
 def map_host_rows(per_chunk: Callable[[np.ndarray], Array], x: np.ndarray) -> Array:
-    """Apply a compiled function of rows `[c, d] -> [c, ...]` to `x` `[n, d]` on the host, in chunks of few sizes."""
+    """Apply a compiled function of rows `[c, d] -> [c, ...]` to `x` `[n, d]` on the host, in chunks of few sizes, by threads."""
     n = x.shape[0]
-    mapped: np.ndarray | None = None
-    for begin in range(0, n, CHUNK):
+
+    def mapped(begin: int) -> np.ndarray:
         chunk = x[begin : begin + CHUNK]
         held = chunk.shape[0]
         padding = np.broadcast_to(chunk[0], (min(CHUNK, bucket(held)) - held, x.shape[1]))
-        found = np.asarray(per_chunk(np.concatenate([chunk, padding]) if len(padding) else chunk))
-        if mapped is None:
-            mapped = np.empty((n, *found.shape[1:]), found.dtype)
-        mapped[begin : begin + held] = found[:held]
-    return jax.device_put(mapped)
+        return np.asarray(per_chunk(np.concatenate([chunk, padding]) if len(padding) else chunk))[:held]
+
+    if n <= CHUNK:
+        return jax.device_put(mapped(0))
+    first = mapped(0)
+    whole = np.empty((n, *first.shape[1:]), first.dtype)
+    whole[:CHUNK] = first
+
+    def fill(begin: int) -> None:
+        whole[begin : begin + CHUNK] = mapped(begin)
+
+    run_all([functools.partial(fill, begin) for begin in range(CHUNK, n, CHUNK)])
+    return jax.device_put(whole)
 
 
 def map_spread_rows(per_device: Callable[[Array], Array], x: Array, mesh: Mesh) -> Array:

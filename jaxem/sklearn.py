@@ -15,6 +15,7 @@ their covariance and weight 0, a restart that collapses ends alone, and a fit th
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 import warnings
@@ -53,6 +54,7 @@ from jaxem.racing import Criteria, criteria, default_budget, search
 from jaxem.rows import Rows, as_rows
 from jaxem.stats import Stats
 from jaxem.stopping import Progress, Status
+from jaxem.threads import run_all
 
 FORMS: dict[str, Gaussian] = {"full": Full(), "tied": Tied(), "diag": Diagonal(), "spherical": Spherical()}
 """covariance_type and the family it names"""
@@ -664,22 +666,34 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         with np.errstate(all="ignore"):
             mixture = self.mixture_
         most = max(LEAST_PIECE, min(CHUNK, PIECE_NUMBERS // mixture.n_components))
-        found: np.ndarray | None = None
-        with self._float_scope(np.result_type(x.dtype, mixture.log_weights.dtype)), np.errstate(all="ignore"):
-            for begin in range(0, len(x), most):
+
+        def answer(begin: int) -> np.ndarray:
+            with np.errstate(all="ignore"):  # of this thread
                 piece = np.asarray(method(mixture, x[begin : begin + most], chunk_size=self.chunk_size))
                 if within_range:
                     lost = np.flatnonzero(~np.any(piece > -np.inf, axis=1))  # NaN as well
                     if lost.size:
-                        raise ValueError(
-                            f"X holds values too large: row {begin + lost[0]} is so far from every component that its distances "
-                            f"overflow {piece.dtype}; rescale the data or drop that row"
-                        )
-                of_rows = of_piece(np.where(np.isnan(piece), -np.inf, piece))
-                if found is None:
-                    found = np.empty((len(x), *of_rows.shape[1:]), of_rows.dtype)
-                found[begin : begin + most] = of_rows
-        assert found is not None  # scikit-learn's check refuses no rows
+                        raise _LostRowError(begin + int(lost[0]), piece.dtype)
+                return of_piece(np.where(np.isnan(piece), -np.inf, piece))
+
+        with self._float_scope(np.result_type(x.dtype, mixture.log_weights.dtype)):
+            first = answer(0)
+            if len(x) <= most:
+                return first
+            found = np.empty((len(x), *first.shape[1:]), first.dtype)
+            found[:most] = first
+
+            def fill(begin: int) -> ValueError | None:
+                try:
+                    found[begin : begin + most] = answer(begin)
+                except _LostRowError as error:
+                    return error
+                return None
+
+            errors = run_all([functools.partial(fill, begin) for begin in range(most, len(x), most)])
+        for error in errors:  # the first row of all, however the threads ran
+            if error is not None:
+                raise error
         return found
 
     def _as_rows(self, X: Any, *, reset: bool) -> np.ndarray:  # noqa: N803
@@ -1025,6 +1039,16 @@ def _check_scale(x: np.ndarray, weight: np.ndarray | None, reg_covar: float) -> 
             "may be merged by it. Scale the data or lower reg_covar.",
             UserWarning,
             stacklevel=5,
+        )
+
+
+class _LostRowError(ValueError):
+    """A row that no component can produce."""
+
+    def __init__(self, row: int, dtype: Any) -> None:
+        super().__init__(
+            f"X holds values too large: row {row} is so far from every component that its distances overflow {dtype}; "
+            "rescale the data or drop that row"
         )
 
 
