@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import html as html
     from jaxem import init as init
     from jaxem import io as io
+    from jaxem import lanes as lanes
     from jaxem import laws as laws
     from jaxem import layout as layout
     from jaxem import linalg as linalg
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import mixture as mixture
     from jaxem import moments as moments
     from jaxem import ordering as ordering
+    from jaxem import parts as parts
     from jaxem import penalties as penalties
     from jaxem import plots as plots
     from jaxem import primitives as primitives
@@ -39,12 +41,14 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import racing as racing
     from jaxem import reasons as reasons
     from jaxem import recipes as recipes
+    from jaxem import rounds as rounds
     from jaxem import rows as rows
     from jaxem import saddles as saddles
     from jaxem import sklearn as sklearn
     from jaxem import standard as standard
     from jaxem import stats as stats
     from jaxem import stopping as stopping
+    from jaxem import threads as threads
     from jaxem.accelerate import anderson as anderson
     from jaxem.accelerate import hybrid as hybrid
     from jaxem.accelerate import squarem as squarem

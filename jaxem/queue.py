@@ -212,7 +212,10 @@ def _progress(queues: list[Queue], r: int, useful: int, executed: int) -> Restar
         n_iter += [np.asarray(states.n_iter), np.asarray(lanes.n_iter)[in_lane]]  # -1 before the first pass
         best += [np.asarray(states.here.objective), np.asarray(lanes.here.objective)[in_lane]]
         rest += int(np.sum((np.asarray(states.status) == Status.RUNNING) & real))
-        useful, executed = useful + int(np.sum(queue.useful)), executed + int(np.sum(queue.executed))
+        useful, executed = (
+            useful + int(np.sum(np.asarray(queue.useful))),
+            executed + int(np.sum(np.asarray(queue.executed))),
+        )
     return RestartsProgress(
         finished=r - min(r, rest),
         total=r,

@@ -9,7 +9,7 @@ import pytest
 from sklearn.mixture import GaussianMixture as Reference
 
 import jaxem
-from jaxem import Status, racing
+from jaxem import Status, rounds
 from jaxem.families.gaussian import GaussianParams
 from tests.cases import SOME_GAUSSIANS, blobs, slow_but_first
 from tests.conftest import DTYPE, ROUNDING, X64
@@ -249,8 +249,8 @@ def test_a_budget_is_kept_and_one_component_costs_one_start():
 
 def test_every_finalist_came_to_its_end(monkeypatch):
     """A climb that was given up on the way is none of the optima of a landscape, however early that was."""
-    monkeypatch.setattr(racing, "LONG", 1)
-    monkeypatch.setattr(racing, "REACH", 0)
+    monkeypatch.setattr(rounds, "LONG", 1)
+    monkeypatch.setattr(rounds, "REACH", 0)
     found = jaxem.search(KEY, jaxem.Full(), jaxem.datasets.faithful().astype(DTYPE), 3)
     status, turns = np.asarray(found.finalists.status), np.asarray(found.finalists.n_iter)
     assert not np.any((status == Status.MAX_ITER) & (turns < jaxem.loop.MAX_ITER))
