@@ -22,9 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.common import Config, ConfigError, Positive, hardware, run, write_csv
+from experiments.common import Config, ConfigError, Positive, hardware, run, save_figure, write_csv
 
 UNSET = (
     "OPENBLAS_CORETYPE",
@@ -153,6 +154,21 @@ def blas() -> str:
     return ", ".join(json.loads(done.stdout)) if done.returncode == 0 else "unknown"
 
 
+def draw(rows: list[tuple[Any, ...]], path: Path) -> None:
+    """Wall seconds of each road: cold, kept, warm, and scikit-learn's process and warm call."""
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.6 * len(rows)))
+    place = np.arange(len(rows))[::-1]
+    marks = [("o", "C0", 4, "jaxem, cold"), ("s", "C0", 6, "jaxem, kept"), ("D", "C0", 8, "jaxem, warm")]
+    marks += [("s", "C1", 12, "scikit-learn, process"), ("D", "C1", 14, "scikit-learn, warm")]
+    for marker, colour, column, label in marks:
+        axes.plot([row[column] for row in rows], place, marker, color=colour, label=label, fillstyle="none")
+    axes.set_yticks(place, [f"{row[0]}, {row[1]:,} x {row[2]}, K = {row[3]}" for row in rows])
+    axes.set_xscale("log")
+    axes.set_xlabel("wall seconds")
+    axes.legend()
+    save_figure(figure, path)
+
+
 def experiment(config: RoadsConfig, out: Path) -> Iterator[str]:
     """How long it takes from a call to its answer, cold, with kept programs and warm, beside scikit-learn."""
     if not config.roads:
@@ -171,6 +187,7 @@ def experiment(config: RoadsConfig, out: Path) -> Iterator[str]:
         ours = " ".join(f"{row[i]:6.2f} {row[i + 1]:6.2f}" for i in (4, 6, 8))
         theirs = f"{row[12]:6.2f}; {row[14]:6.2f} {row[15]:6.2f} ({row[11]})"
         yield f"{road.road:9} {size:22} {ours} {theirs}   {row[10]:.1f} {row[16]:.1f}"
+    draw(rows, out / "roads.png")
     slower = sum(row[8] > 1.05 * row[14] for row in rows)
     higher = sum(row[10] > row[16] + 0.01 for row in rows)
     yield f"warm, jaxem is slower than scikit-learn in {slower} of {len(rows)} roads, and ends higher in {higher}"

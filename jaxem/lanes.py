@@ -69,7 +69,7 @@ class Queue(NamedTuple):
     """
 
     states: State  # [r, ...], of climbs that are in no lane; without traces, and without routes if no climb resumes
-    traces: Array  # [r, max_iter + 1]
+    traces: Any  # [r, max_iter + 1]; None where they are kept elsewhere
     order: Array  # [r], the climbs to run, in this order; r for none
     limit: Array  # [r], the turn at which a climb leaves its lane though it has not stopped
     waiting: Array  # [1], the place in `order` of the next climb
@@ -267,30 +267,31 @@ def _on_each_device(function: Callable[..., Any], settings: Settings, spread: An
     )
 
 
-def _filled(climbs: Mixture | Queue, frame: Frame, limit: Array, settings: Settings) -> tuple[Queue, Array]:
-    """A queue whose lanes hold climbs, and which of them have turns to make `[w]`."""
+def _filled(climbs: Mixture | Queue, frame: Frame, limit: Array, settings: Settings) -> tuple[Queue, Array, Array]:
+    """A queue whose lanes hold climbs, which of them have turns to make, and up to which turn, `[w]` each."""
     if isinstance(climbs, Mixture):
-        climbs = queue_of(climbs, jnp.ones(climbs.log_weights.shape[0], bool), frame, settings, limit)
+        every = jnp.ones(climbs.log_weights.shape[0], bool)
+        climbs = queue_of(climbs, every, frame, settings, limit)._replace(traces=None)
     queue = _refill(climbs, settings.accelerator)
-    return queue, is_going(queue.lanes, _lane_limits(queue))
+    limits = _lane_limits(queue)
+    return queue, is_going(queue.lanes, limits), limits
 
 
 def _settled(
-    queue: Queue, stats: Stats, frame: Frame, prior: Prior | None, stop: StoppingRule, settings: Settings
-) -> tuple[Queue, Array, Array, Array]:
-    """The turn that the Stats of all rows make: the queue, refilled, and which lanes have turns to make `[w]`; of each lane
-    the place of the turn in the trace, and the objective.
+    lanes: State, limits: Array, stats: Stats, frame: Frame, prior: Prior | None, stop: StoppingRule, settings: Settings
+) -> tuple[State, Array, Array, Array]:
+    """The turn that the Stats of all rows make: the lanes after it and which have turns to make `[w]`; of each lane the
+    place of the turn in the trace, and the objective.
     """
-    prior, max_iter, limits = to_frame(prior, frame), settings.max_iter, _lane_limits(queue)
+    prior, max_iter = to_frame(prior, frame), settings.max_iter
 
     def one(state: State, stats: Stats, limit: Array) -> State:
         there = point_of(query(state), stats, prior)
         return decide(state, there, frame, limit, stop=stop, max_iter=max_iter, accelerator=settings.accelerator)
 
-    new = jax.vmap(one)(queue.lanes, stats, limits)
-    places = jax.vmap(functools.partial(trace_index, max_iter=max_iter))(queue.lanes, new)
-    queue = _refill(queue._replace(lanes=new), settings.accelerator)
-    return queue, is_going(queue.lanes, _lane_limits(queue)), places, new.here.objective
+    new = jax.vmap(one)(lanes, stats, limits)
+    places = jax.vmap(functools.partial(trace_index, max_iter=max_iter))(lanes, new)
+    return new, is_going(new, limits), places, new.here.objective
 
 
 def _work(climbs: Queue | Mixture, rows: Rows, *options: Any) -> int:
@@ -306,7 +307,7 @@ run = Program(_run, (5,), work=_work, nan_is_data=True)
 
 
 _fill = Program(_filled, (3,), small=HASTY, large=HASTY, nan_is_data=True)
-_settle = Program(_settled, (5,), large=BRISK, nan_is_data=True)
+_settle = Program(_settled, (6,), large=BRISK, nan_is_data=True)
 _close = Program(_results, small=HASTY, large=HASTY, nan_is_data=True)
 
 
@@ -390,29 +391,31 @@ def _run_by_parts(
     look: Any,
 ) -> tuple[Queue, Result]:
     """`run_through` whose passes are made by several threads and whose decisions by one program."""
-    queue, going = _fill(climbs, rows.frame, limit, settings)
-    traces, k, width = np.array(queue.traces), queue.lanes.here.mixture.n_components, settings.width
-    useful = executed = 0
-    told = time.perf_counter()
+    if isinstance(climbs, Queue):
+        climbs, traces = climbs._replace(traces=None), np.array(climbs.traces)
+    else:
+        r, dtype = climbs.log_weights.shape[0], climbs.log_weights.dtype
+        traces = np.full((r, settings.max_iter + 1), np.nan, dtype)
+    queue, going, limits = _fill(climbs, rows.frame, limit, settings)
+    k, width, useful, executed, told = queue.lanes.here.mixture.n_components, settings.width, 0, 0, time.perf_counter()
     while True:
         if look is not None and (time.perf_counter() - told > PIECE_SECONDS or not _has_more(queue)):
-            counts = (np.full(1, count, np.int32) for count in (useful, executed))
-            look(queue._replace(traces=traces, useful=next(counts), executed=next(counts)))
+            counts = [np.full(1, count, np.int32) for count in (useful, executed)]
+            look(queue._replace(traces=traces, useful=counts[0], executed=counts[1]))
             useful, executed, told = 0, 0, time.perf_counter()
         lanes = np.flatnonzero(going)
         if lanes.size:
             looked = next(size for size in (1, width // FEWER, width) if size >= lanes.size)
-            which = np.resize(lanes, looked)
-            stats = pass_in_parts(query(queue.lanes), rows, n_parts(rows, k, looked), which)
-            climb = np.asarray(queue.climb)
-            queue, going, places, objectives = _settle(queue, stats, rows.frame, prior, stop, settings)
+            stats = pass_in_parts(query(queue.lanes), rows, n_parts(rows, k, looked), np.resize(lanes, looked))
+            state, going, places, objectives = _settle(queue.lanes, limits, stats, rows.frame, prior, stop, settings)
+            queue, climb = queue._replace(lanes=state), np.asarray(queue.climb)
             made = np.flatnonzero(np.asarray(places) <= settings.max_iter)
             traces[climb[made], np.asarray(places)[made]] = np.asarray(objectives)[made]
             useful, executed = useful + lanes.size, executed + looked
-        elif _has_more(queue):  # climbs that were over before they began
-            queue, going = _fill(queue, rows.frame, limit, settings)
-        else:
-            break
+        if not np.asarray(going)[lanes].all() or lanes.size == 0:  # a climb is over, perhaps before it began
+            if not _has_more(queue):
+                break
+            queue, going, limits = _fill(queue, rows.frame, limit, settings)
     queue = queue._replace(traces=jax.device_put(traces))
     return queue, _close(queue.states, queue.traces, rows.frame, to_frame(prior, rows.frame))
 
@@ -423,7 +426,8 @@ def compile_ahead(queue: Any, rows: Rows | Sample, prior: Prior | None, stop: St
         return run.compile_ahead(queue, rows, prior, stop, np.int32(NO_LIMIT), settings)
     whole = rows.rows if isinstance(rows, Sample) else rows
     stats = jax.eval_shape(jax.vmap(lambda one: pass_over(one, whole)), query(queue.lanes))
-    return _settle.compile_ahead(queue, stats, rows.frame, prior, stop, settings)
+    limits = jax.ShapeDtypeStruct(queue.climb.shape, queue.climb.dtype)
+    return _settle.compile_ahead(queue.lanes, limits, stats, rows.frame, prior, stop, settings)
 
 
 def is_by_parts(rows: Rows | Sample, k: int, settings: Settings) -> bool:
