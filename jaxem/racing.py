@@ -351,7 +351,8 @@ def _rows_to_race(
         options["mesh"] = mesh_of(devices)
     elif k > 1 and size > LARGE and on_host and mesh_under(x) is None:
         options |= {"order": np.random.default_rng(0).permutation(size), "lanes": LAST}
-        found = np.asarray(x)
+        # arrays of JAX's that lie in the host's memory, so that numpy makes them ready
+        found, sample_weight = (np.asarray(a) if isinstance(a, jax.Array) else a for a in (x, sample_weight))
     rows = as_rows(family, found, sample_weight, k, **options)
     if "order" not in options or int(np.asarray(rows.frame.n)) <= LARGE:
         return rows, rows

@@ -399,6 +399,42 @@ def test_large_rows_in_other_hands_are_searched_as_they_are(few_are_many):
     )
 
 
+def test_arrays_of_jax_are_sampled_in_a_random_order_too(few_are_many):
+    """Sorted rows and weights, both JAX's: every cluster is in the sample."""
+    x, _ = with_rare(4000, 0.05, np.random.default_rng(6))
+    w = np.where(np.arange(4000) % 2, 1.0, 2.0).astype(DTYPE)
+    given = jaxem.search(KEY, "diag", jnp.asarray(x), 4, jnp.asarray(w))
+    host = jaxem.search(KEY, "diag", x, 4, w)
+    np.testing.assert_allclose(given.best.log_likelihood, host.best.log_likelihood, rtol=ROUNDING)
+    assert given.passes == host.passes
+
+
+def test_contenders_are_called_back(monkeypatch):
+    """The two that lead collapse on the rows of the race; the third, which was no leader, is climbed then."""
+    rng = np.random.default_rng(7)
+    x = np.concatenate([rng.normal(size=(200, 1)), np.full((9, 1), 0.25), np.full((9, 1), -0.5)]).astype(DTYPE)
+    rows = as_rows(jaxem.Full(), x, None, 2)
+    prior, stop = None, jaxem.GainBelow(1e-9)
+    settings = jaxem.lanes.Settings(2, 500, None)
+    race = rounds.Race(jaxem.Full(), 2, ("random",), 100, rows, rows, prior, stop, settings, None)
+    spread = np.var(x)
+
+    def start(mean, variance):
+        params = jaxem.GaussianParams(
+            jnp.asarray([[mean], [0.0]], x.dtype), jnp.asarray([[[variance]], [[spread]]], x.dtype)
+        )
+        return jaxem.Mixture(jnp.log(jnp.asarray([0.1, 0.9], x.dtype)), params, jaxem.Full()).to_frame(rows.frame)
+
+    mixtures = jax.tree.map(lambda *leaves: np.stack(leaves), start(0.25, 1e-9), start(-0.5, 1e-9), start(2.0, 1.0))
+    names = ["first", "second", "third"]
+    field = rounds.Field.start(mixtures, race, 0.0).climb(np.arange(2), 8)
+    assert not field.scores.sound[:2].any()
+    found = field.found(np.arange(2), names, moves=False)
+    assert found.arms[0] == "third"
+    assert np.isfinite(found.best)
+    assert found.passes == np.sum(found.results.n_iter + 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_rare_cluster_of_large_data_is_found(seed):
