@@ -91,17 +91,33 @@ def test_kmeans_is_a_fixed_point_and_as_good_as_a_peer():
     np.testing.assert_allclose(inertia, peer.inertia_, rtol=20 * ROUNDING)
 
 
+def greedy(x, rng):
+    """Greedy k-means++ of three rows by plain numpy."""
+    centres = [x[rng.integers(len(x))]]
+    nearest = ((x - centres[0]) ** 2).sum(axis=1)
+    for _ in range(2):
+        candidates = x[rng.choice(len(x), 3, p=nearest / nearest.sum())]
+        reached = np.minimum(nearest, ((x[None] - candidates[:, None]) ** 2).sum(axis=2))
+        best = reached.sum(axis=1).argmin()
+        centres.append(candidates[best])
+        nearest = reached[best]
+    return np.array(centres)
+
+
 def test_kmeans_plus_plus_takes_rows_far_apart():
+    """Rows of the data, and one in each of three clusters as often as plain numpy's."""
     x, centres = three_blobs()
-    hits = 0
-    rows = jnp.asarray(x)
-    draw = jax.jit(lambda key: kmeans_plus_plus(key, rows, 3, jnp.ones(len(x), rows.dtype)))
-    for seed in range(20):
-        found = draw(jax.random.key(seed))
-        distance = np.abs(np.asarray(found, float)[:, None] - x[None]).max(axis=-1)
-        assert distance.min(axis=1).max() < 10 * ROUNDING
-        hits += len(set(cdist(found, centres).argmin(axis=1).tolist())) == 3
-    assert hits >= 19
+    n, rows, rng = 2000, jnp.asarray(x), np.random.default_rng(0)
+    draw = jax.jit(jax.vmap(lambda key: kmeans_plus_plus(key, rows, 3, jnp.ones(len(x), rows.dtype))))
+    found = np.asarray(draw(jax.random.split(KEY, n)), float)
+    distance = np.abs(found[:20, :, None] - x[None]).max(axis=-1)
+    assert distance.min(axis=-1).max() < 10 * ROUNDING
+    theirs = [greedy(x, rng) for _ in range(n)]
+    ours, expected = (
+        np.mean([len(set(cdist(one, centres).argmin(axis=1).tolist())) == 3 for one in some])
+        for some in (found, theirs)
+    )
+    assert abs(ours - expected) <= 5 * np.sqrt(2 * expected * (1 - expected) / n)
 
 
 def test_rows_are_drawn_in_proportion_to_their_weight():
