@@ -345,6 +345,7 @@ def _rows_to_race(
     """
     devices, options = jax.local_devices(), dict[str, Any]({"lanes": lanes, "chunk_size": chunk_size})
     found: Any = x
+    weight: Any = sample_weight
     size = 0 if isinstance(x, Rows) or not np.ndim(x) else np.shape(x)[0]
     on_host = size > 0 and (not isinstance(x, jax.Array) or devices[0].platform == "cpu")
     if devices[0].platform != "cpu" and len(devices) > 1 and on_host and np.size(found) * k * lanes > LARGE_TURN:
@@ -352,8 +353,8 @@ def _rows_to_race(
     elif k > 1 and size > LARGE and on_host and mesh_under(x) is None:
         options |= {"order": np.random.default_rng(0).permutation(size), "lanes": LAST}
         # arrays of JAX's that lie in the host's memory, so that numpy makes them ready
-        found, sample_weight = (np.asarray(a) if isinstance(a, jax.Array) else a for a in (x, sample_weight))
-    rows = as_rows(family, found, sample_weight, k, **options)
+        found, weight = (np.asarray(a) if isinstance(a, jax.Array) else a for a in (found, weight))
+    rows = as_rows(family, found, weight, k, **options)
     if "order" not in options or int(np.asarray(rows.frame.n)) <= LARGE:
         return rows, rows
     return rows, Sample.of(rows, 2 * MOST_ROWS, whole=False).copy()
