@@ -22,6 +22,9 @@ from jaxem.rows import Frame, Rows, turn_work
 from jaxem.stats import Stats
 from jaxem.threads import n_threads, run_all
 
+_compiled: set[Any] = set()
+"""what the program of a part has been compiled for"""
+
 
 class Sample(NamedTuple):
     """Blocks that stand for all rows, of rows that lie in a random order."""
@@ -72,7 +75,16 @@ def pass_in_parts(mixture: Mixture, rows: Rows | Sample, parts: int, which: np.n
     rows, blocks, scale = rows[:2] + rows[3:] if isinstance(rows, Sample) else (rows, rows.blocks.shape[0], 1.0)
     bounds = [np.int32(i * blocks // parts) for i in range(parts + 1)]
     calls = [functools.partial(_part, mixture, which, rows, first, end) for first, end in itertools.pairwise(bounds)]
-    return _join(tuple(run_all(calls)), which, mixture.log_weights.shape[0], np.asarray(scale, rows.weights.dtype))
+    shape = (
+        rows.blocks.shape,
+        rows.blocks.dtype,
+        mixture.family,
+        mixture.log_weights.shape,
+        None if which is None else len(which),
+    )
+    made: list[Stats] = [] if shape in _compiled else [calls.pop(0)()]  # else each thread would compile the program
+    _compiled.add(shape)
+    return _join((*made, *run_all(calls)), which, mixture.log_weights.shape[0], np.asarray(scale, rows.weights.dtype))
 
 
 def _stats_of_part(mixture: Mixture, which: Any, rows: Rows, first: Any, end: Any) -> Stats:
