@@ -1,7 +1,7 @@
 """Parts: one pass made by several threads, each over its own blocks of the rows.
 
 Statistics add, so a thread adds up those of its blocks, and the sums of all threads are added in the order of the blocks.
-This pays where a pass takes milliseconds; below that the whole loop is one program (loop.py, queue.py).
+This pays where a pass takes milliseconds; below that the whole loop is one program (loop.py, lanes.py).
 """
 
 import functools

@@ -301,7 +301,9 @@ def _climb_samples(key: Array, race: Race, passes: float) -> Found | None:
     stop = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), RemainingGainBelow(SAMPLED_GAIN))
     share = first.share
     most = min(share * default_budget(share * turn_work(every, race.k)), race.budget / 2)
-    found = run_rounds(key, first._replace(budget=most, stop=stop), passes)
+    tell: Any = race.callback
+    hear = None if tell is None else (lambda seen: tell(seen._replace(budget=math.ceil(race.budget))))
+    found = run_rounds(key, first._replace(budget=most, stop=stop, callback=hear), passes)
     contenders, made = found.optima[:CONTENDERS], found.passes
     if contenders.size == 0:
         return None

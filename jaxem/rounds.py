@@ -63,7 +63,7 @@ REACH = 8
 PIECE_TURNS = 64
 """turns of the last climbs between two looks at them"""
 LARGE_TURN = 10**8
-"""if a turn touches more numbers than this, rows are spread over all devices and no lane stays idle"""
+"""if a turn touches more numbers than this, rows are spread over all GPUs or TPUs and no lane stays idle"""
 
 
 class SearchProgress(NamedTuple):
@@ -72,7 +72,7 @@ class SearchProgress(NamedTuple):
     Attributes:
         passes: passes made so far.
         budget: passes that may be made; polishing the best may go beyond.
-        best: the highest objective of a climb that has not collapsed, or -inf.
+        best: the highest objective of a climb that has not collapsed, or -inf; on a sample, that of its rows.
         lanes: climbs still in the race.
     """
 

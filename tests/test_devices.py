@@ -74,12 +74,12 @@ import json, sys
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 jax.config.update("jax_enable_x64", True)
-import jaxem, jaxem.racing
-jaxem.racing.LARGE_TURN = 1  # rows are spread, lanes are never idle
+import jaxem
 rng = np.random.default_rng(0)
-x = rng.normal(size=(60_000, 12)) + 6.0 * rng.integers(0, 3, (60_000, 1))
-found = jaxem.search(jax.random.key(0), jaxem.Spherical(), x, 3, budget=24)
-starts = jaxem.starts(jax.random.key(1), jaxem.Spherical(), jaxem.shard(x)[0], 3, 4, sample_weight=jaxem.shard(x)[1])
+x, w = jaxem.shard(rng.normal(size=(60_000, 12)) + 6.0 * rng.integers(0, 3, (60_000, 1)))
+assert len(x.sharding.device_set) == int(sys.argv[1])
+found = jaxem.search(jax.random.key(0), jaxem.Spherical(), x, 3, w, budget=24)
+starts = jaxem.starts(jax.random.key(1), jaxem.Spherical(), x, 3, 4, sample_weight=w)
 print(json.dumps([float(found.best.log_likelihood), found.passes, np.asarray(starts.components.means).tolist()]))
 """
 

@@ -328,7 +328,11 @@ def test_a_search_on_samples_finds_what_a_search_on_all_rows_finds(few_are_many,
     """Sorted rows, one cluster of 2 per cent, counted weights; the likelihood is that of all rows."""
     x, rare = with_rare(4000, 0.02, np.random.default_rng(seed))
     w = np.random.default_rng(9).integers(0, 3, len(x)).astype(DTYPE)
-    found = jaxem.search(jax.random.key(seed), "full", x, 4, w, chunk_size=128)
+    heard = []
+    found = jaxem.search(jax.random.key(seed), "full", x, 4, w, chunk_size=128, budget=1000, callback=heard.append)
+    assert {seen.budget for seen in heard} == {1000}
+    assert [seen.passes for seen in heard] == sorted(seen.passes for seen in heard)
+    assert heard[-1].passes == found.passes
     log_likelihood = jaxem.e_step(found.best.mixture, x, w).log_likelihood
     np.testing.assert_allclose(found.best.log_likelihood, log_likelihood, rtol=10 * ROUNDING)
     assert len(found.arms) <= 2
