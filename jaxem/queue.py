@@ -157,9 +157,8 @@ def fit_restarts(
     Pure under jit. Called from the host the climbs are made in pieces of a fraction of a second, with the same result. The
     callback receives the progress after each piece; an exception in it, or Ctrl-C, ends the climbs.
 
-    On a CPU threads share the restarts, or the rows where these are many. Where JAX has several GPUs or TPUs, and neither x
-    nor the mixtures were put on one, each works on a queue of its own. An x whose rows are spread over devices is used where
-    it lies: all devices work on the same lanes.
+    Threads of a CPU share the restarts, or the rows where these are many. Of several GPUs or TPUs each has a queue of its
+    own, unless x or the mixtures were put on one. Devices over which the rows of x are spread work on the same lanes.
 
     Args:
         mixtures: the starts, leaves `[r, ...]`.
