@@ -39,6 +39,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxem import kept
 from jaxem.checks import as_components, as_mixture, as_supported, check_from_host
 from jaxem.display import readable, report_card
 from jaxem.em import chart_map, e_step, elbo, m_step, objective, proxy, stats_of
@@ -193,7 +194,10 @@ def _faults(family: Family, d: int) -> tuple[str | None, str | None]:
             return str(error) or type(error).__name__
         return None
 
-    return fault(draw), fault(lambda x: _fitted_and_drawn(family, x, jax.random.key(0)))
+    def both() -> tuple[str | None, str | None]:
+        return fault(draw), fault(lambda x: _fitted_and_drawn(family, x, jax.random.key(0)))
+
+    return cast(tuple[str | None, str | None], kept.fact(["faults", family, d], both))
 
 
 TOLERANCES = {
@@ -314,19 +318,19 @@ def of_stats(mixture: Mixture, x: Array, sample_weight: Array, prior: Prior | No
     `sample_weight` must be zero in every fifth row (index 4, 9, ...) and nowhere else.
     """
     family, n = mixture.family, x.shape[0]
-    kept = np.arange(n) % 5 != 4
+    present = np.arange(n) % 5 != 4
     first = jnp.asarray(np.arange(n) < (n + 1) // 2)
     offset = jnp.where(centred_columns(family.location, x.shape[1]), 3.0 * jnp.max(jnp.abs(x), axis=0) + 1e-3, 0.0)
     moved = mixture.shift(offset) if family.location else mixture
 
-    composed = _compose(mixture, x[kept], sample_weight[kept])
+    composed = _compose(mixture, x[present], sample_weight[present])
     new = m_step(mixture, composed, prior)
     variants = [
         (mixture, x, sample_weight),
         (mixture, x, jnp.where(first, sample_weight, 0.0)),
         (mixture, x, jnp.where(first, 0.0, sample_weight)),
         (mixture, x, 3.0 * sample_weight),
-        (mixture, jnp.where(kept[:, None], x, 1e200), sample_weight),
+        (mixture, jnp.where(present[:, None], x, 1e200), sample_weight),
         (mixture, x[::-1], sample_weight[::-1]),
         (moved, x + offset[None, :], sample_weight),
         (new, x, sample_weight),

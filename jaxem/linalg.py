@@ -110,17 +110,15 @@ def _factors_by_columns(matrices: Array) -> tuple[Array, Array]:
     index = jnp.arange(d)
     identity = jnp.broadcast_to(jnp.eye(d, dtype=matrices.dtype), matrices.shape)
 
-    def add_column(j: Array, factors: Array) -> Array:
+    def add(j: Array, both: tuple[Array, Array]) -> tuple[Array, Array]:
+        factors, inverse = both
         column = matrices[..., :, j] - dot("...ik,...k->...i", factors, factors[..., j, :])
         column = column / jnp.sqrt(column[..., j])[..., None]
-        return factors.at[..., :, j].set(jnp.where(jnp.broadcast_to(index >= j, column.shape), column, 0.0))
+        factors = factors.at[..., :, j].set(jnp.where(jnp.broadcast_to(index >= j, column.shape), column, 0.0))
+        row = identity[..., j, :] - dot("...j,...jk->...k", factors[..., j, :], inverse)  # row j of the factor is complete
+        return factors, inverse.at[..., j, :].set(row / factors[..., j, j][..., None])
 
-    def add_row(i: Array, inverse: Array) -> Array:
-        row = identity[..., i, :] - dot("...j,...jk->...k", factors[..., i, :], inverse)
-        return inverse.at[..., i, :].set(row / factors[..., i, i][..., None])
-
-    factors = jax.lax.fori_loop(0, d, add_column, jnp.zeros_like(matrices))
-    return factors, jax.lax.fori_loop(0, d, add_row, jnp.zeros_like(matrices))
+    return jax.lax.fori_loop(0, d, add, (jnp.zeros_like(matrices), jnp.zeros_like(matrices)))
 
 
 def log_cholesky(covariance: Array) -> Array:

@@ -214,13 +214,15 @@ def has_collapsed(state: State, frame: Frame, prior: Prior | None) -> Array:
     # counts in rows: weights that sum to less than one a row are scaled up
     counts = state.here.counts * jnp.maximum(1.0, frame.n / frame.total_weight)
 
-    def degenerate(components: Any) -> Array:
-        return jnp.any(state.here.mixture.family.degenerate(components, counts, frame.variance))
+    here = state.here
 
-    # the step that a turn tried tells why it ended in NaN
-    tried = (state.status == Status.NONFINITE) & (state.n_iter >= 0) & degenerate(state.here.plain.components)
-    bounded = False if prior is None else prior.bounds(state.here.mixture, frame.variance)
-    collapsed = (degenerate(state.here.mixture.components) | tried) & ~jnp.asarray(bounded)
+    def degenerate(components: Any) -> Array:
+        return jnp.any(here.mixture.family.degenerate(components, counts, frame.variance))
+
+    lost, tried = jax.vmap(degenerate)(jax.tree.map(_pair, here.mixture.components, here.plain.components))
+    tried &= (state.status == Status.NONFINITE) & (state.n_iter >= 0)  # the last step tells why it ended in NaN
+    bounded = False if prior is None else prior.bounds(here.mixture, frame.variance)
+    collapsed = (lost | tried) & ~jnp.asarray(bounded)
     return collapsed | jnp.any(~alive(state.here.counts) & (state.n_iter >= 0))
 
 
@@ -445,8 +447,8 @@ def _next_route(state: State, here: Point, accepted: Array, accelerator: Any) ->
     import optax  # here: it takes as long to import as the rest of the package
 
     old: Any = state.route
-    free = here.mixture.unconstrain() / old.units
-    displacement = here.plain.unconstrain() / old.units - free
+    free, beyond = jax.vmap(Mixture.unconstrain)(jax.tree.map(_pair, here.mixture, here.plain)) / old.units
+    displacement = beyond - free
     updates, memory = optax.with_extra_args_support(accelerator).update(
         displacement, old.memory, free, value=here.objective, accepted=accepted
     )
@@ -460,6 +462,10 @@ def _next_route(state: State, here: Point, accepted: Array, accelerator: Any) ->
     known = (climbed > 0) & (left > 0)
     rate = jnp.where(length > 0, jnp.clip(1.0 - left / jnp.where(length > 0, length, 1.0), 0.0, 1.0), jnp.nan)
     return route, jnp.where(known, left / jnp.where(known, climbed, 1.0), jnp.nan), rate
+
+
+def _pair(a: Array, b: Array) -> Array:
+    return jnp.stack([a, b])  # what both need is one piece of a program
 
 
 def _is_finite(point: Point) -> Array:

@@ -7,7 +7,7 @@ Mixture whose leaves lead with one more axis, to be used under `jax.vmap`.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from jaxem import kept
 from jaxem.checks import as_count, as_key, as_supported
 from jaxem.devices import mesh_under
 from jaxem.display import mixture_card, readable
@@ -78,7 +79,8 @@ class Mixture:
     @property
     def n_parameters(self) -> int:
         """Number of free parameters p: k - 1 for the weights and those of the components."""
-        return jax.eval_shape(Mixture.unconstrain, self).shape[0]
+        leaves, structure = jax.tree.flatten(self)
+        return _count_parameters(structure, tuple(np.shape(leaf) for leaf in leaves))
 
     def log_joint(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
         """log p(x_i, j) = log p_j + log p(x_i | params_j), `[n, k]`.
@@ -173,6 +175,28 @@ def _over_blocks(per_row: Callable[..., Array], block: int, mesh: Mesh | None, m
         return map_rows(functools.partial(per_row, mixture), x, block)
 
     return over(x) if mesh is None else map_spread_rows(over, x, mesh)
+
+
+@functools.lru_cache
+def shapes_of(family: Family, k: int, d: int, dtype: Any) -> Mixture:
+    """The shapes and dtypes of a mixture; nothing is computed."""
+
+    def mixture(x: Array) -> Mixture:
+        return Mixture(jnp.zeros(k, dtype), family.init(x, k), family)
+
+    def find() -> Mixture:
+        return jax.eval_shape(mixture, jax.ShapeDtypeStruct((2, d), dtype))
+
+    return cast(Mixture, kept.fact(["shapes", family, k, d, np.dtype(dtype)], find))
+
+
+@functools.lru_cache
+def _count_parameters(structure: Any, shapes: tuple[tuple[int, ...], ...]) -> int:
+    def find() -> int:
+        leaves = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+        return jax.eval_shape(Mixture.unconstrain, jax.tree.unflatten(structure, leaves)).shape[0]
+
+    return cast(int, kept.fact(["parameters", structure, shapes], find))
 
 
 _map_rows = Program(

@@ -155,6 +155,11 @@ def is_in_use() -> bool:
     return begun is not None and bool(begun())
 
 
+def cores() -> int:
+    """Number of cores that this process may use. A program that has the machine to itself asks JAX for as many devices."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_not_forked() -> None:
     """A RuntimeError in a process forked after JAX began to compute: XLA's threads are not in it, so a call would hang."""
     if _forked_after_use:

@@ -1,6 +1,7 @@
 """Program: the door to XLA for whole computations. Each call chooses how much effort XLA spends on compilation, names the
 remedy when memory runs out, waits for large results, and allows NaN where NaN is data. A long loop is made in pieces, so that
-Ctrl-C is heard. In a process that was forked too late a call raises at once, where XLA would hang.
+Ctrl-C is heard. In a process that was forked too late a call raises at once, where XLA would hang. A program is compiled
+once for each kind of arguments, and on a CPU kept for the next process (kept.py).
 
 Small data spend their time in the compiler, not in the program. On a CPU XLA compiles two to four times faster without
 its fusion emitters and at a lower level of LLVM's optimisation. Measured (jax 0.10, 2 cores): `BRISK` halves compilation
@@ -8,18 +9,22 @@ and costs nothing with few features, a factor of 2 with many; `HASTY` quarters i
 """
 
 import contextlib
+import functools
 import math
-import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
+from jaxem import kept
 from jaxem.primitives import all_lanes, check_not_forked, is_traced
 
+T = TypeVar("T")
 THOROUGH: Mapping[str, Any] = {}
 BRISK: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 HASTY: Mapping[str, Any] = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
@@ -31,6 +36,20 @@ PIECE_SECONDS, FIRST_SECONDS = 0.25, 1.5
 """seconds that a piece of a long loop takes (or one turn, if that is longer), and the first: short climbs end in it"""
 MOST_TURNS = 2**30
 """turns of one piece, at most"""
+SCOPES: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("jax_enable_x64", jax.enable_x64),
+    ("jax_debug_nans", jax.debug_nans),
+    ("jax_numpy_rank_promotion", jax.numpy_rank_promotion),
+    ("jax_numpy_dtype_promotion", jax.numpy_dtype_promotion),
+    ("jax_default_matmul_precision", jax.default_matmul_precision),
+    ("jax_default_device", jax.default_device),
+)
+"""JAX's settings that hold for one thread: those of the caller hold in the threads that work for it"""
+MOST_MADE = 512
+"""programs that one function has in memory, at most"""
+
+_programs: "weakref.WeakSet[Program]" = weakref.WeakSet()
+_claiming = threading.Lock()
 
 
 class Program:
@@ -57,7 +76,8 @@ class Program:
         large: Mapping[str, Any] = THOROUGH,
         nan_is_data: bool = False,
     ) -> None:
-        self.static_argnums, self.work, self.nan_is_data = static_argnums, work, nan_is_data
+        self.function, self.static_argnums, self.work, self.nan_is_data = function, static_argnums, work, nan_is_data
+        self.options = (dict(small), dict(large))
 
         def compiled(options: Mapping[str, Any]) -> Any:
             return jax.jit(function, static_argnums=static_argnums, compiler_options=dict(options))
@@ -66,8 +86,9 @@ class Program:
         self.small: Any = compiled(small) if small else self.plain
         self.large: Any = compiled(large) if large else self.plain
         self.has_options = self.small is not self.plain or self.large is not self.plain
-        self.ahead: dict[Any, Any] = {}
-        """programs that `compile_ahead` made, by `_key`; None while one is being compiled"""
+        self.made: dict[Any, Future[Any]] = {}
+        """programs by the kind of their arguments; a Future is not done while its program is being compiled"""
+        _programs.add(self)
 
     def __call__(self, *args: Any) -> Any:
         """`function(*args)`."""
@@ -84,48 +105,149 @@ class Program:
             # so a lack of memory is raised here, not later, where the result is read
             return jax.block_until_ready(result) if large else result
 
+    def exists(self, *args: Any) -> bool:
+        """Whether the program for arguments like these is here, or kept and now loaded: then a call begins at once."""
+        kind = self._kind(args)
+        if kind is None or kind in self.made:
+            return kind is not None
+        program = kept.load(name) if (name := self._name(kind, args)) else None
+        if program is not None and (mine := self._claim(kind)):
+            mine.set_result(program)
+        return program is not None
+
     def compile_ahead(self, *args: Any) -> threading.Thread:
         """Compile in the background for arguments like these, so that a call with such begins at once.
 
-        Tracing holds Python's lock and is done before this returns; join the thread before the process ends. The thread
-        does nothing if the program exists already.
+        Tracing holds Python's lock and is done before this returns, if the program is not kept; join the thread before the
+        process ends. The thread does nothing if the program exists already.
         """
         check_not_forked()
-        key = self._key(args)
-        lowered = None if key in self.ahead else self._compiled_for(args).lower(*args)
-        self.ahead.setdefault(key, None)
+        kind = self._kind(args)
+        mine = self._claim(kind) if kind is not None else None
+
+        def make() -> Callable[[], None]:
+            return self._begin(kind, mine, args) if mine is not None else lambda: None
+
+        name = self._name(kind, args) if mine is not None else None
+        begun = make if name and kept.is_kept(name) else (lambda finish=make(): finish)
 
         def compile_it() -> None:
-            if lowered is None:
-                return
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # the call raises it again
-                self.ahead[key] = lowered.compile()
+                begun()()
 
-        thread = threading.Thread(target=compile_it, daemon=True)
+        thread = threading.Thread(target=under_scopes(compile_it), daemon=True)
         thread.start()
         return thread
 
     def _run(self, args: tuple[Any, ...]) -> Any:
-        ahead = self.ahead.get(self._key(args)) if self.ahead else None
-        if ahead is not None:
-            return ahead(*(arg for i, arg in enumerate(args) if i not in self.static_argnums))
+        kind = self._kind(args)
+        if kind is None:
+            return self._jit_for(args)(*args)
+        made = self.made.get(kind)
+        if made is None and (made := self._claim(kind)):
+            self._begin(kind, made, args)()
+        program = (made or self.made[kind]).result()
+        return program(*(arg for i, arg in enumerate(args) if i not in self.static_argnums))
+
+    def _claim(self, kind: Any) -> "Future[Any] | None":
+        """The Future of a program that nobody has begun, which the caller must now make; None if somebody has."""
+        with _claiming:
+            if kind in self.made:
+                return None
+            if len(self.made) >= MOST_MADE:
+                del self.made[next(iter(self.made))]
+            mine = self.made[kind] = Future()
+            return mine
+
+    def _begin(self, kind: Any, mine: "Future[Any]", args: tuple[Any, ...]) -> Callable[[], None]:
+        """Load or trace the program; what is returned compiles and keeps it, if that is left to do."""
+        with self._claimed(kind, mine):
+            name = self._name(kind, args)
+            program = kept.load(name) if name else None
+            lowered = None if program is not None else self._jit_for(args).lower(*args)
+
+        def finish() -> None:
+            with self._claimed(kind, mine):
+                made = program if lowered is None else self._compile(lowered, args)
+                if name and lowered is not None:
+                    kept.save(name, made)
+                mine.set_result(made)
+
+        return finish
+
+    @contextlib.contextmanager
+    def _claimed(self, kind: Any, mine: "Future[Any]") -> Iterator[None]:
+        """Whoever waits for a program gets the exception that ended its making; the next call tries again."""
         try:
-            return self._compiled_for(args)(*args)
+            yield
+        except BaseException as error:
+            self.made.pop(kind, None)
+            mine.set_exception(error)
+            raise
+
+    def _compile(self, lowered: Any, args: tuple[Any, ...]) -> Any:
+        try:
+            return lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             if "No such compile option" not in str(error):  # XLA's options come and go
                 raise
             self.small = self.large = self.plain
-            return self.plain(*args)
+            return self.plain.lower(*args).compile()
 
-    def _compiled_for(self, args: tuple[Any, ...]) -> Any:
+    def _jit_for(self, args: tuple[Any, ...]) -> Any:
         if jax.default_backend() != "cpu":
             return self.plain
         return self.small if self.work(*args) <= SMALL else self.large
 
-    def _key(self, args: tuple[Any, ...]) -> Any:
+    def _kind(self, args: tuple[Any, ...]) -> Any:
+        """What decides the program: static arguments, structure, shapes and dtypes, settings. None if jit has to decide,
+        because arguments lie on other devices or JAX is set to debug.
+        """
+        config = jax.config
+        if config.jax_debug_nans or config.jax_debug_infs or config.jax_disable_jit or config.jax_default_device:
+            return None
         static = tuple(args[i] for i in self.static_argnums)
         leaves, structure = jax.tree.flatten([arg for i, arg in enumerate(args) if i not in self.static_argnums])
-        return static, structure, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+        if any(isinstance(leaf, jax.Array) and leaf.sharding.device_set != _here() for leaf in leaves):
+            return None
+        shapes = tuple(
+            (leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) if hasattr(leaf, "shape") else type(leaf)
+            for leaf in leaves
+        )
+        return static, structure, shapes, *(getattr(config, name) for name, _ in SCOPES)
+
+    def _name(self, kind: Any, args: tuple[Any, ...]) -> str | None:
+        """The name under which the program is kept; None if it is not."""
+        if jax.default_backend() != "cpu" or jax.process_count() > 1:
+            return None
+        return kept.name_of([self.function, self.options, self.work(*args) <= SMALL, kind])
+
+
+def forget_programs() -> None:
+    """Give up all compiled programs of this process, those of JAX too."""
+    for program in _programs:
+        program.made.clear()
+    jax.clear_caches()
+
+
+def under_scopes(work: Callable[[], T]) -> Callable[[], T]:
+    """`work` as it would be here, for another thread: under the settings of JAX that hold in this one."""
+    here = [(name, scope, getattr(jax.config, name)) for name, scope in SCOPES]
+
+    def there() -> T:
+        with contextlib.ExitStack() as stack:
+            for name, scope, value in here:
+                if getattr(jax.config, name) != value:
+                    stack.enter_context(scope(value))
+            return work()
+
+    return there
+
+
+@functools.cache
+def _here() -> set[jax.Device]:
+    """The device on which arguments are put that lie nowhere."""
+    return {jax.local_devices()[0]}
 
 
 class Pace:
@@ -177,11 +299,6 @@ def memory_remedy() -> Iterator[None]:
                 "out of memory; pass a smaller chunk_size, fewer restarts or a smaller max_iter"
             ) from error
         raise
-
-
-def cores() -> int:
-    """Number of cores that this process may use. A program that has the machine to itself asks JAX for as many devices."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_staging() -> bool:

@@ -11,7 +11,6 @@ Climbs that collapsed leave before each ranking; else their unbounded likelihood
 collapse, others are called back.
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ from jax import Array
 from jaxem.families.base import Family
 from jaxem.lanes import Queue, Settings, compile_ahead, queue_of, run_through
 from jaxem.loop import NO_LIMIT, Result
-from jaxem.mixture import Mixture
+from jaxem.mixture import Mixture, shapes_of
 from jaxem.parts import Sample
 from jaxem.priors import Prior
 from jaxem.program import BRISK, HASTY, Program
@@ -235,10 +234,10 @@ class Field(NamedTuple):
                 lanes = np.concatenate([lanes, running])
             field = field.climb(running, PIECE_TURNS)
         scores, ended = field.scores, lanes[~field.scores.running[lanes]]
-        kept = _order(scores, ended if ended.size or moves else lanes)  # moves that came to no end found nothing
+        last = _order(scores, ended if ended.size or moves else lanes)  # moves that came to no end found nothing
         mixtures: Any = field.queue.states.here.mixture
-        results, mixtures = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], (field.results, mixtures))
-        return Found(results, mixtures, tuple(names[lane] for lane in kept), self.race.share * scores.passes)
+        results, mixtures = jax.tree.map(lambda leaf: np.asarray(leaf)[last], (field.results, mixtures))
+        return Found(results, mixtures, tuple(names[lane] for lane in last), self.race.share * scores.passes)
 
 
 def _recipes(race: Race, base: Found | None) -> tuple[list[str], Recipe, Mixture]:
@@ -248,7 +247,7 @@ def _recipes(race: Race, base: Found | None) -> tuple[list[str], Recipe, Mixture
         arms = [name for name in race.arms if name != MOVE] or ["k-means++"]
         turns = arms + [name for name in arms if name == DOUBLED]
         names = [turns[i % len(turns)] for i in range(r)]
-        shapes = _shapes(race.family, race.k, race.drawn_from.blocks.shape[1], race.drawn_from.blocks.dtype)
+        shapes = shapes_of(race.family, race.k, race.drawn_from.blocks.shape[1], race.drawn_from.blocks.dtype)
         mixtures = jax.tree.map(lambda leaf: np.zeros((r, *leaf.shape), leaf.dtype), shapes)
     else:
         names, optima = [MOVE] * r, base.optima
@@ -258,21 +257,11 @@ def _recipes(race: Race, base: Found | None) -> tuple[list[str], Recipe, Mixture
     return names, recipes, mixtures
 
 
-@functools.lru_cache
-def _shapes(family: Family, k: int, d: int, dtype: Any) -> Mixture:
-    """The shapes and dtypes of a mixture; nothing is computed."""
-
-    def mixture(x: Array) -> Mixture:
-        return Mixture(jnp.zeros(k, dtype), family.init(x, k), family)
-
-    return jax.eval_shape(mixture, jax.ShapeDtypeStruct((2, d), dtype))
-
-
 def _open_queue(key: Array, number: int, race: Race, recipes: Recipe, mixtures: Mixture) -> Queue:
-    """The queue of a round; in the first the program that runs it is compiled meanwhile."""
+    """The queue of a round; if this is the first, and not kept, the program that runs it is compiled meanwhile."""
     rows = on_one_device(race.drawn_from)
     opening = (key, np.int32(number), race.family, rows, race.k, recipes, mixtures, race.settings)
-    if number > 0 or jax.default_backend() != "cpu":
+    if number > 0 or jax.default_backend() != "cpu" or _open.exists(*opening):
         return _open(*opening)
     shapes = _open.small.eval_shape(*opening)
     compiling = compile_ahead(shapes, race.rows, race.prior, race.stop, race.settings)

@@ -17,25 +17,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import jax
-
 from jaxem.checks import as_count
-from jaxem.program import cores
+from jaxem.primitives import cores
+from jaxem.program import under_scopes
 
 T = TypeVar("T")
 VARIABLE = "JAXEM_THREADS"
 """the variable of the environment that says how many threads there are"""
 MOST = 1024
 """the most threads that may be asked for"""
-SCOPES: tuple[tuple[str, Callable[[Any], Any]], ...] = (
-    ("jax_enable_x64", jax.enable_x64),
-    ("jax_debug_nans", jax.debug_nans),
-    ("jax_numpy_rank_promotion", jax.numpy_rank_promotion),
-    ("jax_numpy_dtype_promotion", jax.numpy_dtype_promotion),
-    ("jax_default_matmul_precision", jax.default_matmul_precision),
-    ("jax_default_device", jax.default_device),
-)
-"""JAX's settings that hold for one thread: those of the caller hold in the threads that work for it"""
 
 _chosen: int | None = None
 _pool: concurrent.futures.ThreadPoolExecutor | None = None
@@ -87,8 +77,7 @@ def run_all(calls: Sequence[Callable[[], T]]) -> list[T]:
                 raise
 
     with _helpers(len(calls) - 1) as (pool, count):
-        scopes = _scopes() if count else ()
-        helping = [pool.submit(_in_scopes, scopes, work) for _ in range(count)]
+        helping = [pool.submit(under_scopes(work)) for _ in range(count)]
         try:
             work()
         finally:
@@ -113,16 +102,3 @@ def _helpers(wanted: int) -> Iterator[tuple[Any, int]]:
     finally:
         with _lock:
             _helping -= count
-
-
-def _scopes() -> list[tuple[Callable[[Any], Any], Any]]:
-    return [(scope, getattr(jax.config, name)) for name, scope in SCOPES]
-
-
-def _in_scopes(scopes: Sequence[tuple[Callable[[Any], Any], Any]], work: Callable[[], None]) -> None:
-    """`work()` under the caller's settings."""
-    with contextlib.ExitStack() as stack:
-        for (scope, value), (name, _) in zip(scopes, SCOPES, strict=True):
-            if getattr(jax.config, name) != value:
-                stack.enter_context(scope(value))
-        work()

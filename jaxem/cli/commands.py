@@ -607,12 +607,12 @@ def _compile_verification(table: Table, settings: Settings) -> threading.Thread:
     import numpy as np
 
     from jaxem.laws import compile_verify
+    from jaxem.mixture import shapes_of
 
     family, k, values = _family(settings.covariance), settings.counts[0], table.values
     with jax.enable_x64(True):
-        shapes = jax.eval_shape(lambda x: family.init(x, k), values)
-        log_weights, params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), (np.zeros(k), shapes))
-        return compile_verify(jaxem.Mixture(log_weights, params, family), values)
+        shapes = shapes_of(family, k, values.shape[1], np.float64)
+    return compile_verify(jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes), values)
 
 
 def _climb(weighted: Weighted, settings: Settings) -> Outcome:

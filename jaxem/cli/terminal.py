@@ -152,27 +152,6 @@ def progress_bar(name: str, total: int, *, counts: bool = True, wanted: bool = T
 
 
 def start_jax(*, keep: bool = True) -> None:
-    """Settle what must be settled before JAX starts: where compiled programs are kept."""
-    import jax
-
-    folder = os.environ.get(CACHE_VARIABLE)
-    if not keep or folder == "":
-        jax.config.update("jax_enable_compilation_cache", False)
-    elif folder is not None or "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        _keep_programs(folder)
-
-
-def _keep_programs(name: str | None) -> None:
-    """Keep compiled programs in the named folder, by default `jaxem` in the user's caches; if it cannot be written, not."""
-    import jax
-    import platformdirs
-
-    folder = Path(name) if name else platformdirs.user_cache_path("jaxem")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
-    if os.access(folder, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    """Settle what must be settled before JAX starts: whether compiled programs are kept."""
+    if not keep:
+        os.environ[CACHE_VARIABLE] = ""
