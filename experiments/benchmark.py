@@ -33,7 +33,7 @@ from experiments import peers
 from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
 from jaxem.devices import ROWS, mesh_of
 from jaxem.io import write_atomically
-from jaxem.program import cores
+from jaxem.primitives import cores
 from jaxem.rows import as_rows
 
 Kind = Literal["Spherical", "Diagonal", "Tied", "Full"]

@@ -19,6 +19,7 @@ import numpy as np
 import jaxem
 from experiments.common import Config, Positive, Sizes, hardware, run, save_figure, seconds, write_csv
 from experiments.lecture import one_kmeans_pass
+from jaxem.program import forget_programs
 
 
 class KmeansLimitConfig(Config):
@@ -114,7 +115,7 @@ def cost(config: KmeansLimitConfig, out: Path) -> Iterator[str]:
             x = rng.normal(size=(n, d)).astype(np.float32)
             pair = em_seconds(x, k, config), seconds(one_kmeans_pass(jnp.asarray(x), k), config.repeats)
             rows.append((name, n, k, d, *pair))
-            jax.clear_caches()
+            forget_programs()
     write_csv(out / "kmeans_limit_cost.csv", ["varied", "n", "k", "d", "EM, seconds", "k-means, seconds"], rows)
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True, layout="constrained")
     told = []

@@ -23,6 +23,7 @@ import numpy as np
 import jaxem
 from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
 from experiments.reference import FAMILIES, Covariance
+from jaxem.program import forget_programs
 
 SAME = 0.01
 """nats within which two fits are equal"""
@@ -175,7 +176,7 @@ def mclust(config: MclustConfig, out: Path) -> Iterator[str]:
                 if pairs[-1].lost:
                     yield told(pairs[-1], config.seeds)
         write_csv(out / "mclust.csv", header(config), [row(pair) for pair in pairs])  # an interrupted run keeps it
-        jax.clear_caches()
+        forget_programs()
     draw(pairs, out / "mclust.png")
     yield from table(pairs)
     sound, lost = sum(pair.compared for pair in pairs), sum(bool(pair.lost) for pair in pairs)

@@ -27,6 +27,7 @@ from sklearn.mixture import GaussianMixture
 import jaxem
 from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
 from experiments.reference import FAMILIES, Covariance, Problem
+from jaxem.program import forget_programs
 from jaxem.stopping import has_failed
 
 
@@ -140,7 +141,7 @@ def optima(config: OptimaConfig, out: Path) -> Iterator[str]:
         for budget in config.budgets:
             for name, method in METHODS.items():
                 found[name, budget, work.name] = [method(work, budget, seed) for seed in range(config.seeds)]
-        jax.clear_caches()
+        forget_programs()
     best = {
         work.name: max([work.best, *(value for key in found if key[2] == work.name for value, _ in found[key])])
         for work in works

@@ -23,6 +23,7 @@ import jaxem
 from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
 from experiments.reference import FAMILIES, Covariance
 from jaxem.init import Initializer
+from jaxem.program import forget_programs
 from jaxem.stopping import has_failed
 
 SHORT = 0.01
@@ -172,7 +173,7 @@ def rates(config: RatesConfig, out: Path) -> Iterator[str]:
     shape, unknown = None, []
     for work in works(config):
         if shape != (shape := (work.x.shape, work.k, work.covariance)):
-            jax.clear_caches()
+            forget_programs()
         climbed, hits = best_of_starts(work, config.starts)
         ended = [one_search(work, seed) for seed in range(config.searches)]
         best = max(climbed, *(one.log_likelihood for one in ended))

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.benchmark import PEAK, Kind, PassConfig, child, data_of, one_pass, start_of
 from experiments.common import Config, Positive, Sizes, hardware, run, save_figure, write_csv
-from jaxem.program import cores
+from jaxem.primitives import cores
 
 AXES = {"n": "rows n", "k": "components K", "d": "features d", "lanes": "restarts R"}
 

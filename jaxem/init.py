@@ -16,14 +16,17 @@ and it does not change the draw, except through rounding of that sum.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, dataclass_transform
+from typing import Any, Protocol, TypeVar, cast, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from jaxem import kept
 from jaxem.em import m_step, stats_of
 from jaxem.families.base import Family
 from jaxem.mixture import Mixture
@@ -305,3 +308,16 @@ def _squared_distances(columns: Array, centres: Array) -> Array:
 
 def _one_hot(distances: Array) -> Array:
     return jax.nn.one_hot(jnp.argmin(distances, axis=0), distances.shape[0], axis=0, dtype=distances.dtype)  # [k, b]
+
+
+@functools.lru_cache
+def shapes_of(family: Family, k: int, d: int, dtype: Any) -> Mixture:
+    """The shapes and dtypes of a mixture; nothing is computed."""
+
+    def mixture(x: Array) -> Mixture:
+        return Mixture(jnp.zeros(k, dtype), family.init(x, k), family)
+
+    def find() -> Mixture:
+        return jax.eval_shape(mixture, jax.ShapeDtypeStruct((2, d), dtype))
+
+    return cast(Mixture, kept.fact(["shapes", family, k, d, np.dtype(dtype)], find))

@@ -6,6 +6,7 @@ the processor. A function or class that jaxem or its dependencies did not write 
 kept. A file carries a digest of its bytes; one that is damaged, or that JAX cannot load, is ignored and replaced. Files are
 written under another name and moved, so no process reads half of one. Above `MOST_BYTES` the least recently used go.
 
+If JAX's own compilation cache is set, that keeps what is compiled, and nothing is written here.
 The folder is that of the environment variable JAXEM_CACHE, or `jaxem` in the user's caches; an empty variable keeps nothing.
 Programs are code: a folder that others may write to is not used.
 """
@@ -47,7 +48,7 @@ LAPACK, CALLBACK = b"lapack_", b"python_cpu_callback"
 """what is in the bytes of programs that call LAPACK, and Python"""
 
 
-class Foreign(Exception):
+class ForeignError(Exception):
     """A value that cannot be named, because it holds code of a user."""
 
 
@@ -55,7 +56,7 @@ def name_of(parts: Iterable[Any]) -> str | None:
     """The name of the program that these values decide, in this process; None if one of them cannot be named."""
     try:
         words = "\n".join([_process(), _settings(), *map(spelled, parts)])
-    except (Foreign, RecursionError):
+    except (ForeignError, RecursionError):
         return None
     return hashlib.sha256(words.encode()).hexdigest()
 
@@ -80,7 +81,14 @@ def load(name: str) -> Any:
 
 
 def save(name: str, program: Any) -> None:
-    """Keep a compiled program, if there is a folder that can be written to."""
+    """Keep a compiled program, if there is a folder that can be written to.
+
+    Beware: what JAX's own cache has loaded cannot be written again, it would lack its code. If that cache is set, it keeps
+    what is compiled.
+    """
+    config: Any = jax.config
+    if config.jax_enable_compilation_cache and config.jax_compilation_cache_dir:
+        return
     with contextlib.suppress(Exception):  # a program that is not kept is compiled again
         payload, inputs, outputs = serialize_executable.serialize(program)
         if CALLBACK not in payload:  # it would hold addresses of this process
@@ -111,7 +119,7 @@ def _read(name: str) -> Any:
     if hashlib.sha256(name.encode() + packed).digest() != digest:
         raise ValueError(f"{path} is damaged")
     os.utime(path)
-    return pickle.loads(zlib.decompress(packed))  # noqa: S301 - the user's own folder
+    return pickle.loads(zlib.decompress(packed))
 
 
 def _write(name: str, value: Any) -> None:
@@ -133,11 +141,12 @@ def _write(name: str, value: Any) -> None:
 
 def place() -> Path | None:
     """The folder of kept programs, made if it is missing; None if none is to be kept or it cannot be used safely."""
-    return _usable(os.environ.get(VARIABLE))
+    return folder_of(os.environ.get(VARIABLE))
 
 
 @functools.lru_cache
-def _usable(named: str | None) -> Path | None:
+def folder_of(named: str | None) -> Path | None:
+    """The folder that this value of the variable stands for."""
     if named == "":
         return None
     if named is None:
@@ -176,7 +185,7 @@ def spelled(value: Any) -> str:
     """A text that two values share only if they make the same program, in every process.
 
     Raises:
-        Foreign: the value holds a function or an object of a class that `KNOWN` packages did not write.
+        ForeignError: the value holds a function or an object of a class that `KNOWN` packages did not write.
     """
     kind = type(value)
     if value is None or kind in (bool, int, float, complex, str, bytes):
@@ -201,13 +210,13 @@ def spelled(value: Any) -> str:
         return f"tree({'leaf' if node is None else spelled([*node, *value.children()])})"
     if dataclasses.is_dataclass(value):
         return f"{_named(kind)}{spelled([getattr(value, field.name) for field in dataclasses.fields(value)])}"
-    raise Foreign(kind)
+    raise ForeignError(kind)
 
 
 def _named(value: Callable[..., Any]) -> str:
     module = value.__module__ or ""
     if module.partition(".")[0] not in KNOWN:
-        raise Foreign(value)
+        raise ForeignError(value)
     return f"{module}.{value.__qualname__}"
 
 

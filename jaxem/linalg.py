@@ -115,7 +115,9 @@ def _factors_by_columns(matrices: Array) -> tuple[Array, Array]:
         column = matrices[..., :, j] - dot("...ik,...k->...i", factors, factors[..., j, :])
         column = column / jnp.sqrt(column[..., j])[..., None]
         factors = factors.at[..., :, j].set(jnp.where(jnp.broadcast_to(index >= j, column.shape), column, 0.0))
-        row = identity[..., j, :] - dot("...j,...jk->...k", factors[..., j, :], inverse)  # row j of the factor is complete
+        row = identity[..., j, :] - dot(
+            "...j,...jk->...k", factors[..., j, :], inverse
+        )  # row j of the factor is complete
         return factors, inverse.at[..., j, :].set(row / factors[..., j, j][..., None])
 
     return jax.lax.fori_loop(0, d, add, (jnp.zeros_like(matrices), jnp.zeros_like(matrices)))

@@ -135,17 +135,22 @@ class State(NamedTuple):
     fell: Array  # whether a plain step ever fell
     n_iter: Array  # -1 before the first pass
     status: Array
+    present: Array  # [k], of bool: the others only fill a shape that several numbers of components share, and stay at 0
     trace: Any  # [max_iter + 1]; None where it is kept elsewhere
 
 
-def begin(mixture: Mixture, max_iter: int | None = None, accelerator: Any = None) -> State:
-    """The state before the first pass; `mixture` in the frame of the rows. Without `max_iter` there is no trace."""
+def begin(mixture: Mixture, max_iter: int | None = None, accelerator: Any = None, present: Any = None) -> State:
+    """The state before the first pass; `mixture` in the frame of the rows. Without `max_iter` there is no trace.
+
+    All components are `present`, unless that is given.
+    """
     dtype = mixture.log_weights.dtype
     unknown, lowest = jnp.full((), jnp.nan, dtype), jnp.full((), -jnp.inf, dtype)
     here = Point(mixture, mixture, lowest, jnp.zeros_like(mixture.log_weights), lowest, -lowest)
     trace = None if max_iter is None else jnp.full(max_iter + 1, jnp.nan, dtype)
     route, unknowns, none = depart(mixture, accelerator), (unknown,) * 4, jnp.int32(0)
-    return State(here, route, *unknowns, none, jnp.bool_(True), jnp.bool_(False), none - 1, none, trace)
+    present = jnp.ones(mixture.log_weights.shape, bool) if present is None else present
+    return State(here, route, *unknowns, none, jnp.bool_(True), jnp.bool_(False), none - 1, none, present, trace)
 
 
 def depart(mixture: Mixture, accelerator: Any) -> Route | None:
@@ -205,7 +210,7 @@ def final_status(state: State, frame: Frame, prior: Prior | None) -> Array:
     status = jnp.where(state.status == Status.RUNNING, Status.MAX_ITER, state.status)
     status = jnp.where(state.fell & ~broken, Status.OBJECTIVE_FELL, status)
     finite = all_finite(state.here.mixture.components)
-    status = jnp.where(components_coincide(state.here.mixture) & ~broken, Status.SADDLE, status)
+    status = jnp.where(components_coincide(state.here.mixture, state.present) & ~broken, Status.SADDLE, status)
     return jnp.where(has_collapsed(state, frame, prior) & finite, Status.DEGENERATE, status).astype(jnp.int32)
 
 
@@ -215,15 +220,16 @@ def has_collapsed(state: State, frame: Frame, prior: Prior | None) -> Array:
     counts = state.here.counts * jnp.maximum(1.0, frame.n / frame.total_weight)
 
     here = state.here
+    owned = state.present if here.mixture.n_components > 1 else jnp.ones(1, bool)
 
     def degenerate(components: Any) -> Array:
-        return jnp.any(here.mixture.family.degenerate(components, counts, frame.variance))
+        return jnp.any(here.mixture.family.degenerate(components, counts, frame.variance) & owned)
 
     lost, tried = jax.vmap(degenerate)(jax.tree.map(_pair, here.mixture.components, here.plain.components))
     tried &= (state.status == Status.NONFINITE) & (state.n_iter >= 0)  # the last step tells why it ended in NaN
     bounded = False if prior is None else prior.bounds(here.mixture, frame.variance)
     collapsed = (lost | tried) & ~jnp.asarray(bounded)
-    return collapsed | jnp.any(~alive(state.here.counts) & (state.n_iter >= 0))
+    return collapsed | jnp.any(~alive(here.counts) & state.present & (state.n_iter >= 0))
 
 
 def fit(
@@ -421,7 +427,7 @@ def decide(
     fell = state.fell | (accepted & is_plain & fallen)
     before = state.gain, state.remaining_ratio, state.rate, state.remaining_gain
     gain, ratio, rate, remaining_gain = select(accepted, (gain, ratio, rate, remaining_gain), before)
-    new = State(here, route, gain, ratio, rate, remaining_gain, hits, accepted, fell, n_iter, status, trace=None)
+    new = State(here, route, gain, ratio, rate, remaining_gain, hits, accepted, fell, n_iter, status, state.present, None)
     return select(is_going(state, limit), new, state._replace(trace=None))._replace(trace=state.trace)
 
 
@@ -447,12 +453,14 @@ def _next_route(state: State, here: Point, accepted: Array, accelerator: Any) ->
     import optax  # here: it takes as long to import as the rest of the package
 
     old: Any = state.route
-    free, beyond = jax.vmap(Mixture.unconstrain)(jax.tree.map(_pair, here.mixture, here.plain)) / old.units
+    free, beyond = jax.vmap(Mixture.unconstrain)(jax.tree.map(_pair, here.mixture, here.plain)) / old.units[None, :]
     displacement = beyond - free
     updates, memory = optax.with_extra_args_support(accelerator).update(
         displacement, old.memory, free, value=here.objective, accepted=accepted
     )
-    proposal = select(accepted, here.mixture.constrain(old.units * (free + updates)), here.plain)
+    proposed = here.mixture.constrain(old.units * (free + updates))
+    log_weights = jnp.where(state.present, proposed.log_weights, -jnp.inf)
+    proposal = select(accepted, dataclasses.replace(proposed, log_weights=log_weights), here.plain)
     route, ahead = Route(proposal, old.units, free, displacement, memory), getattr(memory, "ahead", None)
     if ahead is None:
         return route, state.remaining_ratio, state.rate

@@ -178,19 +178,6 @@ def _over_blocks(per_row: Callable[..., Array], block: int, mesh: Mesh | None, m
 
 
 @functools.lru_cache
-def shapes_of(family: Family, k: int, d: int, dtype: Any) -> Mixture:
-    """The shapes and dtypes of a mixture; nothing is computed."""
-
-    def mixture(x: Array) -> Mixture:
-        return Mixture(jnp.zeros(k, dtype), family.init(x, k), family)
-
-    def find() -> Mixture:
-        return jax.eval_shape(mixture, jax.ShapeDtypeStruct((2, d), dtype))
-
-    return cast(Mixture, kept.fact(["shapes", family, k, d, np.dtype(dtype)], find))
-
-
-@functools.lru_cache
 def _count_parameters(structure: Any, shapes: tuple[tuple[int, ...], ...]) -> int:
     def find() -> int:
         leaves = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]

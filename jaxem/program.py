@@ -6,6 +6,7 @@ once for each kind of arguments, and on a CPU kept for the next process (kept.py
 Small data spend their time in the compiler, not in the program. On a CPU XLA compiles two to four times faster without
 its fusion emitters and at a lower level of LLVM's optimisation. Measured (jax 0.10, 2 cores): `BRISK` halves compilation
 and costs nothing with few features, a factor of 2 with many; `HASTY` quarters it and makes programs 3 to 13 times slower.
+Both compile in one piece: in several, on all cores, they take a third more CPU seconds and the same time on two cores.
 """
 
 import contextlib
@@ -26,8 +27,12 @@ from jaxem.primitives import all_lanes, check_not_forked, is_traced
 
 T = TypeVar("T")
 THOROUGH: Mapping[str, Any] = {}
-BRISK: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
-HASTY: Mapping[str, Any] = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
+BRISK: dict[str, Any] = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_backend_optimization_level": 1,
+}
+HASTY: Mapping[str, Any] = {**BRISK, "xla_backend_optimization_level": 0}
 SMALL = 2**22
 """numbers that a turn touches (rows x features x components x lanes) up to which compiling costs more than computing"""
 HUGE = 2**28
@@ -111,9 +116,12 @@ class Program:
         if kind is None or kind in self.made:
             return kind is not None
         program = kept.load(name) if (name := self._name(kind, args)) else None
-        if program is not None and (mine := self._claim(kind)):
-            mine.set_result(program)
-        return program is not None
+        if program is None:
+            return False
+        made, mine = self._claim(kind)
+        if mine:
+            made.set_result(program)
+        return True
 
     def compile_ahead(self, *args: Any) -> threading.Thread:
         """Compile in the background for arguments like these, so that a call with such begins at once.
@@ -123,19 +131,17 @@ class Program:
         """
         check_not_forked()
         kind = self._kind(args)
-        mine = self._claim(kind) if kind is not None else None
+        made, mine = self._claim(kind) if kind is not None else (Future(), False)
+        name = self._name(kind, args) if mine else None
+        is_kept = bool(name) and kept.is_kept(str(name))
+        traced = self._begin(kind, made, args) if mine and not is_kept else None
 
-        def make() -> Callable[[], None]:
-            return self._begin(kind, mine, args) if mine is not None else lambda: None
-
-        name = self._name(kind, args) if mine is not None else None
-        begun = make if name and kept.is_kept(name) else (lambda finish=make(): finish)
-
-        def compile_it() -> None:
+        def make() -> None:
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # the call raises it again
-                begun()()
+                if mine:
+                    (traced or self._begin(kind, made, args))()
 
-        thread = threading.Thread(target=under_scopes(compile_it), daemon=True)
+        thread = threading.Thread(target=under_scopes(make), daemon=True)
         thread.start()
         return thread
 
@@ -143,46 +149,45 @@ class Program:
         kind = self._kind(args)
         if kind is None:
             return self._jit_for(args)(*args)
-        made = self.made.get(kind)
-        if made is None and (made := self._claim(kind)):
+        made, mine = self._claim(kind)
+        if mine:
             self._begin(kind, made, args)()
-        program = (made or self.made[kind]).result()
-        return program(*(arg for i, arg in enumerate(args) if i not in self.static_argnums))
+        return made.result()(*(arg for i, arg in enumerate(args) if i not in self.static_argnums))
 
-    def _claim(self, kind: Any) -> "Future[Any] | None":
-        """The Future of a program that nobody has begun, which the caller must now make; None if somebody has."""
+    def _claim(self, kind: Any) -> "tuple[Future[Any], bool]":
+        """The Future of a program, and whether nobody has begun it, so that the caller must now make it."""
         with _claiming:
             if kind in self.made:
-                return None
+                return self.made[kind], False
             if len(self.made) >= MOST_MADE:
                 del self.made[next(iter(self.made))]
-            mine = self.made[kind] = Future()
-            return mine
+            made = self.made[kind] = Future()
+            return made, True
 
-    def _begin(self, kind: Any, mine: "Future[Any]", args: tuple[Any, ...]) -> Callable[[], None]:
+    def _begin(self, kind: Any, made: "Future[Any]", args: tuple[Any, ...]) -> Callable[[], None]:
         """Load or trace the program; what is returned compiles and keeps it, if that is left to do."""
-        with self._claimed(kind, mine):
+        with self._answerable(kind, made):
             name = self._name(kind, args)
-            program = kept.load(name) if name else None
-            lowered = None if program is not None else self._jit_for(args).lower(*args)
+            loaded = kept.load(name) if name else None
+            lowered = None if loaded is not None else self._jit_for(args).lower(*args)
 
         def finish() -> None:
-            with self._claimed(kind, mine):
-                made = program if lowered is None else self._compile(lowered, args)
+            with self._answerable(kind, made):
+                program = loaded if lowered is None else self._compile(lowered, args)
                 if name and lowered is not None:
-                    kept.save(name, made)
-                mine.set_result(made)
+                    kept.save(name, program)
+                made.set_result(program)
 
         return finish
 
     @contextlib.contextmanager
-    def _claimed(self, kind: Any, mine: "Future[Any]") -> Iterator[None]:
+    def _answerable(self, kind: Any, made: "Future[Any]") -> Iterator[None]:
         """Whoever waits for a program gets the exception that ended its making; the next call tries again."""
         try:
             yield
         except BaseException as error:
             self.made.pop(kind, None)
-            mine.set_exception(error)
+            made.set_exception(error)
             raise
 
     def _compile(self, lowered: Any, args: tuple[Any, ...]) -> Any:
@@ -203,7 +208,7 @@ class Program:
         """What decides the program: static arguments, structure, shapes and dtypes, settings. None if jit has to decide,
         because arguments lie on other devices or JAX is set to debug.
         """
-        config = jax.config
+        config: Any = jax.config
         if config.jax_debug_nans or config.jax_debug_infs or config.jax_disable_jit or config.jax_default_device:
             return None
         static = tuple(args[i] for i in self.static_argnums)

@@ -21,9 +21,10 @@ import numpy as np
 from jax import Array
 
 from jaxem.families.base import Family
+from jaxem.init import shapes_of
 from jaxem.lanes import Queue, Settings, compile_ahead, queue_of, run_through
 from jaxem.loop import NO_LIMIT, Result
-from jaxem.mixture import Mixture, shapes_of
+from jaxem.mixture import Mixture
 from jaxem.parts import Sample
 from jaxem.priors import Prior
 from jaxem.program import BRISK, HASTY, Program

@@ -21,15 +21,17 @@ PRODUCTS = 32
 """products with the Hessian that find its largest eigenvalue, at most"""
 
 
-def components_coincide(mixture: Mixture) -> Array:
-    """Whether two components have the same parameters, to rounding, `[]` of bool. EM never parts them."""
+def components_coincide(mixture: Mixture, present: Array) -> Array:
+    """Whether two components that are `present` `[k]` have the same parameters, to rounding, `[]` of bool. EM never parts
+    them.
+    """
     family, k = mixture.family, mixture.n_components
     if k == 1:
         return jnp.bool_(False)
 
     def apart(i: Array, j: Array) -> Array:
         (_, one), (_, other) = (family.subset(mixture.components, index[None]) for index in (i, j))
-        return family.step_size(one, other)
+        return jnp.where(present[i] & present[j], family.step_size(one, other), jnp.inf)
 
     def nearest(shift: Array) -> Array:
         index = jnp.arange(k)

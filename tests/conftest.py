@@ -10,17 +10,19 @@ QUICK = (
 )
 os.environ.setdefault("XLA_FLAGS", QUICK)
 
-# workers, the commands that tests start and the next run share compiled programs
-CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# workers and the next run share compiled programs, and the commands that tests start share theirs
+CACHE = Path(__file__).parents[1] / ".pytest_cache"
+os.environ.setdefault("JAXEM_CACHE", str(CACHE / "jaxem"))
 
 import jax  # noqa: E402 - after the settings it reads
 import pytest  # noqa: E402
 
-from jaxem import program  # noqa: E402
+from jaxem import kept, program  # noqa: E402
 
+kept.place = lambda: None  # tests patch the package: what they compile must not outlive them
+jax.config.update("jax_compilation_cache_dir", str(CACHE / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if os.environ["XLA_FLAGS"] == QUICK:  # the options that the package chooses for small data, before any program has them
     program.BRISK["xla_backend_optimization_level"] = 0
@@ -56,4 +58,4 @@ def forget_programs():
     """Compiled programs are kept for the next file until there are gigabytes of them."""
     yield
     if resident() > 2 * 2**30:
-        jax.clear_caches()
+        program.forget_programs()

@@ -22,6 +22,7 @@ import jaxem.io
 from experiments.common import ConfigError, load_config
 from experiments.restarts import RestartsConfig
 from jaxem import datasets
+from jaxem.program import forget_programs
 from jaxem.sklearn import FORMS, GaussianMixture
 
 SLOW = 60.0
@@ -294,7 +295,7 @@ def fuzz(inputs: int, seed: int) -> dict[str, tuple[int, int]]:
             if time.perf_counter() - begun > SLOW:
                 faults.append(f"{name}, seed [{seed}, {i}]: took {time.perf_counter() - begun:.0f} s")
             if i % 500 == 499:
-                jax.clear_caches()  # or thousands of programs use up the memory maps that a process may have
+                forget_programs()  # or thousands of programs use up the memory maps that a process may have
             counts[name] = (counts[name][0] + 1, counts[name][1] + good)
     if faults:
         raise FaultError(f"{len(faults)} faults in {inputs} inputs:\n" + "\n".join(faults[:20]))

@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxem
+from jaxem import kept
+from jaxem.program import forget_programs
 
 
 class Mutant(NamedTuple):
@@ -162,13 +163,14 @@ def killers(mutant=None):
 
 def main():
     """Print who kills whom."""
+    os.environ[kept.VARIABLE] = ""  # a mutant has the name of what it was
     survivors = 0
     print(f"unchanged: {killers() or 'no law fails'}")
     for mutant in MUTANTS:
         laws = killers(mutant)
         survivors += not laws
         print(f"{'killed by ' + ', '.join(laws) if laws else 'SURVIVES'}: {mutant.what} ({mutant.family})", flush=True)
-        jax.clear_caches()
+        forget_programs()
     print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants killed")
     return 1 if survivors else 0
 

@@ -8,6 +8,7 @@ import pytest
 
 import jaxem
 from jaxem import Status, StepBelow
+from jaxem.program import forget_programs
 from tests.cases import REFERENCE_FAMILIES, Poisson, Rates, reference_data, reference_fits, slow_but_first
 from tests.conftest import X64
 
@@ -131,7 +132,7 @@ def test_passes_over_the_reference_problems():
         long.extend(np.log(em / ours)[em > 100])
         worse += int(np.sum(np.asarray(fast.objective) < np.asarray(slow.objective) - 1e-4))
         lanes += em.size
-        jax.clear_caches()
+        forget_programs()
     assert np.exp(np.mean(ratios)) > 2.8
     assert np.exp(np.mean(long)) > 4.0
     assert worse <= 0.03 * lanes
@@ -156,7 +157,7 @@ def test_passes_over_the_reference_problems_in_float32():
         assert (falls <= 1e-5 * (np.abs(np.asarray(fast.objective)) + len(x))[:, None]).all()
         ratios.extend(np.log(em / ours))
         long.extend(np.log(em / ours)[em > 100])
-        jax.clear_caches()
+        forget_programs()
     print(
         f"passes of EM over the hybrid's: {np.exp(np.mean(ratios)):.2f}, {np.exp(np.mean(long)):.2f} where EM needs over 100"
     )

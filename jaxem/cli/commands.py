@@ -606,8 +606,8 @@ def _compile_verification(table: Table, settings: Settings) -> threading.Thread:
     import jax
     import numpy as np
 
+    from jaxem.init import shapes_of
     from jaxem.laws import compile_verify
-    from jaxem.mixture import shapes_of
 
     family, k, values = _family(settings.covariance), settings.counts[0], table.values
     with jax.enable_x64(True):

@@ -14,7 +14,6 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -22,7 +21,7 @@ import typer
 from jaxem.cli.signals import CODES, leave
 
 CACHE_VARIABLE = "JAXEM_CACHE"
-"""environment variable with the folder of compiled programs, or empty for none; without it JAX's own setting holds"""
+"""environment variable with the folder of compiled programs (kept.py), or empty for none"""
 _DEBUGGING: list[bool] = []
 """holds True once --debug was given"""
 
@@ -154,4 +153,7 @@ def progress_bar(name: str, total: int, *, counts: bool = True, wanted: bool = T
 def start_jax(*, keep: bool = True) -> None:
     """Settle what must be settled before JAX starts: whether compiled programs are kept."""
     if not keep:
+        import jax
+
+        jax.config.update("jax_enable_compilation_cache", False)
         os.environ[CACHE_VARIABLE] = ""
