@@ -102,15 +102,16 @@ def queue_of(
     *,
     resumes: bool = False,
     framed: bool = False,
+    present: Array | None = None,
 ) -> Queue:
     """All climbs waiting, all lanes empty; climbs that are not `real` `[r]` (padding) never run.
 
     If accelerated climbs resume, after a rung, their states keep what the accelerator needs. `framed` mixtures lie in the
-    frame of the rows already.
+    frame of the rows already. All components are `present`, unless that is given, `[k]` of bool.
     """
     r, accelerator = mixtures.log_weights.shape[0], settings.accelerator
     mixtures = mixtures if framed else jax.vmap(lambda one: one.to_frame(frame))(mixtures)
-    states = jax.vmap(lambda one: begin(one, None, accelerator if resumes else None))(mixtures)
+    states = jax.vmap(lambda one: begin(one, None, accelerator if resumes else None, present))(mixtures)
     index = jnp.zeros(settings.width, int)
     lanes = jax.tree.map(lambda leaf: leaf[index], states)
     if accelerator is not None and not resumes:

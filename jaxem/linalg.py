@@ -20,8 +20,8 @@ ASYMMETRY = 1e-4
 """difference of two entries that should be equal, relative to the deviations, that a file may have"""
 LEAF = 16
 """number of features up to which a matrix is factored column by column"""
-SQUARINGS = 22
-"""squarings of a matrix that find its largest eigenvalue; the relative error is log(d) / 2**22"""
+SQUARINGS = 14
+"""squarings of a matrix that find its largest eigenvalue; the relative error is log(d) / 2**14"""
 
 
 def whitener(covariances: Array) -> Array:
@@ -30,7 +30,7 @@ def whitener(covariances: Array) -> Array:
 
 
 def smallest_eigenvalue(covariances: Array, inverse_scale: Array, least: Array) -> Array:
-    """Smallest eigenvalue `[...]` of S Sigma S, S = diag(inverse_scale), to 1e-6; 0 if it is singular to rounding.
+    """Smallest eigenvalue `[...]` of S Sigma S, S = diag(inverse_scale), to 4e-4; 0 if it is singular to rounding.
 
     It is 1 / lambda of the inverse B, and lambda = lim tr(B^(2^m))^(1 / 2^m): squarings, each scaled to trace 1; m of
     them leave a relative error of log(d) / 2^m.
@@ -46,12 +46,19 @@ def smallest_eigenvalue(covariances: Array, inverse_scale: Array, least: Array) 
         power, log_largest = carry
         trace = jnp.trace(power, axis1=-2, axis2=-1)
         power = power / trace[..., None, None]
-        return dot("...ij,...jk->...ik", power, power), log_largest + jnp.log(trace) * 0.5**i
+        return _square(power), log_largest + jnp.log(trace) * 0.5**i
 
     log_largest = jax.lax.fori_loop(0, SQUARINGS, square, (inverse, jnp.zeros(inverse.shape[:-2], inverse.dtype)))[1]
     lost = jnp.any(constant & (variances < least), axis=-1)
     singular = jnp.isnan(log_det(covariances, whiteners)) | lost | ~jnp.isfinite(log_largest)
     return jnp.where(singular, 0.0, jnp.exp(-log_largest))
+
+
+def _square(matrices: Array) -> Array:
+    """The squares of `[..., d, d]`: of small ones by sums, which XLA makes on a CPU up to five times faster."""
+    if matrices.shape[-1] > LEAF:
+        return dot("...ij,...jk->...ik", matrices, matrices)
+    return jnp.sum(matrices[..., :, :, None] * matrices[..., None, :, :], axis=-2)
 
 
 def log_det(covariances: Array, whiteners: Array) -> Array:

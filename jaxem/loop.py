@@ -25,6 +25,7 @@ anchor to the next, s further on, the gain was (f + f_next)'I_c s / 2; so what i
 where the metric I_c, which is unknown, nearly cancels if coordinates are in natural units.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple, cast
 
@@ -220,16 +221,12 @@ def has_collapsed(state: State, frame: Frame, prior: Prior | None) -> Array:
     counts = state.here.counts * jnp.maximum(1.0, frame.n / frame.total_weight)
 
     here = state.here
-    owned = state.present if here.mixture.n_components > 1 else jnp.ones(1, bool)
-
-    def degenerate(components: Any) -> Array:
-        return jnp.any(here.mixture.family.degenerate(components, counts, frame.variance) & owned)
-
-    lost, tried = jax.vmap(degenerate)(jax.tree.map(_pair, here.mixture.components, here.plain.components))
-    tried &= (state.status == Status.NONFINITE) & (state.n_iter >= 0)  # the last step tells why it ended in NaN
+    # where it ended in NaN, the step that was tried tells why
+    tried = (state.status == Status.NONFINITE) & (state.n_iter >= 0)
+    components = select(tried, here.plain.components, here.mixture.components)
+    lost = jnp.any(here.mixture.family.degenerate(components, counts, frame.variance) & state.present)
     bounded = False if prior is None else prior.bounds(here.mixture, frame.variance)
-    collapsed = (lost | tried) & ~jnp.asarray(bounded)
-    return collapsed | jnp.any(~alive(here.counts) & state.present & (state.n_iter >= 0))
+    return (lost & ~jnp.asarray(bounded)) | jnp.any(~alive(here.counts) & state.present & (state.n_iter >= 0))
 
 
 def fit(
@@ -427,7 +424,9 @@ def decide(
     fell = state.fell | (accepted & is_plain & fallen)
     before = state.gain, state.remaining_ratio, state.rate, state.remaining_gain
     gain, ratio, rate, remaining_gain = select(accepted, (gain, ratio, rate, remaining_gain), before)
-    new = State(here, route, gain, ratio, rate, remaining_gain, hits, accepted, fell, n_iter, status, state.present, None)
+    new = State(
+        here, route, gain, ratio, rate, remaining_gain, hits, accepted, fell, n_iter, status, state.present, None
+    )
     return select(is_going(state, limit), new, state._replace(trace=None))._replace(trace=state.trace)
 
 

@@ -46,8 +46,10 @@ from jaxem.display import readable, search_card, selection_card
 from jaxem.families.base import Family
 from jaxem.lanes import Settings, lane_count
 from jaxem.loop import MAX_ITER, MAX_TURNS, Result, as_options
+from jaxem.mixture import Mixture
 from jaxem.parts import Sample
 from jaxem.penalties import chen_tan, variance_floor
+from jaxem.primitives import take
 from jaxem.priors import NormalInverseWishart, Prior
 from jaxem.queue import Landscape, best, landscape
 from jaxem.reasons import Collapse
@@ -64,6 +66,8 @@ GROWTH, CONTENDERS, LAST = 4, 8, 2
 """by how much samples grow, how many optima climb on the second, and how many on all rows"""
 SAMPLED_TURNS, SAMPLED_GAIN = 24, 1e-4
 """turns on each larger sample, and the nats that may be left to gain where a climb on the first ends"""
+SHARED = 2**14
+"""numbers (rows x features x components) up to which `select` has one program for all numbers of components"""
 FLOOR = 1e-6
 """smallest variance in a penalised fit, as a part of the data's largest variance"""
 
@@ -131,19 +135,43 @@ def search(
     check_from_host("search", key, x, sample_weight, prior)
     check_callback(callback)
     key, family = as_key(key), as_family(family)
+    k = as_count("n_components", n_components, most=10**18)
+    options = (budget, arms, prior, stop, max_iter, accelerator, chunk_size, callback)
+    return _search(key, family, x, k, sample_weight, k, *options)
+
+
+def _search(
+    key: Array,
+    family: Family,
+    x: ArrayLike | Rows,
+    k: int,
+    sample_weight: Any,
+    slots: int,
+    budget: int | None,
+    arms: Sequence[str] | None,
+    prior: Prior | None,
+    stop: StoppingRule | None,
+    max_iter: int,
+    accelerator: Any,
+    chunk_size: int | None,
+    callback: Callable[[SearchProgress], None] | None,
+) -> Search:
+    """`search`, by programs that have room for `slots` components."""
     given = None if budget is None else as_count("budget", budget)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
-    k = as_count("n_components", n_components, most=10**18)
     names = _arm_names(arms)
-    rows, drawn_from = _rows_to_race(family, x, sample_weight, k, lane_count(STARTS), chunk_size)
+    rows, drawn_from = _rows_to_race(family, x, sample_weight, slots, lane_count(STARTS), chunk_size)
     rows.check_components(k)
-    stop, prior = as_options(family, rows, stop, prior, accelerator)
-    budget = default_budget(turn_work(rows, k)) if given is None else given
-    settings = Settings(lane_count(1 if k == 1 else starts_of(budget)), max_iter, accelerator)
-    race = Race(family, k, names, budget, rows, drawn_from, prior, stop, settings, callback)
+    rule, known = as_options(family, rows, stop, prior, accelerator)
+    passes = default_budget(turn_work(rows, k)) if given is None else given
+    settings = Settings(lane_count(1 if slots == 1 else starts_of(passes)), max_iter, accelerator)
+    race = Race(family, k, slots, names, passes, rows, drawn_from, known, rule, settings, callback)
     found = _run_race(key, race, 0)
     if not has_failed(int(found.best.status)):
         return found
+    if slots > k:  # a family may not suffer components without rows, and penalties count them
+        options = (given, arms, prior, stop, max_iter, accelerator, chunk_size, callback)
+        return _search(key, family, x, k, sample_weight, k, *options)
     found = found._replace(collapse=collapse_of(found.best.mixture, x, sample_weight))
     bounded = NormalInverseWishart in family.conjugate and np.isfinite(np.asarray(rows.frame.variance)).all()
     return _under_penalty(key, race, found) if bounded else found
@@ -240,13 +268,19 @@ def select(
     n = as_sample_size(n, weights, data.shape[0])
     for k in counts:
         as_components(k, data.shape[0] if weights is None else int(np.count_nonzero(weights)))
+    defaults = cast(dict[str, Any], search.__kwdefaults__)
+    for name in options:
+        if name not in defaults:
+            raise TypeError(f"select() got an unexpected keyword argument {name!r}")
+    options = {**defaults, **options}
+    slots = max(counts) if data.size * max(counts) <= SHARED and options["prior"] is None else 0
     found: list[Search] = []
     candidates: list[Candidate] = []
     for i, (family, k) in enumerate((family, k) for family in families for k in counts):
         with already_told() if i else contextlib.nullcontext():
-            found.append(search(jax.random.fold_in(key, i), family, data, k, weights, **options))
+            found.append(_search(jax.random.fold_in(key, i), family, data, k, weights, max(k, slots), **options))
         with already_told():
-            candidates.append(_candidate(found[-1].best, data, weights, n))
+            candidates.append(_candidate(found[-1].best, data, weights, n, max(k, slots)))
         if callback is not None:
             callback(candidates[-1])
     chosen = min(range(len(candidates)), key=lambda i: (candidates[i].status.failed, getattr(candidates[i], criterion)))
@@ -270,21 +304,40 @@ def criteria(log_likelihood: float, n_parameters: int, n: float, doubt: float = 
     return Criteria(bic, 2.0 * n_parameters - 2.0 * log_likelihood, bic + 2.0 * doubt)
 
 
-def _candidate(result: Result, data: Array | np.ndarray, weights: Any, n: float) -> Candidate:
+def _candidate(result: Result, data: Array | np.ndarray, weights: Any, n: float, slots: int) -> Candidate:
     mixture, log_likelihood = result.mixture, float(result.log_likelihood)
     w = np.ones(data.shape[0]) if weights is None else np.asarray(weights, np.float64)
     p = mixture.n_parameters
-    certainty = np.asarray(mixture.log_confidence(data), np.float64)
+    certainty = np.asarray(_with_slots(mixture, slots).log_confidence(data), np.float64)
     doubt = -float(np.sum(np.where(w > 0, w * certainty, 0.0)))
     of_fit = criteria(log_likelihood, p, n, doubt)
     return Candidate(mixture.family, mixture.n_components, log_likelihood, p, *of_fit, Status(int(result.status)))
+
+
+def _with_slots(mixture: Mixture, slots: int) -> Mixture:
+    """The same mixture with absent components, copies of weight 0 of the first, so that there are `slots` in all."""
+    k = mixture.n_components
+    index = np.where(np.arange(slots) < k, np.arange(slots), 0)
+    family, components = mixture.family.subset(jax.tree.map(np.asarray, mixture.components), index)
+    log_weights: Any = np.where(np.arange(slots) < k, np.asarray(mixture.log_weights)[index], -np.inf)
+    return Mixture(log_weights.astype(mixture.log_weights.dtype), components, family)
+
+
+def _without_absent(results: Result, k: int) -> Result:
+    """Results `[m, ...]` whose mixtures have the first k components only, all in numpy."""
+    mixture = results.mixture
+    if mixture.n_components == k:
+        return results
+    every = [mixture.family.subset(take(mixture.components, i), np.arange(k))[1] for i in range(len(mixture))]
+    components = jax.tree.map(lambda *leaves: np.stack(leaves), *every)
+    return results._replace(mixture=Mixture(mixture.log_weights[:, :k], components, mixture.family))
 
 
 def _run_race(key: Array, race: Race, passes: float) -> Search:
     """The best of the rounds, of large data on samples first; `passes` were made before."""
     found = None if race.rows is race.drawn_from else _climb_samples(key, race, passes)
     found = run_rounds(key, race, passes) if found is None else found
-    finalists = jax.tree.map(jax.device_put, found.results)
+    finalists = jax.tree.map(jax.device_put, _without_absent(found.results, race.k))
     passes = math.ceil(passes + found.passes)
     return Search(best(finalists), landscape(finalists), finalists, found.arms, passes, None)
 

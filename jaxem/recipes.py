@@ -10,7 +10,6 @@ others (a *swap*: Zhao, Hautamaki and Fraenti 2012). So a search leaves a local 
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -58,16 +57,20 @@ class Recipe:
         n_components: int,
         sample_weight: Array,
         mixture: Mixture | None = None,
+        count: Array | int | None = None,
     ) -> Mixture:
+        """A start of `n_components` components, of which the first `count`, by default all, have weight."""
         k, most = n_components, max(CELLS * n_components, LEAST_CELLS)
+        count = jnp.asarray(k if count is None else count)
+        present = jnp.arange(k) < count
         row_key, centre_key, number_key = jax.random.split(key, 3)
         # every random number but those of rows: many small draws would make most of the program
         numbers = jax.random.uniform(number_key, (5 + 2 * most,), x.dtype)
         if x.shape[0] > 2 * MOST_ROWS:
             levels = jax.random.uniform(row_key, (MOST_ROWS,), x.dtype)
             x, sample_weight = x[rows_at(levels, sample_weight, sample_weight)], jnp.ones(MOST_ROWS, x.dtype)
-        more = jnp.round(jnp.asarray(self.cells) * (most - k)).astype(int)
-        n_cells = k + whole(numbers[0], more + 1)
+        more = jnp.round(jnp.asarray(self.cells) * (jnp.maximum(CELLS * count, LEAST_CELLS) - count)).astype(int)
+        n_cells = count + whole(numbers[0], more + 1)
         centres = jax.lax.cond(
             self.apart,
             lambda: kmeans_plus_plus(centre_key, x, most, sample_weight, n_cells),
@@ -76,14 +79,13 @@ class Recipe:
 
         def place_components() -> Mixture:
             pooled = family.init(x, k, sample_weight)
-            narrow, wide = (family.place(pooled, x, centres[:k], sample_weight, narrow=yes) for yes in (True, False))
-            return Mixture(jnp.full(k, -math.log(k), x.dtype), select(jnp.asarray(self.narrow), narrow, wide), family)
+            narrow, wide = (family.place(pooled, x, centres[:k], sample_weight, narrow=among) for among in (count, 0))
+            log_weights = jnp.where(present, -jnp.log(count.astype(x.dtype)), -jnp.inf)
+            return Mixture(log_weights, select(jnp.asarray(self.narrow), narrow, wide), family)
 
         def group_cells() -> Mixture:
-            owner = _owners(
-                numbers[5 : 5 + most], numbers[5 + most :], k, n_cells
-            )  # [most], the component of each cell
-            chosen, component = whole(numbers[1], n_cells), whole(numbers[2], jnp.asarray(k))  # of a move
+            owner = _owners(numbers[5 : 5 + most], numbers[5 + most :], count, n_cells)  # [most], each cell's component
+            chosen, component = whole(numbers[1], n_cells), whole(numbers[2], count)  # of a move
             is_moved = (mixture is not None) & (numbers[3] < self.moved)
             is_swapped = numbers[4] < self.swapped
 
@@ -91,7 +93,7 @@ class Recipe:
                 distances = jnp.sum((x.T[None] - centres[:, :, None]) ** 2, axis=1)  # [most, b]
                 cell = jnp.argmin(jnp.where(jnp.arange(most)[:, None] < n_cells, distances, jnp.inf), axis=0)
                 member = jax.nn.one_hot(owner[cell], k, dtype=x.dtype)
-                fresh = (1.0 - SHARE) * member + SHARE / k
+                fresh = (1.0 - SHARE) * member + jnp.where(present, SHARE / count.astype(x.dtype), 0.0)[None, :]
                 if mixture is None:
                     return fresh
                 joint = log_joint(mixture, x)
@@ -110,7 +112,7 @@ def whole(number: Array, below: Array) -> Array:
     return jnp.minimum((number * below).astype(int), below - 1)
 
 
-def _owners(order: Array, draws: Array, k: int, n_cells: Array) -> Array:
+def _owners(order: Array, draws: Array, k: Array, n_cells: Array) -> Array:
     """A random component for each cell, `[c]`; of the first `n_cells` each component owns one at least.
 
     `order` and `draws` are uniform in [0, 1), `[c]` each.
@@ -120,4 +122,4 @@ def _owners(order: Array, draws: Array, k: int, n_cells: Array) -> Array:
     sooner = chance[None, :] < chance[:, None]
     sooner |= (chance[None, :] == chance[:, None]) & (index[None, :] < index[:, None])
     place = jnp.sum(sooner, axis=1)  # of each cell in a random order
-    return jnp.where(place < k, place, whole(draws, jnp.asarray(k)))
+    return jnp.where(place < k, place, whole(draws, k))

@@ -87,6 +87,7 @@ class Race(NamedTuple):
 
     family: Family
     k: int
+    slots: int  # components that the programs have: those beyond k are absent, so that one program serves many k
     arms: tuple[str, ...]
     budget: float  # passes over all rows
     rows: Rows | Sample
@@ -99,7 +100,7 @@ class Race(NamedTuple):
     @property
     def starts(self) -> int:
         """Starts of a round that the budget is good for: a power of 2, and one of a single component."""
-        return 1 if self.k == 1 else starts_of(int(self.budget / self.share))
+        return 1 if self.slots == 1 else starts_of(int(self.budget / self.share))
 
     @property
     def share(self) -> float:
@@ -111,7 +112,7 @@ class Race(NamedTuple):
         """Whether a turn is so much work that no lane may be idle; on a CPU none is then (lanes.py)."""
         if isinstance(self.rows, Sample):
             return False
-        return jax.default_backend() != "cpu" and turn_work(self.rows, self.k, self.settings.width) > LARGE_TURN
+        return jax.default_backend() != "cpu" and turn_work(self.rows, self.slots, self.settings.width) > LARGE_TURN
 
     @property
     def of_round(self) -> int:
@@ -171,7 +172,8 @@ def _run_round(key: Array, number: int, race: Race, before: Found | None, moves:
     """One round: starts, of which the promising go on, and a few climb to the end; with `moves` from optima found before."""
     names, recipes, mixtures = _recipes(race, before if moves else None)
     known = -np.inf if before is None else before.best
-    arm_of, r, budget = np.unique(names, return_inverse=True)[1], len(names), race.of_round
+    arm_of, budget = np.unique(names, return_inverse=True)[1], race.of_round
+    r = 1 if race.k == 1 else len(names)
     field = Field(race, _open_queue(key, number, race, recipes, mixtures), known, passes)
     field = field.climb(np.arange(r), max(1, min(SHORT, budget // (2 * r))))
     lanes = _interleave_arms(_best_first(field.scores, np.arange(r)), arm_of)[: max(1, round(PROMISING * r))]
@@ -195,7 +197,7 @@ class Field(NamedTuple):
         index = np.arange(STARTS)
         r = mixtures.log_weights.shape[0]
         padded = jax.tree.map(lambda leaf: np.asarray(leaf)[np.minimum(index, r - 1)], mixtures)
-        return cls(race, _start(padded, index < r, race.rows.frame, race.settings), -np.inf, passes)
+        return cls(race, _start(padded, index < r, race.rows.frame, np.int32(race.k), race.settings), -np.inf, passes)
 
     def order(self, lanes: np.ndarray) -> np.ndarray:
         """These climbs, best first."""
@@ -227,7 +229,9 @@ class Field(NamedTuple):
             running = lanes[scores.running[lanes] & scores.sound[lanes]]
             running = running[(scores.hope[running] > bar) | ((running == leader) & (not moves))]
             if running.size == 0:
-                waiting = np.setdiff1d(np.flatnonzero(scores.running[: len(names)]), lanes)
+                waiting = np.setdiff1d(
+                    np.flatnonzero(scores.running[: len(names)] & (scores.made[: len(names)] > 0)), lanes
+                )
                 if scores.sound[lanes].any() or waiting.size == 0:
                     break
                 # all that were promising have collapsed: call others back
@@ -248,7 +252,7 @@ def _recipes(race: Race, base: Found | None) -> tuple[list[str], Recipe, Mixture
         arms = [name for name in race.arms if name != MOVE] or ["k-means++"]
         turns = arms + [name for name in arms if name == DOUBLED]
         names = [turns[i % len(turns)] for i in range(r)]
-        shapes = shapes_of(race.family, race.k, race.drawn_from.blocks.shape[1], race.drawn_from.blocks.dtype)
+        shapes = shapes_of(race.family, race.slots, race.drawn_from.blocks.shape[1], race.drawn_from.blocks.dtype)
         mixtures = jax.tree.map(lambda leaf: np.zeros((r, *leaf.shape), leaf.dtype), shapes)
     else:
         names, optima = [MOVE] * r, base.optima
@@ -261,7 +265,8 @@ def _recipes(race: Race, base: Found | None) -> tuple[list[str], Recipe, Mixture
 def _open_queue(key: Array, number: int, race: Race, recipes: Recipe, mixtures: Mixture) -> Queue:
     """The queue of a round; if this is the first, and not kept, the program that runs it is compiled meanwhile."""
     rows = on_one_device(race.drawn_from)
-    opening = (key, np.int32(number), race.family, rows, race.k, recipes, mixtures, race.settings)
+    k = np.int32(race.k)
+    opening = (key, np.int32(number), race.family, rows, race.slots, k, recipes, mixtures, race.settings)
     if number > 0 or jax.default_backend() != "cpu" or _open.exists(*opening):
         return _open(*opening)
     shapes = _open.small.eval_shape(*opening)
@@ -348,27 +353,33 @@ def _open_round(
     number: Array,
     family: Family,
     rows: Rows,
-    k: int,
+    slots: int,
+    k: Array,
     recipes: Recipe,
     mixtures: Mixture,
     settings: Settings,
 ) -> Queue:
-    """All climbs of round `number` before their first pass, `[r, ...]`, each by its own of `recipes`, leaves `[r]`."""
+    """All climbs of round `number` before their first pass, `[r, ...]`, each by its own of `recipes`, leaves `[r]`.
+
+    They have k components, in the first of the `slots`.
+    """
     key = jax.random.fold_in(key, number)
     data, weight = rows.as_matrix()
     index = jnp.arange(mixtures.log_weights.shape[0])
 
     def start(lane: tuple[Array, Recipe, Mixture]) -> Mixture:
         i, recipe, mixture = lane
-        return recipe(jax.random.fold_in(key, i), family, data, k, weight, mixture)
+        return recipe(jax.random.fold_in(key, i), family, data, slots, weight, mixture, k)
 
     drawn = map_starts(start, (index, recipes, mixtures), data)
-    return queue_of(drawn, index >= 0, rows.frame, settings, NO_LIMIT, resumes=True, framed=True)
+    present = jnp.arange(slots) < k
+    return queue_of(drawn, index >= 0, rows.frame, settings, NO_LIMIT, resumes=True, framed=True, present=present)
 
 
-def _start_climbs(mixtures: Mixture, real: Array, frame: Frame, settings: Settings) -> Queue:
-    return queue_of(mixtures, real, frame, settings, NO_LIMIT, resumes=True, framed=True)
+def _start_climbs(mixtures: Mixture, real: Array, frame: Frame, k: Array, settings: Settings) -> Queue:
+    present = jnp.arange(mixtures.n_components) < k
+    return queue_of(mixtures, real, frame, settings, NO_LIMIT, resumes=True, framed=True, present=present)
 
 
-_start = Program(_start_climbs, (3,), small=HASTY, large=HASTY, nan_is_data=True)
-_open = Program(_open_round, (2, 4, 7), small=BRISK, large=BRISK, nan_is_data=True)
+_start = Program(_start_climbs, (4,), small=HASTY, large=HASTY, nan_is_data=True)
+_open = Program(_open_round, (2, 4, 8), small=BRISK, large=BRISK, nan_is_data=True)

@@ -422,7 +422,7 @@ def test_contenders_are_called_back(monkeypatch):
     rows = as_rows(jaxem.Full(), x, None, 2)
     prior, stop = None, jaxem.GainBelow(1e-9)
     settings = jaxem.lanes.Settings(2, 500, None)
-    race = rounds.Race(jaxem.Full(), 2, ("random",), 100, rows, rows, prior, stop, settings, None)
+    race = rounds.Race(jaxem.Full(), 2, 2, ("random",), 100, rows, rows, prior, stop, settings, None)
     spread = np.var(x)
 
     def start(mean, variance):

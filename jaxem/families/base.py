@@ -111,12 +111,12 @@ class Family(abc.ABC):
         return Stats(weighted_sum(w, log_prob), jnp.sum(resp, axis=0), self.suff_stats(params, rows, resp))
 
     def place(
-        self, params: Params, x: Array, centres: Array, sample_weight: Array | None = None, *, narrow: bool = False
+        self, params: Params, x: Array, centres: Array, sample_weight: Array | None = None, *, narrow: Array | int = 0
     ) -> Params:
         """Pooled `params` (from `init` on `x`) moved to `centres` `[k, d]`: a start with component j at row j.
 
-        `narrow` asks for the spread that each of k clusters side by side would have, where the family can tell. By
-        default this is the M-step of one half pooled data and one half the centre, which every family can do.
+        `narrow`, if it is not 0, asks for the spread that each of so many clusters side by side would have, where the
+        family can tell. By default this is the M-step of one half pooled data and one half the centre, which every family can do.
         """
         del narrow
         k = centres.shape[0]

@@ -322,14 +322,16 @@ class Gaussian(Family):
         one = lambda j, y: jnp.where(labels[:, None] == j, dot("ij,nj->ni", factors[j], noise), y)  # noqa: E731
         return params.means[labels] + jax.lax.fori_loop(0, k, one, noise)
 
-    def place(self, params: Any, x: Array, centres: Array, sample_weight: Any = None, *, narrow: bool = False) -> Any:
+    def place(self, params: Any, x: Array, centres: Array, sample_weight: Any = None, *, narrow: Any = 0) -> Any:
         del x, sample_weight
-        if not narrow:
+        if isinstance(narrow, int) and not narrow:
             return params._replace(means=centres)
-        # axis-parallel boxes of one k-th of the volume; no correlation is carried over from all the data
+        # axis-parallel boxes, each a part of the volume; no correlation is carried over from all the data
         k, d = params.means.shape
         pooled = self.variances(params.covariances, k, d)[0]
-        return GaussianParams(centres, self.from_pooled(jnp.diag(pooled * k ** (-2.0 / d)), k))
+        return GaussianParams(
+            centres, self.from_pooled(jnp.diag(pooled * jnp.asarray(narrow, pooled.dtype) ** (-2.0 / d)), k)
+        )
 
     def shift(self, params: GaussianParams, offset: Array) -> GaussianParams:
         return params._replace(means=params.means + offset[None, :])
