@@ -6,11 +6,18 @@ the same run:
     max(flops / matmul rate, bytes of the data, read once / read rate) + n K exponentials / exp rate
 
 with 4 n K d flops (two products) for Spherical and Diagonal, 4 n K d + 4 n d^2 for Tied, and 2 n K d (d + 1) for Full, where
-symmetric work is counted once. GFLOP/s are those flops in the time measured. Times are medians after a warm-up, with
-`block_until_ready`, compilation apart. Every peer's parameters after a few steps are compared with jaxem's: the table gives
-the largest relative difference of log-likelihoods. A peer that is not installed is reported as missing.
+symmetric work is counted once. GFLOP/s are those flops in the time measured.
+
+jaxem's pass is what a plain `fit` (with lanes `fit_restarts`) takes for one more turn: a long call less a short one, by
+four, called from the host, nothing configured. So is scikit-learn's. Times are medians after a warm-up, with
+`block_until_ready`, compilation apart; CPU seconds count all cores. Variables that choose or slow numpy's BLAS are taken out
+of the environment. scikit-learn runs with one BLAS thread and with all, and the better of the two is compared; "one thread"
+is one thread on either side. Every peer's parameters after a few steps are compared with jaxem's: the table gives the
+largest relative difference of log-likelihoods. A peer that is not installed is reported as missing.
 """
 
+import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -26,15 +33,14 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import pydantic
-from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxem
 from experiments import peers
 from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
-from jaxem.devices import ROWS, mesh_of
+from experiments.roads import UNSET, blas
 from jaxem.io import write_atomically
-from jaxem.primitives import cores
 from jaxem.rows import as_rows
+from jaxem.threads import n_threads, run_all
 
 Kind = Literal["Spherical", "Diagonal", "Tied", "Full"]
 
@@ -59,6 +65,7 @@ class RestartsConfig(Config):
     k: Positive
     restarts: Positive
     tol: float
+    peers: list[Literal["scikit-learn"]] = ["scikit-learn"]
 
 
 class MemoryConfig(Config):
@@ -77,7 +84,7 @@ class BenchmarkConfig(Config):
     steps: Positive
     passes: list[PassConfig]
     restarts: RestartsConfig
-    memory: MemoryConfig
+    memory: MemoryConfig | None = None
     fits: pydantic.NonNegativeInt
     processes: pydantic.NonNegativeInt
 
@@ -108,29 +115,25 @@ def timed(function: Callable[[], Any], repeats: int) -> tuple[float, float, floa
 
 
 def machine(dtype: str, repeats: int) -> Machine:
-    """Rates of a large matrix product, of reading memory and of exponentials in cache, on all devices."""
-    devices = jax.devices()
-    spread = NamedSharding(mesh_of(devices), PartitionSpec(ROWS))
-    m, size, rounds = len(devices), 2048, 256
-    square = jax.device_put(np.ones((m, size, size), dtype), spread)
-    long = jax.device_put(np.ones((m, 2**25), dtype), spread)
-    small = jax.device_put(np.zeros((m, 8, 4096), dtype), spread)
-
-    def on_each(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
-        local, along = (lambda a: function(a[0])[None]), PartitionSpec(ROWS)
-        return jax.jit(jax.shard_map(local, mesh=spread.mesh, in_specs=along, out_specs=along, check_vma=False))
+    """Rates of a large matrix product, of reading memory and of exponentials in cache: on a CPU on all threads at once."""
+    m, size, rounds = n_threads() if jax.default_backend() == "cpu" else 1, 2048, 256
+    squares, longs, smalls = (
+        [jnp.full(shape, 0, dtype) + i for i in range(m)] for shape in ((size, size), (2**25,), (8, 4096))
+    )
 
     def exponentials(a: jax.Array) -> jax.Array:
         return jax.lax.fori_loop(0, rounds, lambda _, total: total + jnp.sum(jnp.exp(a + total * 1e-30)), a[0, 0])
 
-    product, total = on_each(lambda a: jnp.matmul(a, a, precision="highest")), on_each(jnp.sum)
-    exponential = on_each(exponentials)
-    seconds = (
-        timed(lambda: product(square), repeats)[0] / (2 * m * size**3),
-        timed(lambda: total(long), repeats)[0] / long.nbytes,
-        timed(lambda: exponential(small), repeats)[0] / (small.size * rounds),
+    def rate(function: Callable[[jax.Array], jax.Array], arrays: list[jax.Array], work: float) -> float:
+        compiled = jax.jit(function)
+        calls = [functools.partial(lambda array: jax.block_until_ready(compiled(array)), array) for array in arrays]
+        return m * work / timed(lambda: run_all(calls), repeats)[0]
+
+    return Machine(
+        rate(lambda a: jnp.matmul(a, a, precision="highest"), squares, 2.0 * size**3),
+        rate(jnp.sum, longs, longs[0].nbytes),
+        rate(exponentials, smalls, float(smalls[0].size * rounds)),
     )
-    return Machine(*(1.0 / each for each in seconds))
 
 
 def flops_of(work: PassConfig) -> float:
@@ -171,21 +174,48 @@ def as_mixture(start: peers.Start, family: str) -> jaxem.Mixture:
     return jaxem.Mixture(jnp.log(jnp.asarray(start.weights)), params, getattr(jaxem, family)())
 
 
-def one_pass(work: PassConfig, x: np.ndarray, start: peers.Start, repeats: int) -> tuple[float, float, float]:
-    """Median, spread and compilation of jaxem's pass, for one lane of those that share it."""
-    mixture, mesh = as_mixture(start, work.family), mesh_of(jax.devices())
-    rows = as_rows(mixture.family, x, None, work.k, lanes=work.lanes, mesh=mesh)
+TURNS = (2, 6)
+"""turns of the short and of the long call whose difference is timed"""
 
-    def step(mixture: jaxem.Mixture, rows: Any) -> jaxem.Mixture:
-        return jaxem.m_step(mixture, jaxem.e_step(mixture, rows))
 
+class Pass(NamedTuple):
+    """Seconds of a pass, for one lane of those that share it."""
+
+    wall: float
+    spread: float
+    cpu: float
+    compiling: float
+
+
+def one_pass(work: PassConfig, x: np.ndarray, start: peers.Start, repeats: int) -> Pass:
+    """jaxem's pass, as `fit` makes it, or `fit_restarts` of several lanes."""
+    mixture, never = as_mixture(start, work.family), jaxem.GainBelow(-np.inf)
+    rows = as_rows(mixture.family, x, None, work.k, lanes=work.lanes)
+    climb: Callable[..., Any] = jaxem.fit
     if work.lanes > 1:
         nudges = jnp.linspace(1.0, 1.01, work.lanes, dtype=x.dtype)
         mixture = jax.vmap(lambda nudge: jax.tree.map(lambda leaf: leaf * nudge, mixture))(nudges)
-        step = jax.vmap(step, (0, None))
-    compiled = jax.jit(step)
-    middle, spread, compiling = timed(lambda: compiled(mixture, rows), repeats)
-    return middle / work.lanes, spread / work.lanes, compiling
+        climb = jaxem.fit_restarts
+    begun = time.perf_counter()
+    for turns in TURNS:
+        jax.block_until_ready(climb(mixture, rows, stop=never, max_iter=turns))
+    first = time.perf_counter() - begun
+    lengths, spent = [], []
+    for _ in range(repeats):
+        clocks = []
+        for turns in TURNS:
+            wall, cpu = time.perf_counter(), time.process_time()
+            jax.block_until_ready(climb(mixture, rows, stop=never, max_iter=turns))
+            clocks.append((time.perf_counter() - wall, time.process_time() - cpu))
+        (short, of_short), (long, of_long) = clocks
+        lengths.append((long - short) / (TURNS[1] - TURNS[0]) / work.lanes)
+        spent.append((of_long - of_short) / (TURNS[1] - TURNS[0]) / work.lanes)
+    low, middle, high = np.quantile(lengths, [0.25, 0.5, 0.75])
+    compiling = max(0.0, first - sum(TURNS) * float(middle) * work.lanes)
+    return Pass(float(middle), float(high - low), float(np.median(spent)), compiling)
+
+
+ONE_THREAD = "scikit-learn, one thread"
 
 
 def passes(config: BenchmarkConfig, rates: dict[str, Machine]) -> Iterator[dict[str, Any]]:
@@ -196,24 +226,47 @@ def passes(config: BenchmarkConfig, rates: dict[str, Machine]) -> Iterator[dict[
         name = f"{work.n:,} x {work.d}, K = {work.k}, {work.family} {work.dtype}"
         name += f", {work.lanes} restarts" if work.lanes > 1 else ""
         with jax.enable_x64(work.dtype == "float64"):
-            middle, spread, compiling = one_pass(work, x, start, config.repeats)
+            best = one_pass(work, x, start, config.repeats)
+            with threads(1):
+                alone = one_pass(work, x, start, config.repeats)
             ours = jaxem.fit(as_mixture(start, work.family), x, stop=jaxem.GainBelow(-np.inf), max_iter=config.steps)
         floor = floor_of(work, rates[work.dtype])
         yield {
             "work": name,
             "library": "jaxem",
-            "ms": 1e3 * middle,
-            "spread_ms": 1e3 * spread,
-            "compile_s": compiling,
-            "gflops": flops_of(work) / middle / 1e9,
-            "times_floor": middle / floor,
+            "ms": 1e3 * best.wall,
+            "spread_ms": 1e3 * best.spread,
+            "cpu_ms": 1e3 * best.cpu,
+            "compile_s": best.compiling,
+            "gflops": flops_of(work) / best.wall / 1e9,
+            "times_floor": best.wall / floor,
         }
+        yield {"work": name, "library": "jaxem, one thread", "ms": 1e3 * alone.wall, "cpu_ms": 1e3 * alone.cpu}
         for peer in work.peers:
             yield {
                 "work": name,
                 "library": peer,
-                **_peer(peer, config, work, x, start, middle, float(ours.log_likelihood)),
+                **_peer(peer, config, work, x, start, best.wall, float(ours.log_likelihood)),
             }
+            if peer == "scikit-learn" and peers.installed(peer):
+                seconds = peers.sklearn(
+                    x, start, work.family, config.steps, min(config.repeats, 3), thread=True
+                ).seconds
+                faster = seconds / alone.wall
+                yield {"work": name, "library": ONE_THREAD, "ms": 1e3 * seconds, "jaxem_is_faster_by": faster}
+
+
+@contextlib.contextmanager
+def threads(n: int) -> Iterator[None]:
+    """jaxem with so many threads."""
+    jaxem.set_threads(n)
+    try:
+        yield
+    finally:
+        jaxem.set_threads(None)
+
+
+DIAGONAL = "as diagonal"
 
 
 def _peer(
@@ -236,7 +289,7 @@ def _peer(
         theirs = float(jaxem.e_step(as_mixture(end, work.family), x).log_likelihood)
         found["difference"] = abs(theirs - reached) / abs(reached)
     else:
-        found["note"] = "as diagonal"
+        found["note"] = DIAGONAL
     return found
 
 
@@ -281,9 +334,11 @@ def restarts(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
         path = str(Path(folder) / "x.npy")
         np.save(path, x)
         program = RESTARTS.format(path=path, repeats=config.repeats, k=work.k, restarts=work.restarts, tol=work.tol)
-        cold, warm, best, efficiency = child(program)
+        cold, warm, best, efficiency = child(program, JAXEM_CACHE="")
     yield {"work": name, "library": "jaxem, cold", "ms": 1e3 * cold, "note": f"log-likelihood {best:.3f}"}
     yield {"work": name, "library": "jaxem, warm", "ms": 1e3 * warm, "note": f"lane efficiency {efficiency:.2f}"}
+    if not work.peers:
+        return
     if not peers.installed("scikit-learn"):
         yield {"work": name, "library": "scikit-learn", "note": "missing"}
         return
@@ -299,11 +354,16 @@ def restarts(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
         random_state=config.seed,
         reg_covar=0.0,
     )
-    begun = time.perf_counter()
-    model.fit(x)
-    seconds = time.perf_counter() - begun
+    taken = {}
+    for count in (1, None):
+        begun = time.perf_counter()
+        with peers.blas_threads(count):
+            model.fit(x)
+        taken[count or os.cpu_count() or 1] = time.perf_counter() - begun
+    best_count = min(taken, key=lambda count: taken[count])
+    seconds = taken[best_count]
     reached = float(model.score(x)) * work.n
-    note = f"log-likelihood {reached:.3f}; jaxem cold is {seconds / cold:.0f} times faster"
+    note = f"log-likelihood {reached:.3f}; BLAS threads: {best_count}; jaxem cold is {seconds / cold:.1f} times faster"
     yield {
         "work": name,
         "library": "scikit-learn",
@@ -348,6 +408,8 @@ data = x.nbytes
 def memory(config: BenchmarkConfig) -> Iterator[dict[str, Any]]:
     """Peak memory of a process, above the data."""
     work = config.memory
+    if work is None:
+        return
     for what in ("init", "fit", "score", "predict"):
         above = child(MEMORY.format(n=work.n, d=work.d, k=work.k) + PEAK, what)
         name = f"{what}, {work.n:,} x {work.d}, K = {work.k}, Spherical float32"
@@ -429,6 +491,7 @@ COLUMNS = {
     "library": "library",
     "ms": "ms",
     "spread_ms": "spread",
+    "cpu_ms": "CPU ms",
     "jaxem_is_faster_by": "jaxem is faster by",
     "gflops": "GFLOP/s",
     "times_floor": "times the floor",
@@ -441,15 +504,16 @@ COLUMNS = {
 def as_summary(rows: Sequence[dict[str, Any]]) -> str:
     """What the README shows, from rows as measured or as read from the CSV: passes beside the peers, and the whole runs."""
     passes = [row for row in rows if row.get("gflops")]
-    lines = ["| one pass (E-step and M-step) | jaxem, ms | " + " | ".join(peers.PEERS) + " | times the floor |"]
-    lines.append("|---" * (3 + len(peers.PEERS)) + "|")
+    libraries = ["scikit-learn", ONE_THREAD, *(peer for peer in peers.PEERS if peer != "scikit-learn")]
+    lines = ["| one pass (E-step and M-step) | jaxem, ms | " + " | ".join(libraries) + " | times the floor |"]
+    lines.append("|---" * (3 + len(libraries)) + "|")
     for work in dict.fromkeys(row["work"] for row in passes):
-        of = {row["library"]: row for row in passes if row["work"] == work}
+        of = {row["library"]: row for row in rows if row["work"] == work}
         faster = (
-            f"{float(of[peer]['jaxem_is_faster_by']):.2g} x{' (diagonal)' if of[peer].get('note') else ''}"
-            if peer in of
+            f"{float(of[peer]['jaxem_is_faster_by']):.2g} x{' (diagonal)' if of[peer].get('note') == DIAGONAL else ''}"
+            if peer in of and of[peer].get("jaxem_is_faster_by")
             else ""
-            for peer in peers.PEERS
+            for peer in libraries
         )
         ours = of["jaxem"]
         lines.append(
@@ -457,7 +521,8 @@ def as_summary(rows: Sequence[dict[str, Any]]) -> str:
         )
     lines += ["", "| whole runs | seconds | |", "|---|---|---|"]
     for row in rows:
-        if not row.get("gflops") and row.get("note") != "missing" and (row.get("ms") or row.get("note")):
+        is_pass = row["work"] in {row["work"] for row in passes}
+        if not is_pass and row.get("note") != "missing" and (row.get("ms") or row.get("note")):
             seconds = f"{float(row['ms']) / 1e3:.2g}" if row.get("ms") else ""
             library = "" if row["library"] == "jaxem" else f", {row['library']}"
             lines.append(f"| {row['work']}{library} | {seconds} | {row.get('note', '')} |")
@@ -497,8 +562,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def benchmark(config: BenchmarkConfig, out: Path) -> Iterator[str]:
     """jaxem beside its peers and beside the machine's floor."""
-    jax.config.update("jax_num_cpu_devices", cores())  # a CPU pass uses every core
-    opening = [f"measured on {hardware()}, {len(jax.devices())} devices"]
+    opening = [f"measured on {hardware()}, {n_threads()} threads, scikit-learn's BLAS: {blas()}"]
     yield opening[0]
     rates: dict[str, Machine] = {}
     for dtype in dict.fromkeys(work.dtype for work in config.passes):
@@ -526,4 +590,7 @@ def benchmark(config: BenchmarkConfig, out: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    if any(name in os.environ for name in UNSET):  # numpy has read them already
+        clean = {name: value for name, value in os.environ.items() if name not in UNSET}
+        os.execve(sys.executable, [sys.executable, "-m", "experiments.benchmark", *sys.argv[1:]], clean)
     run(BenchmarkConfig, benchmark)

@@ -128,13 +128,10 @@ def measure(road: Road, seed: int) -> tuple[Any, ...]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.npy"
         np.save(path, data_of(road, seed))
-        kept = {
-            "JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "programs"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-        cold = process(path, road, "jaxem", 0, **kept)
-        warm = process(path, road, "jaxem", road.repeats, **kept)
+        cold, warm = (
+            process(path, road, "jaxem", repeats, JAXEM_CACHE=str(Path(folder) / "programs"))
+            for repeats in (0, road.repeats)
+        )
         peers = {
             "1": process(path, road, "peer", road.repeats, **dict.fromkeys(BLAS, "1")),
             "all": process(path, road, "peer", road.repeats, **dict.fromkeys(BLAS, str(os.cpu_count()))),

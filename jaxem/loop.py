@@ -141,10 +141,8 @@ class State(NamedTuple):
 
 
 def begin(mixture: Mixture, max_iter: int | None = None, accelerator: Any = None, present: Any = None) -> State:
-    """The state before the first pass; `mixture` in the frame of the rows. Without `max_iter` there is no trace.
-
-    All components are `present`, unless that is given.
-    """
+    """The state before the first pass; `mixture` in the frame of the rows. Without `max_iter` there is no trace, without
+    `present` all components are."""
     dtype = mixture.log_weights.dtype
     unknown, lowest = jnp.full((), jnp.nan, dtype), jnp.full((), -jnp.inf, dtype)
     here = Point(mixture, mixture, lowest, jnp.zeros_like(mixture.log_weights), lowest, -lowest)
@@ -452,7 +450,8 @@ def _next_route(state: State, here: Point, accepted: Array, accelerator: Any) ->
     import optax  # here: it takes as long to import as the rest of the package
 
     old: Any = state.route
-    free, beyond = jax.vmap(Mixture.unconstrain)(jax.tree.map(_pair, here.mixture, here.plain)) / old.units[None, :]
+    pair = jax.tree.map(lambda *two: jnp.stack(two), here.mixture, here.plain)  # one piece of program for both
+    free, beyond = jax.vmap(Mixture.unconstrain)(pair) / old.units[None, :]
     displacement = beyond - free
     updates, memory = optax.with_extra_args_support(accelerator).update(
         displacement, old.memory, free, value=here.objective, accepted=accepted
@@ -469,10 +468,6 @@ def _next_route(state: State, here: Point, accepted: Array, accelerator: Any) ->
     known = (climbed > 0) & (left > 0)
     rate = jnp.where(length > 0, jnp.clip(1.0 - left / jnp.where(length > 0, length, 1.0), 0.0, 1.0), jnp.nan)
     return route, jnp.where(known, left / jnp.where(known, climbed, 1.0), jnp.nan), rate
-
-
-def _pair(a: Array, b: Array) -> Array:
-    return jnp.stack([a, b])  # what both need is one piece of a program
 
 
 def _is_finite(point: Point) -> Array:

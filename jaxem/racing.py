@@ -46,16 +46,15 @@ from jaxem.display import readable, search_card, selection_card
 from jaxem.families.base import Family
 from jaxem.lanes import Settings, lane_count
 from jaxem.loop import MAX_ITER, MAX_TURNS, Result, as_options
-from jaxem.mixture import Mixture
 from jaxem.parts import Sample
 from jaxem.penalties import chen_tan, variance_floor
-from jaxem.primitives import take
 from jaxem.priors import NormalInverseWishart, Prior
 from jaxem.queue import Landscape, best, landscape
 from jaxem.reasons import Collapse
 from jaxem.recipes import MOST_ROWS
 from jaxem.rounds import ARMS, LARGE_TURN, SHORT, STARTS, Field, Found, Race, SearchProgress, run_rounds, starts_of
 from jaxem.rows import Rows, as_rows, on_one_device, turn_work
+from jaxem.slots import with_slots, without_absent
 from jaxem.stopping import RemainingGainBelow, Status, StoppingRule, has_failed
 
 WORK, LEAST_BUDGET, MOST_BUDGET = 3e9, 300, 4000
@@ -308,36 +307,17 @@ def _candidate(result: Result, data: Array | np.ndarray, weights: Any, n: float,
     mixture, log_likelihood = result.mixture, float(result.log_likelihood)
     w = np.ones(data.shape[0]) if weights is None else np.asarray(weights, np.float64)
     p = mixture.n_parameters
-    certainty = np.asarray(_with_slots(mixture, slots).log_confidence(data), np.float64)
+    certainty = np.asarray(with_slots(mixture, slots).log_confidence(data), np.float64)
     doubt = -float(np.sum(np.where(w > 0, w * certainty, 0.0)))
     of_fit = criteria(log_likelihood, p, n, doubt)
     return Candidate(mixture.family, mixture.n_components, log_likelihood, p, *of_fit, Status(int(result.status)))
-
-
-def _with_slots(mixture: Mixture, slots: int) -> Mixture:
-    """The same mixture with absent components, copies of weight 0 of the first, so that there are `slots` in all."""
-    k = mixture.n_components
-    index = np.where(np.arange(slots) < k, np.arange(slots), 0)
-    family, components = mixture.family.subset(jax.tree.map(np.asarray, mixture.components), index)
-    log_weights: Any = np.where(np.arange(slots) < k, np.asarray(mixture.log_weights)[index], -np.inf)
-    return Mixture(log_weights.astype(mixture.log_weights.dtype), components, family)
-
-
-def _without_absent(results: Result, k: int) -> Result:
-    """Results `[m, ...]` whose mixtures have the first k components only, all in numpy."""
-    mixture = results.mixture
-    if mixture.n_components == k:
-        return results
-    every = [mixture.family.subset(take(mixture.components, i), np.arange(k))[1] for i in range(len(mixture))]
-    components = jax.tree.map(lambda *leaves: np.stack(leaves), *every)
-    return results._replace(mixture=Mixture(mixture.log_weights[:, :k], components, mixture.family))
 
 
 def _run_race(key: Array, race: Race, passes: float) -> Search:
     """The best of the rounds, of large data on samples first; `passes` were made before."""
     found = None if race.rows is race.drawn_from else _climb_samples(key, race, passes)
     found = run_rounds(key, race, passes) if found is None else found
-    finalists = jax.tree.map(jax.device_put, _without_absent(found.results, race.k))
+    finalists = jax.tree.map(jax.device_put, without_absent(found.results, race.k))
     passes = math.ceil(passes + found.passes)
     return Search(best(finalists), landscape(finalists), finalists, found.arms, passes, None)
 

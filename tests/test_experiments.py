@@ -63,6 +63,15 @@ def test_every_experiment_has_a_config_and_a_smaller_one(name):
         assert isinstance(load_config(kind, ROOT / folder / f"{name}.toml"), kind)
 
 
+@pytest.mark.parametrize("folder", ["configs", pytest.param("configs/smoke", marks=pytest.mark.slow)])
+def test_the_benchmark_has_a_config_for_a_gpu(folder, tmp_path):
+    config = load_config(importlib.import_module("experiments.benchmark").BenchmarkConfig, ROOT / folder / "gpu.toml")
+    assert not config.memory
+    if folder == "configs/smoke":
+        done = run("benchmark", ROOT / folder / "gpu.toml", tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "lecture" else pytest.mark.slow) for n in NAMES])
 def test_smoke(name, tmp_path):
     done = run(name, ROOT / "configs" / "smoke" / f"{name}.toml", tmp_path)

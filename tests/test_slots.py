@@ -11,8 +11,8 @@ import pytest
 
 import jaxem
 from jaxem import Status, loop, racing, rounds
-from jaxem.racing import _with_slots, _without_absent
 from jaxem.rows import as_rows
+from jaxem.slots import with_slots, without_absent
 from tests.cases import CASES, Poisson, blobs
 from tests.conftest import DTYPE, ROUNDING
 
@@ -45,7 +45,7 @@ def test_absent_components_change_nothing(case, accelerator):
     chosen = jaxem.hybrid() if accelerator else None
     turns = 400 if accelerator else 12
     _, alone = climb(mixture, x, np.ones(k, bool), chosen, turns)
-    padded = jax.tree.map(jnp.asarray, _with_slots(mixture, many))
+    padded = jax.tree.map(jnp.asarray, with_slots(mixture, many))
     assert padded.n_components == many
     state, among = climb(padded, x, np.arange(many) < k, chosen, turns)
     assert np.all(np.asarray(among.mixture.log_weights)[k:] == -np.inf)
@@ -56,7 +56,7 @@ def test_absent_components_change_nothing(case, accelerator):
     else:
         np.testing.assert_allclose(among.objective, alone.objective, rtol=100 * ROUNDING)
     batch: Any = jax.tree.map(lambda leaf: np.asarray(leaf)[None], among)
-    back = _without_absent(batch, k).mixture[0]
+    back = without_absent(batch, k).mixture[0]
     assert back.n_components == k
     tolerance = 1e3 * ROUNDING if accelerator is None else 0.05
     np.testing.assert_allclose(back.log_prob(x), alone.mixture.log_prob(x), rtol=tolerance, atol=tolerance)
@@ -69,13 +69,13 @@ def test_statuses_are_those_of_the_components_that_are_present(family):
     x = blobs(80).astype(DTYPE)
     start = jaxem.starts(KEY, family, x, 2, 1)[0]
     present = np.arange(5) < 2
-    _, sound = climb(_with_slots(start, 5), x, present, turns=60)
+    _, sound = climb(with_slots(start, 5), x, present, turns=60)
     assert not Status(int(sound.status)).failed
     twins = dataclasses.replace(start, components=family.subset(start.components, np.array([0, 0]))[1])
-    _, saddle = climb(_with_slots(twins, 5), x, present, turns=30)
+    _, saddle = climb(with_slots(twins, 5), x, present, turns=30)
     assert Status(int(saddle.status)) == Status.SADDLE
     lost = dataclasses.replace(start, log_weights=jnp.asarray([0.0, -np.inf], DTYPE))
-    _, degenerate = climb(_with_slots(lost, 5), x, present, turns=5)
+    _, degenerate = climb(with_slots(lost, 5), x, present, turns=5)
     assert Status(int(degenerate.status)) == Status.DEGENERATE
 
 
@@ -100,7 +100,7 @@ def test_starts_with_room_for_more_components(recipe, k):
     recipe = jax.tree.map(jnp.asarray, recipe)
     found = {}
     for slots in (6, k):
-        found[slots], weights = values_of_starts(slots, recipe, _with_slots(given, slots), x, w, jnp.int32(k))
+        found[slots], weights = values_of_starts(slots, recipe, with_slots(given, slots), x, w, jnp.int32(k))
         assert np.all(np.asarray(weights)[:, k:] == 0)
         np.testing.assert_allclose(np.sum(weights, axis=1), 1.0, rtol=1e-5)
     error = np.sqrt((np.var(found[6]) + np.var(found[k])) / 11) + 1e-3 * abs(np.mean(found[k]))
