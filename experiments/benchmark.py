@@ -65,7 +65,7 @@ class RestartsConfig(Config):
     k: Positive
     restarts: Positive
     tol: float
-    peers: list[Literal["scikit-learn"]] = ["scikit-learn"]
+    peers: list[Literal["scikit-learn"]]
 
 
 class MemoryConfig(Config):

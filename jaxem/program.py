@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from jaxem import kept
 from jaxem.primitives import all_lanes, check_not_forked, is_traced
@@ -213,7 +214,7 @@ class Program:
             return None
         static = tuple(args[i] for i in self.static_argnums)
         leaves, structure = jax.tree.flatten([arg for i, arg in enumerate(args) if i not in self.static_argnums])
-        if any(isinstance(leaf, jax.Array) and leaf.sharding.device_set != _here() for leaf in leaves):
+        if any(isinstance(leaf, jax.Array) and leaf.sharding != _here() for leaf in leaves):
             return None
         shapes = tuple(
             (leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) if hasattr(leaf, "shape") else type(leaf)
@@ -250,9 +251,9 @@ def under_scopes(work: Callable[[], T]) -> Callable[[], T]:
 
 
 @functools.cache
-def _here() -> set[jax.Device]:
-    """The device on which arguments are put that lie nowhere."""
-    return {jax.local_devices()[0]}
+def _here() -> SingleDeviceSharding:
+    """How arguments lie that nobody has put anywhere."""
+    return SingleDeviceSharding(jax.local_devices()[0])
 
 
 class Pace:

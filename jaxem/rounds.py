@@ -172,8 +172,8 @@ def _run_round(key: Array, number: int, race: Race, before: Found | None, moves:
     """One round: starts, of which the promising go on, and a few climb to the end; with `moves` from optima found before."""
     names, recipes, mixtures = _recipes(race, before if moves else None)
     known = -np.inf if before is None else before.best
-    arm_of, budget = np.unique(names, return_inverse=True)[1], race.of_round
     r = 1 if race.k == 1 else len(names)
+    names, arm_of, budget = names[:r], np.unique(names, return_inverse=True)[1], race.of_round
     field = Field(race, _open_queue(key, number, race, recipes, mixtures), known, passes)
     field = field.climb(np.arange(r), max(1, min(SHORT, budget // (2 * r))))
     lanes = _interleave_arms(_best_first(field.scores, np.arange(r)), arm_of)[: max(1, round(PROMISING * r))]
@@ -230,7 +230,7 @@ class Field(NamedTuple):
             running = running[(scores.hope[running] > bar) | ((running == leader) & (not moves))]
             if running.size == 0:
                 waiting = np.setdiff1d(
-                    np.flatnonzero(scores.running[: len(names)] & (scores.made[: len(names)] > 0)), lanes
+                    np.flatnonzero(scores.running[: len(names)]), lanes
                 )
                 if scores.sound[lanes].any() or waiting.size == 0:
                     break

@@ -1,5 +1,6 @@
 """Kept programs: the next process loads what this one compiled; nothing damaged, foreign or of other settings is used."""
 
+import concurrent.futures
 import functools
 import os
 import re
@@ -16,7 +17,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 import jaxem
 from jaxem import kept
-from jaxem.program import BRISK, Program
+from jaxem.program import BRISK, Program, forget_programs
 from tests.cases import blobs
 from tests.conftest import X64
 
@@ -297,3 +298,41 @@ def test_settings_of_jax_are_not_touched(tmp_path):
     done = run(code, JAXEM_CACHE=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "programs")
+
+
+def test_arguments_that_lie_elsewhere_are_left_to_jit(folder):
+    """A sharded array on one device is no array on that device; neither is one on another."""
+    program, x = Program(square, (1,)), np.ones((2, 2))
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:1]), ("rows",))
+    spread = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    np.testing.assert_array_equal(program(spread, 1), program(x, 1))
+    assert len(program.made) == len(files(folder)) == 1
+    with jax.debug_nans(True):
+        program(x, 2)
+    with jax.default_device(jax.local_devices()[0]):
+        program(x, 2)
+    assert len(program.made) == 1
+
+
+def test_a_process_can_give_up_its_programs(folder):
+    program, x = Program(square, (1,)), np.ones((2, 2))
+    expected = program(x, 1)
+    forget_programs()
+    assert not program.made
+    np.testing.assert_array_equal(program(x, 1), expected)
+
+
+def test_threads_that_need_one_program_make_it_once(monkeypatch):
+    program, x = Program(square, (1,)), np.ones((3, 3))
+    begun: list[Any] = []
+    begin = program._begin
+
+    def counted(*args):
+        begun.append(1)
+        return begin(*args)
+
+    monkeypatch.setattr(program, "_begin", counted)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: np.asarray(program(x, 1)), range(8)))
+    assert len(begun) == 1
+    assert all(np.array_equal(one, results[0]) for one in results)
