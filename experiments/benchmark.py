@@ -174,8 +174,10 @@ def as_mixture(start: peers.Start, family: str) -> jaxem.Mixture:
     return jaxem.Mixture(jnp.log(jnp.asarray(start.weights)), params, getattr(jaxem, family)())
 
 
-TURNS = (2, 6)
-"""turns of the short and of the long call whose difference is timed"""
+SHORT, LONG, MOST = 2, 4, 2000
+"""turns of the short call, and how many more the long call makes, at least and at most; their difference is timed"""
+NUMBERS = 4e8
+"""numbers that those more turns touch, where a pass is short"""
 
 
 class Pass(NamedTuple):
@@ -196,22 +198,24 @@ def one_pass(work: PassConfig, x: np.ndarray, start: peers.Start, repeats: int) 
         nudges = jnp.linspace(1.0, 1.01, work.lanes, dtype=x.dtype)
         mixture = jax.vmap(lambda nudge: jax.tree.map(lambda leaf: leaf * nudge, mixture))(nudges)
         climb = jaxem.fit_restarts
+    more = int(np.clip(NUMBERS / (work.n * work.d * work.k * work.lanes), LONG, MOST))
+    counts = (SHORT, SHORT + more)
     begun = time.perf_counter()
-    for turns in TURNS:
+    for turns in counts:
         jax.block_until_ready(climb(mixture, rows, stop=never, max_iter=turns))
     first = time.perf_counter() - begun
     lengths, spent = [], []
     for _ in range(repeats):
         clocks = []
-        for turns in TURNS:
+        for turns in counts:
             wall, cpu = time.perf_counter(), time.process_time()
             jax.block_until_ready(climb(mixture, rows, stop=never, max_iter=turns))
             clocks.append((time.perf_counter() - wall, time.process_time() - cpu))
         (short, of_short), (long, of_long) = clocks
-        lengths.append((long - short) / (TURNS[1] - TURNS[0]) / work.lanes)
-        spent.append((of_long - of_short) / (TURNS[1] - TURNS[0]) / work.lanes)
+        lengths.append((long - short) / more / work.lanes)
+        spent.append((of_long - of_short) / more / work.lanes)
     low, middle, high = np.quantile(lengths, [0.25, 0.5, 0.75])
-    compiling = max(0.0, first - sum(TURNS) * float(middle) * work.lanes)
+    compiling = max(0.0, first - sum(counts) * float(middle) * work.lanes)
     return Pass(float(middle), float(high - low), float(np.median(spent)), compiling)
 
 

@@ -229,9 +229,7 @@ class Field(NamedTuple):
             running = lanes[scores.running[lanes] & scores.sound[lanes]]
             running = running[(scores.hope[running] > bar) | ((running == leader) & (not moves))]
             if running.size == 0:
-                waiting = np.setdiff1d(
-                    np.flatnonzero(scores.running[: len(names)]), lanes
-                )
+                waiting = np.setdiff1d(np.flatnonzero(scores.running[: len(names)]), lanes)
                 if scores.sound[lanes].any() or waiting.size == 0:
                     break
                 # all that were promising have collapsed: call others back
