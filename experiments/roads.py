@@ -7,7 +7,8 @@ with all, and the better is compared. Variables that choose or slow numpy's BLAS
 kernel that is left is printed.
 
 Roads: `default` is `GaussianMixture(K).fit(X)`, `restarts` the same with `n_init=10`, in both libraries; `search` is
-`jaxem.search` with its defaults beside scikit-learn's default fit. The log-likelihood that each reaches stands beside it.
+`jaxem.search` with its defaults beside scikit-learn's default fit; `select` is `jaxem.select` of 1 to K components and four
+families beside a grid of fits with `n_init=10` and the least BIC. The log-likelihood that each reaches stands beside it.
 """
 
 import json
@@ -51,7 +52,7 @@ path, road, k, repeats, peer = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(s
 x = np.load(path)
 if peer:
     from sklearn.mixture import GaussianMixture
-elif road == "search":
+elif road in ("search", "select"):
     import jax, jaxem
 else:
     from jaxem.sklearn import GaussianMixture
@@ -59,6 +60,13 @@ else:
 def call(seed):
     if road == "search" and not peer:
         return float(jaxem.search(jax.random.key(seed), "full", x, k).best.log_likelihood)
+    if road == "select" and not peer:
+        families = ("spherical", "diagonal", "tied", "full")
+        return float(jaxem.select(jax.random.key(seed), families, x, range(1, k + 1)).best.best.log_likelihood)
+    if road == "select":
+        grid = [(kind, j) for kind in ("spherical", "diag", "tied", "full") for j in range(1, k + 1)]
+        models = [GaussianMixture(j, covariance_type=kind, n_init=10, random_state=seed).fit(x) for kind, j in grid]
+        return float(min(models, key=lambda model: model.bic(x)).score(x)) * len(x)
     model = GaussianMixture(k, n_init=10 if road == "restarts" else 1, random_state=seed).fit(x)
     return float(model.score(x)) * len(x)
 
@@ -76,7 +84,7 @@ print(json.dumps([walls, cpus, found]))
 class Road(Config):
     """One way to an answer, on data of one size."""
 
-    road: Literal["default", "restarts", "search"]
+    road: Literal["default", "restarts", "search", "select"]
     n: Positive
     d: Positive
     k: Positive

@@ -21,7 +21,7 @@ ASYMMETRY = 1e-4
 LEAF = 16
 """number of features up to which a matrix is factored column by column"""
 SQUARINGS = 14
-"""squarings of a matrix that find its largest eigenvalue; the relative error is log(d) / 2**14"""
+"""squarings of a matrix that find its largest eigenvalue; the relative error is at most 2 log(d) / 2**14"""
 
 
 def whitener(covariances: Array) -> Array:
@@ -30,10 +30,10 @@ def whitener(covariances: Array) -> Array:
 
 
 def smallest_eigenvalue(covariances: Array, inverse_scale: Array, least: Array) -> Array:
-    """Smallest eigenvalue `[...]` of S Sigma S, S = diag(inverse_scale), to 4e-4; 0 if it is singular to rounding.
+    """Smallest eigenvalue `[...]` of S Sigma S, S = diag(inverse_scale), to 1e-3; 0 if it is singular to rounding.
 
     It is 1 / lambda of the inverse B, and lambda = lim tr(B^(2^m))^(1 / 2^m): squarings, each scaled to trace 1; m of
-    them leave a relative error of log(d) / 2^m.
+    them leave a relative error of at most 2 log(d) / 2^m.
     """
     whiteners, variances = whitener(covariances), jnp.diagonal(covariances, axis1=-2, axis2=-1)
     constant = jnp.broadcast_to(inverse_scale == 0, variances.shape)

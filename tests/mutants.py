@@ -106,7 +106,7 @@ MUTANTS = (
            "0.0 * self.outer(root * new)", "Diagonal", prior=True),
     Mutant("the mean's move counted as rows, not as the prior counts it", GAUSSIAN,
            "return stats.counts / positive(stats.degrees)", "return jnp.ones_like(stats.counts)", "Spherical", prior=True),
-    Mutant("a row of the whitener not divided", LINALG, "set(row / factors[..., i, i][..., None])", "set(row)", "Full"),
+    Mutant("a row of the whitener not divided", LINALG, "set(row / factors[..., j, j][..., None])", "set(row)", "Full"),
 )  # fmt: skip
 
 

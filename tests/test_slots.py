@@ -72,7 +72,7 @@ def test_statuses_are_those_of_the_components_that_are_present(family):
     _, sound = climb(with_slots(start, 5), x, present, turns=60)
     assert not Status(int(sound.status)).failed
     twins = dataclasses.replace(start, components=family.subset(start.components, np.array([0, 0]))[1])
-    _, saddle = climb(with_slots(twins, 5), x, present, turns=30)
+    _, saddle = climb(with_slots(twins, 5), x, present, turns=4)  # rounding parts them in time
     assert Status(int(saddle.status)) == Status.SADDLE
     lost = dataclasses.replace(start, log_weights=jnp.asarray([0.0, -np.inf], DTYPE))
     _, degenerate = climb(with_slots(lost, 5), x, present, turns=5)
