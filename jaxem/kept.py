@@ -6,7 +6,7 @@ the processor. A function or class that jaxem or its dependencies did not write 
 kept. A file carries a digest of its bytes; one that is damaged, or that JAX cannot load, is ignored and replaced. Files are
 written under another name and moved, so no process reads half of one. Above `MOST_BYTES` the least recently used go.
 
-If JAX's own compilation cache is set, that keeps what is compiled, and nothing is written here.
+If JAX's own compilation cache is set, it keeps what is compiled, and no program is written here.
 The folder is that of the environment variable JAXEM_CACHE, or `jaxem` in the user's caches; an empty variable keeps nothing.
 Programs are code: a folder that others may write to is not used.
 """
@@ -68,7 +68,7 @@ def is_kept(name: str) -> bool:
 
 
 def load(name: str) -> Any:
-    """The program of that name, ready to be called; None if none is kept or it cannot be used."""
+    """The program of that name, ready to be called; None if there is none or JAX cannot load it."""
     with contextlib.suppress(Exception):  # whatever is wrong with a file, the program is compiled again
         payload, inputs, outputs = _read(name)
         if LAPACK in payload:
@@ -164,7 +164,7 @@ def folder_of(named: str | None) -> Path | None:
 
 
 def _prune(folder: Path) -> None:
-    """Delete the least recently used programs, if there are too many, and what a killed process left half-written."""
+    """Delete the files that were not used for longest, if there are too many bytes; what a killed process left is among them."""
     found = []
     for path in folder.iterdir():
         with contextlib.suppress(OSError):  # another process may delete it

@@ -20,8 +20,6 @@ import typer
 
 from jaxem.cli.signals import CODES, leave
 
-CACHE_VARIABLE = "JAXEM_CACHE"
-"""environment variable with the folder of compiled programs (kept.py), or empty for none"""
 _DEBUGGING: list[bool] = []
 """holds True once --debug was given"""
 
@@ -155,5 +153,7 @@ def start_jax(*, keep: bool = True) -> None:
     if not keep:
         import jax
 
+        from jaxem import kept
+
         jax.config.update("jax_enable_compilation_cache", False)
-        os.environ[CACHE_VARIABLE] = ""
+        os.environ[kept.VARIABLE] = ""
