@@ -59,14 +59,30 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.em import m_step as m_step
     from jaxem.em import objective as objective
     from jaxem.em import proxy as proxy
+    from jaxem.families.algebra import Product as Product
+    from jaxem.families.algebra import Union as Union
     from jaxem.families.base import Family as Family
     from jaxem.families.discrete import Bernoulli as Bernoulli
     from jaxem.families.discrete import BernoulliParams as BernoulliParams
+    from jaxem.families.discrete import Categorical as Categorical
+    from jaxem.families.discrete import CategoricalParams as CategoricalParams
+    from jaxem.families.discrete import Poisson as Poisson
+    from jaxem.families.discrete import PoissonParams as PoissonParams
+    from jaxem.families.fixed import Labelled as Labelled
+    from jaxem.families.fixed import LabelledParams as LabelledParams
+    from jaxem.families.fixed import Uniform as Uniform
+    from jaxem.families.fixed import UniformParams as UniformParams
     from jaxem.families.gaussian import Diagonal as Diagonal
     from jaxem.families.gaussian import Full as Full
     from jaxem.families.gaussian import GaussianParams as GaussianParams
     from jaxem.families.gaussian import Spherical as Spherical
     from jaxem.families.gaussian import Tied as Tied
+    from jaxem.families.numerical import Numerical as Numerical
+    from jaxem.families.numerical import NumericalParams as NumericalParams
+    from jaxem.families.regression import Regression as Regression
+    from jaxem.families.regression import RegressionParams as RegressionParams
+    from jaxem.families.student_t import StudentT as StudentT
+    from jaxem.families.student_t import StudentTParams as StudentTParams
     from jaxem.init import FromMixture as FromMixture
     from jaxem.init import FromResponsibilities as FromResponsibilities
     from jaxem.init import KMeans as KMeans
@@ -79,13 +95,17 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.loop import State as State
     from jaxem.loop import advance as advance
     from jaxem.loop import fit as fit
+    from jaxem.mixture import Divergence as Divergence
     from jaxem.mixture import Mixture as Mixture
+    from jaxem.mixture import kl_divergence as kl_divergence
     from jaxem.ordering import sorted_components as sorted_components
     from jaxem.penalties import chen_tan as chen_tan
     from jaxem.penalties import fraley_raftery as fraley_raftery
     from jaxem.penalties import variance_floor as variance_floor
     from jaxem.priors import Beta as Beta
     from jaxem.priors import Dirichlet as Dirichlet
+    from jaxem.priors import DirichletProbs as DirichletProbs
+    from jaxem.priors import Gamma as Gamma
     from jaxem.priors import NormalInverseWishart as NormalInverseWishart
     from jaxem.priors import Prior as Prior
     from jaxem.queue import Landscape as Landscape
@@ -123,14 +143,34 @@ _HOME = {
     "GaussianParams": "families.gaussian",
     "Bernoulli": "families.discrete",
     "BernoulliParams": "families.discrete",
+    "Categorical": "families.discrete",
+    "CategoricalParams": "families.discrete",
+    "Poisson": "families.discrete",
+    "PoissonParams": "families.discrete",
+    "StudentT": "families.student_t",
+    "StudentTParams": "families.student_t",
+    "Product": "families.algebra",
+    "Union": "families.algebra",
+    "Uniform": "families.fixed",
+    "UniformParams": "families.fixed",
+    "Labelled": "families.fixed",
+    "LabelledParams": "families.fixed",
+    "Regression": "families.regression",
+    "RegressionParams": "families.regression",
+    "Numerical": "families.numerical",
+    "NumericalParams": "families.numerical",
     "Beta": "priors",
     "Prior": "priors",
     "Dirichlet": "priors",
+    "DirichletProbs": "priors",
+    "Gamma": "priors",
     "NormalInverseWishart": "priors",
     "chen_tan": "penalties",
     "fraley_raftery": "penalties",
     "variance_floor": "penalties",
     "Mixture": "mixture",
+    "Divergence": "mixture",
+    "kl_divergence": "mixture",
     "shard": "devices",
     "Stats": "stats",
     "e_step": "em",

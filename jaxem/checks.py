@@ -59,6 +59,19 @@ def as_count(name: str, value: Any, least: int = 1, most: int = 2**31 - 1) -> in
     return count
 
 
+def as_columns(name: str, columns: Any, d: int | None) -> np.ndarray:
+    """Numbers of some of d columns, `[m]`, from one number or several; a ValueError naming the argument."""
+    several = [columns] if np.ndim(columns) == 0 else [*columns]
+    for column in several:
+        if isinstance(column, (bool, np.bool_)) or not isinstance(column, (int, np.integer)):
+            raise ValueError(f"{name} = {columns!r}; give the numbers of columns, from 0, such as (0, 2)")
+        if column < 0 or (d is not None and column >= d):
+            raise ValueError(f"{name} holds {column}, and the columns are 0 to {(d or 1) - 1}; give one of these")
+    if not several or len(set(several)) < len(several):
+        raise ValueError(f"{name} = {columns!r}; give at least one column, and none twice")
+    return np.asarray(several, int)
+
+
 def as_components(n_components: Any, n: int) -> int:
     """The number of components as an int, checked against the number of rows before anything is allocated."""
     k = as_count("n_components", n_components, most=10**18)
@@ -203,10 +216,17 @@ def _described(value: Any) -> str:
 
 
 def as_supported(
-    family: Any, x: ArrayLike, n_features: int | None = None, *, exact: bool = False
+    family: Any, x: ArrayLike, n_components: int, n_features: int | None = None, *, exact: bool = False
 ) -> Array | np.ndarray:
-    """`as_data`, and a ValueError if a value cannot occur under the family."""
+    """`as_data`, and a ValueError if the rows do not suit a mixture of so many components of the family.
+
+    `n_features` is how many columns the mixture has, if there is one.
+    """
+    if n_features is None and family.width is not None and np.ndim(x) == 2 and np.shape(x)[1] != family.width:
+        raise ValueError(f"x has {np.shape(x)[1]} columns, {family!r} takes {family.width}; give these, in its order")
     data = as_data(x, n_features=n_features, exact=exact)
+    if family.n_components not in (None, n_components):
+        raise ValueError(f"n_components = {n_components} does not fit {family!r}; give {family.n_components}")
     if is_traced(data):
         return data
     with jax.ensure_compile_time_eval():  # the data may be a constant inside somebody's jit
@@ -217,6 +237,9 @@ def as_supported(
                 f"x[{row}, {column}] = {np.asarray(data)[row, column]} cannot occur under {type(family).__name__}; "
                 "recode the data or choose another family"
             )
+        complaint = family.complaint(data, n_components)
+        if complaint is not None:
+            raise ValueError(f"x {complaint}")
     return data
 
 

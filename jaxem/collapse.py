@@ -62,7 +62,9 @@ def _rows_of(mixture: Mixture, x: Any, sample_weight: ArrayLike | None) -> tuple
         rows = as_rows(mixture.family, x, sample_weight, mixture.n_components, like=mixture)
         matrix, weights = (np.asarray(leaf) for leaf in rows.as_matrix())
         return matrix + np.asarray(rows.frame.centre), weights.astype(np.float64)
-    data = as_supported(mixture.family, x, n_features=mixture.family.n_features(mixture.components), exact=True)
+    data = as_supported(
+        mixture.family, x, mixture.n_components, mixture.family.n_features(mixture.components), exact=True
+    )
     given = as_weights(sample_weight, data.shape[0], np.float64)
     return np.asarray(data), np.ones(data.shape[0]) if given is None else np.asarray(given, np.float64)
 
@@ -181,8 +183,8 @@ def _coinciding(mixture: Mixture) -> list[int]:
         return []
 
     def apart(pair: tuple[Array, Array]) -> Array:
-        (_, one), (_, other) = (mixture.family.subset(components, index[None]) for index in pair)
-        return jnp.minimum(mixture.family.step_size(one, other), mixture.family.step_size(other, one))
+        i, j = pair
+        return jnp.minimum(mixture.family.apart(components, i, j), mixture.family.apart(components, j, i))
 
     i, j = np.triu_indices(k, 1)
     close = np.asarray(jax.lax.map(apart, (jnp.asarray(i), jnp.asarray(j)))) < np.finfo(dtype).eps ** COINCIDENCE

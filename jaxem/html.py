@@ -79,7 +79,7 @@ def report(
     """
     result = _as_result(result, x)
     mixture = result.mixture
-    data = as_supported(mixture.family, x, n_features=mixture.family.n_features(mixture.components))
+    data = as_supported(mixture.family, x, mixture.n_components, mixture.family.n_features(mixture.components))
     values = np.asarray(data.astype(np.result_type(data.dtype, mixture.log_weights.dtype)))
     n, d = values.shape
     names = [f"x{j + 1}" for j in range(d)] if columns is None else [str(name) for name in columns]

@@ -1,12 +1,16 @@
 """Save and load a Mixture as safetensors with a closed schema; no pickle, no import by name.
 
 A file holds the arrays `log_weights` and `components.<field>` and these strings: `format` ("jaxem-mixture"), `version`,
-`family` (one of FAMILIES), `n_components`, `n_features`, `columns` (a JSON list of the names of the features, or null) and
-`sha256`, the digest of all others and of the arrays with their names, dtypes and shapes. It may hold nothing else. Version
-"1" had no columns, and its digest was of the arrays alone; it is still read. The family itself says which fields it has, of
-which shapes, and what is wrong with their values. How a file is written is in `jaxem.files`.
+`family`, `n_components`, `n_features`, `columns` (a JSON list of the names of the features, or null) and `sha256`, the
+digest of all others and of the arrays with their names, dtypes and shapes. It may hold nothing else. The family itself says
+which fields it has, of which shapes, and what is wrong with their values. How a file is written is in `jaxem.files`.
+
+A family is JSON: its name, one of FAMILIES, and its settings, as in {"Categorical": {"n_categories": 3}}; families inside
+a Product or a Union are written the same way. A family of your own is known by `register`. Versions "1" and "2" had a
+plain name in place of it, version "1" no columns and a digest of the arrays alone; both are still read.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -14,9 +18,9 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,23 +28,35 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from jaxem.families.algebra import Product, Union
 from jaxem.families.base import Family
-from jaxem.families.discrete import Bernoulli
+from jaxem.families.discrete import Bernoulli, Categorical, Poisson
+from jaxem.families.fixed import Labelled, Uniform
 from jaxem.families.gaussian import Diagonal, Full, Spherical, Tied
+from jaxem.families.regression import Regression
+from jaxem.families.student_t import StudentT
 from jaxem.files import write_atomically as write_atomically
 from jaxem.mixture import Mixture
 
-FORMAT, VERSION = "jaxem-mixture", "2"
-FAMILIES: dict[str, Family] = {
-    type(family).__name__: family for family in (Spherical(), Diagonal(), Tied(), Full(), Bernoulli())
+FORMAT, VERSION = "jaxem-mixture", "3"
+FAMILIES: dict[str, type[Family] | Family] = {
+    kind.__name__: kind
+    for kind in (
+        *(Spherical, Diagonal, Tied, Full, StudentT, Bernoulli, Categorical, Poisson),
+        *(Regression, Uniform, Labelled, Product, Union),
+    )
 }
-"""what a file may hold; a new family is one more entry"""
+"""what a file may hold, by name: classes, whose settings a file tells, and families of a user's, which have none; a new family
+is one more entry, or a call of `register`"""
 ENTRY = {"dtype", "shape", "data_offsets"}
 METADATA = {
     "1": {"format", "version", "family", "n_components", "n_features", "sha256"},
     "2": {"format", "version", "family", "n_components", "n_features", "columns", "sha256"},
+    "3": {"format", "version", "family", "n_components", "n_features", "columns", "sha256"},
 }
 """what each version that is read says of a model"""
+MAX_DEPTH = 8
+"""families inside families that a file may have"""
 MAX_HEADER = 2**26
 """bytes a header may have; those that `save` writes have a few hundred, and the names of the columns"""
 MAX_NAME = 1000
@@ -70,24 +86,43 @@ class Model(NamedTuple):
     columns: tuple[str, ...] | None
 
 
+def register(family: Family | type[Family], name: str | None = None) -> None:
+    """Make a family of your own known to model files: `save` and `load` then take mixtures of it.
+
+    Args:
+        family: a class, whose settings (the fields of its dataclass: numbers, strings, families and tuples of these) a file
+            holds; or one family with whatever settings, such as a `Numerical`, which a file holds by its name alone.
+        name: the name in files, the same whenever they are read; by default that of the class.
+
+    Raises:
+        ValueError: if the name is taken by another family.
+    """
+    kind = family if isinstance(family, type) else type(family)
+    if not issubclass(kind, Family):
+        raise TypeError(f"family is {family!r}; give a Family, or a class of families")
+    name = kind.__name__ if name is None else name
+    taken = FAMILIES.get(name)
+    if taken is not None and taken != family and f"{taken}" != f"{family}":
+        raise ValueError(f"name = {name!r} is that of {taken!r}; give another")
+    FAMILIES[name] = family
+
+
 def save(mixture: Mixture, path: str | Path, *, columns: Sequence[str] | None = None, overwrite: bool = True) -> None:
     """Write a mixture to `path`, atomically.
 
     Args:
-        mixture: of a family in FAMILIES; one mixture, not a batch.
+        mixture: one mixture, not a batch.
         path: the file; a link is followed.
         columns: the names of the d features, all different; the command line then finds them in a table by name.
         overwrite: whether an existing file is replaced; its mode is kept.
 
     Raises:
-        TypeError: for a family that files do not know (one of your own).
+        TypeError: for a family that files do not know; one of your own is made known by `register`.
         ValueError: for parameters that are not finite, and for columns that are not d different names.
         FileExistsError: if the path exists and `overwrite` is false.
         OSError: if the file cannot be written, with its name; the old file is then whole.
     """
-    name = type(mixture.family).__name__
-    if FAMILIES.get(name) != mixture.family:
-        raise TypeError(f"mixture has family {mixture.family!r}, which a file cannot hold; give one of {[*FAMILIES]}")
+    family = json.dumps(_described(mixture.family))
     if mixture.log_weights.ndim != 1:
         raise ValueError(f"mixture has log_weights of shape {mixture.log_weights.shape}; save one mixture, not a batch")
     params = jax.tree.map(np.asarray, mixture.components)
@@ -106,9 +141,9 @@ def save(mixture: Mixture, path: str | Path, *, columns: Sequence[str] | None = 
     metadata = {
         "format": FORMAT,
         "version": VERSION,
-        "family": name,
+        "family": family,
         "n_components": str(mixture.n_components),
-        "n_features": str(mixture.family.n_features(mixture.components)),
+        "n_features": str(mixture.family.n_features(mixture.components) or len(columns or ())),
         "columns": json.dumps(None if columns is None else [*columns]),
     }
     if columns is not None:
@@ -147,8 +182,11 @@ def _read(path: str | Path) -> Model:
         header, start, size = _header(path, file)
         metadata = header.pop("__metadata__", None)
         k, d, columns = _check_metadata(path, metadata)
-        family = FAMILIES[metadata["family"]]
-        shapes, tree = _shapes(family, k, d)
+        family = _family(path, metadata)
+        try:
+            shapes, tree = _shapes(family, k, d)
+        except ValueError as error:
+            raise ModelFormatError(f"{path}: {error}") from error
         expected = {"log_weights": (k,), **shapes}
         _check_arrays(path, header, expected, size)
         content = start + file.read(size)
@@ -181,8 +219,81 @@ def _by_name(params: Any) -> dict[str, Any]:
     return {f"components.{jax.tree_util.keystr(path, simple=True, separator='.')}": leaf for path, leaf in leaves}
 
 
+def _described(family: Family) -> dict[str, Any]:
+    """A family as JSON: its name and settings."""
+    for name, known in FAMILIES.items():
+        if isinstance(known, Family) and known == family:
+            return {name: {}}
+    name = type(family).__name__
+    if FAMILIES.get(name) is not type(family):
+        raise TypeError(
+            f"mixture has family {family!r}, which a file cannot hold; give one of {[*FAMILIES]}, or make it known by "
+            "jaxem.io.register"
+        )
+    settings = {field.name: getattr(family, field.name) for field in dataclasses.fields(cast(Any, family))}
+    return {name: {field: _setting(value) for field, value in settings.items()}}
+
+
+def _setting(value: Any) -> Any:
+    if isinstance(value, Family):
+        return _described(value)
+    if isinstance(value, tuple):
+        return [_setting(one) for one in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(
+        f"a family has the setting {value!r}, which a file cannot hold; register the family as it is, with a name"
+    )
+
+
+def _family(path: Path, metadata: Mapping[str, str]) -> Family:
+    """The family that the header tells."""
+    text = metadata["family"]
+    try:
+        described = json.loads(text, object_pairs_hook=_no_duplicates) if metadata["version"] > "2" else {text: {}}
+        return _from_description(described, 0)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelFormatError(f"{path}: family is {_short(text)}: {error}") from error
+
+
+def _from_description(described: Any, depth: int) -> Family:
+    if not isinstance(described, dict) or len(described) != 1 or depth > MAX_DEPTH:
+        raise ValueError("expected one name with its settings")
+    [(name, settings)] = described.items()
+    known = FAMILIES.get(name)
+    if known is None or not isinstance(settings, dict):
+        raise ValueError(f"known are {[*FAMILIES]}; make one of your own known by jaxem.io.register")
+    fields = {field.name for field in dataclasses.fields(cast(Any, known))} if isinstance(known, type) else set()
+    if set(settings) != fields:
+        raise ValueError(f"{name} has the settings {sorted(fields)}")
+    if isinstance(known, Family):
+        return known
+
+    def decoded(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(decoded(one) for one in value)
+        return _from_description(value, depth + 1) if isinstance(value, dict) else value
+
+    decoded_settings = {field: decoded(value) for field, value in settings.items()}
+    if issubclass(known, (Product, Union)):
+        return known(*decoded_settings["parts"])
+    return cast(Callable[..., Family], known)(**decoded_settings)
+
+
 def _shapes(family: Family, k: int, d: int) -> tuple[dict[str, tuple[int, ...]], Any]:
     """The shapes of the family's parameters by their names, in order, and the structure they make."""
+    if family.width not in (None, d):
+        raise ValueError(f"n_features is {d}, the family takes {family.width}")
+    if isinstance(family, (Product, Union)):
+        numbers = family.counts(k)
+        widths = [len(columns) for _, columns in family.parts] if isinstance(family, Product) else [d] * len(numbers)
+        every = [_shapes(*part) for part in zip(family.families, numbers, widths, strict=True)]
+        named = {
+            name.replace("components", f"components.{i}", 1): shape
+            for i, (shapes, _) in enumerate(every)
+            for name, shape in shapes.items()
+        }
+        return named, jax.tree.structure(tuple(jax.tree.unflatten(tree, [0] * len(shapes)) for shapes, tree in every))
     patterns, tree = _patterns(family)
     sizes = {PROBES[0]: k, PROBES[1]: d}
     shapes = {name: tuple(sizes.get(pair, pair[0]) for pair in pattern) for name, pattern in patterns.items()}
@@ -196,7 +307,9 @@ def _patterns(family: Family) -> tuple[dict[str, tuple[tuple[int, int], ...]], A
     Never for the k and d of a file, which may be any number.
     """
     small, large = (
-        jax.eval_shape(functools.partial(family.init, n_components=k), jax.ShapeDtypeStruct((1, d), np.float32))
+        jax.eval_shape(
+            functools.partial(family.init, n_components=k), jax.ShapeDtypeStruct((1, family.width or d), np.float32)
+        )
         for k, d in zip(*PROBES, strict=True)
     )
     pairs = zip(_by_name(small).items(), _by_name(large).values(), strict=True)
@@ -234,8 +347,8 @@ def _check_metadata(path: Path, metadata: Any) -> tuple[int, int, tuple[str, ...
         raise ModelFormatError(
             f"{path}: metadata has the fields {_short(sorted(metadata))}; expected {sorted(METADATA[version])}"
         )
-    if not isinstance(metadata["family"], str) or metadata["family"] not in FAMILIES:
-        raise ModelFormatError(f"{path}: family is {_short(metadata['family'])}; known are {[*FAMILIES]}")
+    if not isinstance(metadata["family"], str):
+        raise ModelFormatError(f"{path}: family is {_short(metadata['family'])}; expected the JSON of a family")
     k, d = (_count(path, metadata, name) for name in ("n_components", "n_features"))
     return k, d, _columns(path, metadata, d) if version != "1" else None
 

@@ -11,6 +11,7 @@ takes them here. With Q(phi; theta) = l-hat, the proxy of phi at the responsibil
     unbeaten     no other mixture tried has a higher Q(.; theta)
     step         Gaussians: M(theta) - theta = P(theta) grad l(theta)                              (Xu and Jordan 1996)
     ascent       l(M(theta)) >= l(theta)                                              (Dempster, Laird and Rubin 1977)
+                 where the M-step is not exact: l rises from theta towards M(theta), and the laws on its maximum are left out
     rate         d/dtheta grad_phi Q(M(theta); theta) = 0: the Jacobian of M is that of an exact maximiser; at a maximum
                  it is I - inv(I_complete) I_observed                                                          (ibid.)
     maximum      if the given mixture is a fixed point, no direction leads up: the Hessian of l has no positive eigenvalue
@@ -151,7 +152,9 @@ class Trial(NamedTuple):
         """Check and sample the data, draw the random numbers, and find out which laws can be tried."""
         family = mixture.family
         with jax.enable_x64(True):
-            data = np.asarray(as_supported(family, x, n_features=family.n_features(mixture.components)), np.float64)
+            data = np.asarray(
+                as_supported(family, x, mixture.n_components, family.n_features(mixture.components)), np.float64
+            )
         as_components(mixture.n_components, data.shape[0])
         rng, notes = np.random.default_rng(seed), []
         p = mixture.n_parameters
@@ -171,6 +174,10 @@ class Trial(NamedTuple):
                 prior = None if prior is None else prior.shift(cast(Array, -centre))
         chance = Chance.draw(rng, data.shape[0], mixture.n_components, coordinates.size, p)
         draws, density = _faults(family, data.shape[1])
+        if not family.exact:
+            notes.append(
+                "stationary, maximal, unbeaten, rate: not promised by this family, whose step only leads upwards"
+            )
         if draws is not None:
             notes.append(f"sample: not tried, the family does not draw ({draws})")
         if density is not None:
@@ -184,7 +191,7 @@ def _faults(family: Family, d: int) -> tuple[str | None, str | None]:
     """Why a family cannot draw rows of d columns, and why not be fitted to one or two and draw them; None if it can."""
 
     def draw(x: Array) -> Array:
-        return family.sample(jax.random.key(0), family.init(x, 1, None), jnp.zeros(2, int))
+        return family.sample(jax.random.key(0), family.init(x, family.n_components or 1, None), jnp.zeros(2, int))
 
     def fault(function: Callable[[Array], Any]) -> str | None:
         try:
@@ -341,13 +348,21 @@ def of_stats(mixture: Mixture, x: Array, sample_weight: Array, prior: Prior | No
         jax.tree.map(lambda leaf, i=i: leaf[i], passes) for i in range(len(variants))
     )
     before, later = objective(mixture, whole, prior), objective(new, after, prior)
+    fall = (before - later) / scale(later, sample_weight)
+    if not mixture.family.exact:  # its step may be too long, and leads upwards all the same
+
+        def along(part: Array) -> Array:
+            there = mixture.constrain(mixture.unconstrain() + part * (new.unconstrain() - mixture.unconstrain()))
+            return objective(there, e_step(there, x, sample_weight), prior)
+
+        fall = -jax.jvp(along, (jnp.zeros_like(fall),), (jnp.ones_like(fall),))[1] / scale(before, sample_weight)
     return {
         "additive": _largest(
             [difference(left + right, whole), difference(thrice, jax.tree.map(lambda leaf: 3.0 * leaf, whole))]
         ),
         "block": _largest([difference(fused, composed) for fused in (whole, wild)]),
         "equivariant": _largest([difference(reverse, whole), difference(shifted, whole)]),
-        "ascent": (before - later) / scale(later, sample_weight),
+        "ascent": fall,
         "chart": _chart(mixture, x, sample_weight),
     }
 
@@ -365,7 +380,7 @@ def of_bounds(
     bounds = jax.lax.map(lambda other: proxy(other, mixture, x, sample_weight, prior=prior), mixtures)
     log_prior = jnp.zeros((), x.dtype) if prior is None else prior.log_prob(mixture)
     elsewhere = elbo(mixture, x, random_responsibilities(mixture, x, noise), sample_weight)
-    unit = scale(log_likelihood, sample_weight)
+    unit, unit_of_new = scale(log_likelihood, sample_weight), scale(bounds[1], sample_weight)
     return {
         "tight": _largest(
             [
@@ -374,7 +389,7 @@ def of_bounds(
                 (elsewhere - log_likelihood) / unit,
             ]
         ),
-        "unbeaten": jnp.max(jnp.delete(bounds, 1) - bounds[1]) / scale(bounds[1], sample_weight),
+        **({"unbeaten": jnp.max(jnp.delete(bounds, 1) - bounds[1]) / unit_of_new} if mixture.family.exact else {}),
     }
 
 
@@ -436,6 +451,8 @@ def of_derivatives(
         "rate": jnp.max(jnp.abs(drift[coordinates]) / unit),
     }
     family = mixture.family
+    if not family.exact:
+        return {"fisher": laws["fisher"]}
     if isinstance(family, (Spherical, Diagonal, Full, Tied)) and prior is None:
         laws["step"] = _step(mixture, family, ascent, mixture.constrain(top), jnp.sum(sample_weight))
     return laws
@@ -575,7 +592,7 @@ def _fitted_and_drawn(family: Family, x: Array | np.ndarray, key: Array) -> tupl
     """A component fitted to two columns of `x`, or to all if the family is made for all, and rows drawn from it."""
 
     def fitted_and_drawn(x: Array) -> tuple[Any, Array]:
-        params = family.init(x, 1, None)
+        params = family.init(x, family.n_components or 1, None)
         drawn = family.sample(key, params, jnp.zeros(2 * BOX_DRAWS, int))
         family.log_prob(params, drawn[:2])
         return params, drawn

@@ -12,7 +12,8 @@ An accelerator is an optax transformation of the displacement f = M(theta) - the
 at which the last pass was made, it proposes where to look next. The safeguard stands here once: if the objective at the
 proposal is not finite or lower than at the anchor by more than rounding, the proposal is refused and the anchor kept.
 The next turn is then a plain EM step to M(anchor), which is known already. `accepted=False` tells the transformation.
-A finite plain EM step is never refused. A refused proposal never meets the stopping rule.
+A finite plain EM step is never refused, if the family's M-step is exact; the step of another is halved until it rises. A
+refused proposal never meets the stopping rule.
 
 What is left to gain. Near the optimum the objective is quadratic with curvature I_c (I - J): I_c is the information of
 the complete data, J the Jacobian of M (Dempster, Laird and Rubin 1977). From theta the way left is e, with f = (I - J) e,
@@ -393,10 +394,12 @@ def decide(
     scale = jnp.abs(there.objective) + total_weight
     noise = NOISE * epsilon(scale.dtype) * scale
     fallen = there.objective < old.objective - FALL[jnp.finfo(scale.dtype).bits] * scale
-    finite = _is_finite(there)
-    accepted = finite & (is_plain | ~fallen)
+    finite, exact = _is_finite(there), there.mixture.family.exact
+    accepted = finite & (is_plain | ~fallen) if exact else finite & ~fallen
     gain = jnp.where(first, jnp.inf, there.objective - old.objective)
     here = select(accepted, there, old)
+    if not exact:  # a step that fell is tried again, half as long
+        here = here._replace(plain=select(is_plain & ~accepted, _halfway(old), here.plain))
 
     if state.route is None:
         route, (ratio, rate) = None, _ratio_and_rate(state, gain, noise)
@@ -416,8 +419,9 @@ def decide(
     met = jnp.where(accepted, stop(progress), Status.RUNNING)
     hits = jnp.where(met == Status.RUNNING, 0, state.hits + 1).astype(jnp.int32)
     status = jnp.where(hits >= getattr(stop, "patience", 1), met, Status.RUNNING)
-    status = jnp.where(finite | ~is_plain, status, Status.NONFINITE)
-    n_iter = state.n_iter + (finite | ~is_plain)
+    goes_on = finite | ~is_plain | (not exact and ~first)
+    status = jnp.where(goes_on, status, Status.NONFINITE)
+    n_iter = state.n_iter + goes_on
     status = jnp.where((status == Status.RUNNING) & (n_iter >= max_iter), Status.MAX_ITER, status).astype(jnp.int32)
     fell = state.fell | (accepted & is_plain & fallen)
     before = state.gain, state.remaining_ratio, state.rate, state.remaining_gain
@@ -426,6 +430,12 @@ def decide(
         here, route, gain, ratio, rate, remaining_gain, hits, accepted, fell, n_iter, status, state.present, None
     )
     return select(is_going(state, limit), new, state._replace(trace=None))._replace(trace=state.trace)
+
+
+def _halfway(point: Point) -> Mixture:
+    """The mixture halfway along the step from a point, in the chart."""
+    free = 0.5 * (point.mixture.unconstrain() + point.plain.unconstrain())
+    return point.mixture.constrain(free)
 
 
 def trace_index(state: State, new: State, max_iter: int) -> Array:

@@ -6,8 +6,9 @@ Mixture whose leaves lead with one more axis, to be used under `jax.vmap`.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jaxem import kept
-from jaxem.checks import as_count, as_key, as_supported
+from jaxem.checks import as_columns, as_count, as_key, as_supported
 from jaxem.devices import mesh_under
 from jaxem.display import mixture_card, readable
 from jaxem.families.base import Family
@@ -111,6 +112,39 @@ class Mixture:
         """Draw rows `[n, d]` and the components `[n]` they come from."""
         return _sample(self, as_key(key), as_count("n_samples", n_samples))
 
+    def marginal(self, columns: Any) -> "Mixture":
+        """The mixture of some columns alone: `columns` names one, or several, which come in that order.
+
+        Raises:
+            NotImplementedError: for a family that has no marginal densities in closed form.
+        """
+        index = as_columns("columns", columns, self.family.n_features(self.components))
+        family, components = self.family.marginal(self.components, index)
+        return Mixture(self.log_weights, components, family)
+
+    def conditional(self, columns: Any, values: ArrayLike) -> "Mixture":
+        """The mixture of the other columns, in their order, where `columns` have `values`.
+
+        Args:
+            columns: the number of a column, or several.
+            values: one for each of these.
+
+        Raises:
+            NotImplementedError: for a family that has no conditional densities in closed form.
+        """
+        d = self.family.n_features(self.components)
+        index = as_columns("columns", columns, d)
+        given = jnp.asarray(values, self.log_weights.dtype).reshape(-1)
+        if given.shape[0] != index.size:
+            raise ValueError(f"values has {given.shape[0]} numbers for {index.size} columns; give one for each")
+        others = np.setdiff1d(np.arange(d or 0), index)
+        if not others.size:
+            raise ValueError("columns names all columns; leave at least one whose density is wanted")
+        family, components, log_prob = self.family.conditional(self.components, index, given, others)
+        joint = self.log_weights + log_prob
+        possible = jnp.any(joint > -jnp.inf)  # else the values tell nothing
+        return Mixture(jax.nn.log_softmax(jnp.where(possible, joint, self.log_weights)), components, family)
+
     def unconstrain(self) -> Array:
         """Coordinates `[p]` in an unconstrained minimal chart: log p_j / p_k for j < k, then the family's."""
         # a weight of zero still has coordinates; its logarithm is held at that of the smallest normal number
@@ -152,7 +186,7 @@ class Mixture:
         return jax.tree.map(cast, self)
 
     def _over_rows(self, per_row: Callable[..., Array], x: ArrayLike, chunk_size: int | None) -> Array:
-        data = as_supported(self.family, x, n_features=self.family.n_features(self.components))
+        data = as_supported(self.family, x, self.n_components, self.family.n_features(self.components))
         data = data.astype(jnp.promote_types(data.dtype, self.log_weights.dtype))
         d, mesh = data.shape[1], mesh_under(data)
         row_floats = self.family.row_floats(self.n_components, d)
@@ -163,6 +197,29 @@ class Mixture:
         if host is not None:
             return map_host_rows(lambda chunk: _map_rows(per_row, block, None, self, chunk), host)
         return _map_rows(per_row, block, mesh, self, data)
+
+
+class Divergence(NamedTuple):
+    """An estimate `[]` of a divergence, in nats, and its standard error `[]`."""
+
+    value: Array
+    standard_error: Array
+
+
+def kl_divergence(p: Mixture, q: Mixture, key: Array, n_samples: int = 10_000) -> Divergence:
+    """The Kullback-Leibler divergence of q from p, E_p log p(x) / q(x), by rows drawn from p.
+
+    It has no closed form for mixtures. It is infinite where p draws rows that q cannot.
+
+    Args:
+        p, q: mixtures of the same columns, of whatever families.
+        key: a PRNG key, consumed.
+        n_samples: rows to draw, at least 2.
+    """
+    n = as_count("n_samples", n_samples, least=2)
+    x = p.sample(as_key(key), n)[0]
+    ratio = p.log_prob(x) - q.log_prob(x)
+    return Divergence(jnp.mean(ratio), jnp.std(ratio, ddof=1) / math.sqrt(n))
 
 
 def log_joint(mixture: Mixture, x: Array) -> Array:

@@ -4,8 +4,10 @@ A conjugate prior is worth imagined rows. So a prior is a pytree with two method
 a constant, and the statistics of the rows it imagines, which are added before the M-step. The M-step itself is the
 same. Priors add: `chen_tan(x) + Dirichlet(2.0)`.
 
-    Beta        on probabilities:   sum_kj (alpha - 1) log probs_kj + (beta - 1) log(1 - probs_kj)
-    Dirichlet   on the weights:     (alpha - 1) sum_k log p_k                          (Gelman et al. 2013, 2.4 and 3.4)
+    Beta           on probabilities:   sum_kj (alpha - 1) log probs_kj + (beta - 1) log(1 - probs_kj)
+    DirichletProbs on probabilities:   sum_kjc (alpha - 1) log probs_kjc
+    Gamma          on rates:           sum_kj (shape - 1) log rates_kj - rate rates_kj
+    Dirichlet      on the weights:     (alpha - 1) sum_k log p_k                       (Gelman et al. 2013, 2.4 and 3.4)
     NormalInverseWishart   on Gaussians, once for each covariance Sigma, and if a mean m is given for each component,
 
         -1/2 (nu log |Sigma| + tr(Lambda inv(Sigma)))  and  -1/2 (log |Sigma_k| + kappa (mu_k - m)' inv(Sigma_k) (mu_k - m)).
@@ -74,7 +76,30 @@ class Prior:
 
 
 class _Conjugate(Prior):
-    """A prior for the families that name it in `conjugate`."""
+    """A prior for the families that name it in `conjugate`, and that know its density and what it imagines."""
+
+    def log_prob(self, mixture: Any) -> Array:
+        self.check(mixture.family)
+        return mixture.family.log_prior(mixture.components, self)
+
+    def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
+        self.check(family)
+        nothing = jnp.zeros_like(stats.log_likelihood), jnp.zeros_like(stats.counts)
+        return Stats(*nothing, family.imagined(params, stats.components, self))
+
+    def bounds(self, mixture: Any, variance: Array) -> Array | bool:
+        return mixture.family.is_bounded(mixture.components, self, variance)
+
+    def of_columns(self, index: Any, d: int) -> "_Conjugate":
+        """What this says of some of d columns: of numbers for each column those of `index`, of a matrix its rows and columns."""
+
+        def own(value: Any) -> Any:
+            shape = jnp.shape(value)
+            if not shape or shape[0] != d:
+                return value
+            return value[index][:, index] if shape == (d, d) else value[index]
+
+        return jax.tree.map(own, self)
 
     def check(self, family: Any) -> None:
         if not isinstance(self, family.conjugate):
@@ -136,23 +161,48 @@ class Beta(_Conjugate):
         for name, value in (("alpha", self.alpha), ("beta", self.beta)):
             _check_at_least_one(name, value)
 
-    def log_prob(self, mixture: Any) -> Array:
-        self.check(mixture.family)
-        probs = mixture.components.probs  # [k, d]
-        ones, zeros = self._tosses(probs)
-        least = tiny(probs.dtype)
-        return jnp.sum(ones * jnp.log(jnp.maximum(probs, least)) + zeros * jnp.log(jnp.maximum(1.0 - probs, least)))
 
-    def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
-        self.check(family)
-        ones, zeros = self._tosses(params.probs)
-        tosses = stats.components._replace(counts=ones + zeros, ones=ones)
-        return _component_stats(stats, tosses)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DirichletProbs(_Conjugate):
+    """Conjugate prior on the probabilities of a Categorical mixture.
 
-    def _tosses(self, probs: Array) -> tuple[Array, Array]:
-        """The numbers of imagined ones and zeros, `[k, d]` each."""
-        alpha, beta = (jnp.asarray(value, probs.dtype) - 1.0 for value in (self.alpha, self.beta))
-        return jnp.broadcast_to(alpha, probs.shape), jnp.broadcast_to(beta, probs.shape)
+    `alpha - 1` is worth as many imagined values of each category, in every component and feature. Above 1 no probability
+    can reach 0.
+
+    Attributes:
+        alpha: at least 1, a number, `[c]` or `[d, c]`.
+    """
+
+    alpha: Array | float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_at_least_one("alpha", self.alpha)
+
+    def of_columns(self, index: Any, d: int) -> "DirichletProbs":
+        return self if jnp.ndim(self.alpha) < 2 else DirichletProbs(jnp.asarray(self.alpha)[index])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Gamma(_Conjugate):
+    """Conjugate prior on the rates of a Poisson mixture.
+
+    Worth `rate` imagined rows whose values sum to `shape - 1`, in every component and feature. With `shape` above 1 no rate
+    can reach 0.
+
+    Attributes:
+        shape: at least 1, a number or `[d]`.
+        rate: at least 0, likewise.
+    """
+
+    shape: Array | float = 2.0
+    rate: Array | float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_at_least_one("shape", self.shape)
+        if isinstance(self.rate, (int, float)) and not 0.0 <= self.rate < float("inf"):
+            raise ValueError(f"rate = {self.rate} is no number of rows; give a finite number of at least 0")
 
 
 @jax.tree_util.register_dataclass
@@ -173,7 +223,7 @@ class Dirichlet(Prior):
 
     def log_prob(self, mixture: Any) -> Array:
         dtype = mixture.log_weights.dtype
-        least = math.log(float(jnp.finfo(dtype).tiny))
+        least = math.log(tiny(dtype))
         return (jnp.asarray(self.alpha, dtype) - 1.0) * jnp.sum(jnp.maximum(mixture.log_weights, least))
 
     def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
@@ -200,24 +250,8 @@ class NormalInverseWishart(_Conjugate):
     shrinkage: Array | float | None = None
     mean: Array | None = None
 
-    def log_prob(self, mixture: Any) -> Array:
-        self.check(mixture.family)
-        return mixture.family.log_prior(mixture.components, self)
-
-    def imagined(self, family: Any, params: Any, stats: Stats) -> Stats:
-        self.check(family)
-        return _component_stats(stats, family.imagined(params, stats.components, self))
-
-    def bounds(self, mixture: Any, variance: Array) -> Array | bool:
-        return mixture.family.is_bounded(mixture.components, self, variance)
-
     def shift(self, offset: Array) -> Prior:
         return self if self.mean is None else dataclasses.replace(self, mean=self.mean + offset)
-
-
-def _component_stats(stats: Stats, imagined: Any) -> Stats:
-    """Imagined statistics of components; they count nothing for the weights."""
-    return Stats(jnp.zeros_like(stats.log_likelihood), jnp.zeros_like(stats.counts), imagined)
 
 
 def _check_at_least_one(name: str, value: Any) -> None:

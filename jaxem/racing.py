@@ -272,14 +272,15 @@ def select(
         if name not in defaults:
             raise TypeError(f"select() got an unexpected keyword argument {name!r}")
     options = {**defaults, **options}
-    slots = max(counts) if data.size * max(counts) <= SHARED and options["prior"] is None else 0
+    shared = max(counts) if data.size * max(counts) <= SHARED and options["prior"] is None else 0
     found: list[Search] = []
     candidates: list[Candidate] = []
     for i, (family, k) in enumerate((family, k) for family in families for k in counts):
+        slots = max(k, shared) if family.interchangeable else k
         with already_told() if i else contextlib.nullcontext():
-            found.append(_search(jax.random.fold_in(key, i), family, data, k, weights, max(k, slots), **options))
+            found.append(_search(jax.random.fold_in(key, i), family, data, k, weights, slots, **options))
         with already_told():
-            candidates.append(_candidate(found[-1].best, data, weights, n, max(k, slots)))
+            candidates.append(_candidate(found[-1].best, data, weights, n, slots))
         if callback is not None:
             callback(candidates[-1])
     chosen = min(range(len(candidates)), key=lambda i: (candidates[i].status.failed, getattr(candidates[i], criterion)))

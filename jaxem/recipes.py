@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.families.base import Family
-from jaxem.init import SHARE, kmeans_plus_plus, m_step_from, random_rows, rows_at
+from jaxem.init import SHARE, Ground, kmeans_plus_plus, m_step_from, random_rows, rows_at
 from jaxem.mixture import Mixture, log_joint
 from jaxem.primitives import normalise, select
 
@@ -60,9 +60,11 @@ class Recipe:
         count: Array | int | None = None,
     ) -> Mixture:
         """A start of `n_components` components, of which the first `count`, by default all, have weight."""
-        k, most = n_components, max(CELLS * n_components, LEAST_CELLS)
+        k, n_behind = n_components, int(family.background(n_components).sum())
+        most = max(CELLS * (k - n_behind), LEAST_CELLS)
         count = jnp.asarray(k if count is None else count)
         present = jnp.arange(k) < count
+        count = count - n_behind  # of those that get rows of their own
         row_key, centre_key, number_key = jax.random.split(key, 3)
         # every random number but those of rows: many small draws would make most of the program
         numbers = jax.random.uniform(number_key, (5 + 2 * most,), x.dtype)
@@ -71,29 +73,35 @@ class Recipe:
             x, sample_weight = x[rows_at(levels, sample_weight, sample_weight)], jnp.ones(MOST_ROWS, x.dtype)
         more = jnp.round(jnp.asarray(self.cells) * (jnp.maximum(CELLS * count, LEAST_CELLS) - count)).astype(int)
         n_cells = count + whole(numbers[0], more + 1)
-        centres = jax.lax.cond(
+        ground = Ground.of(centre_key, family, x, k, sample_weight)
+        z, seeds, located = ground.z, ground.seeds, ground.located.size
+        index = jax.lax.cond(
             self.apart,
-            lambda: kmeans_plus_plus(centre_key, x, most, sample_weight, n_cells),
-            lambda: random_rows(centre_key, x, sample_weight, most, n_cells),
+            lambda: kmeans_plus_plus(centre_key, z, most, sample_weight, n_cells, seeds),
+            lambda: random_rows(centre_key, x, sample_weight, most, n_cells, seeds),
         )
 
         def place_components() -> Mixture:
             pooled = family.init(x, k, sample_weight)
-            narrow, wide = (family.place(pooled, x, centres[:k], sample_weight, narrow=among) for among in (count, 0))
-            log_weights = jnp.where(present, -jnp.log(count.astype(x.dtype)), -jnp.inf)
+            centres = x[index[ground.places]]
+            narrow, wide = (family.place(pooled, x, centres, sample_weight, narrow=among) for among in (count, 0))
+            log_weights = ground.log_weights(jnp.where(present[:located], -jnp.log(count.astype(x.dtype)), -jnp.inf))
             return Mixture(log_weights, select(jnp.asarray(self.narrow), narrow, wide), family)
 
         def group_cells() -> Mixture:
-            owner = _owners(numbers[5 : 5 + most], numbers[5 + most :], count, n_cells)  # [most], each cell's component
+            centres = z[index]
+            owner = _owners(numbers[5 : 5 + most], numbers[5 + most :], count, n_cells, seeds)  # [most], of each cell
             chosen, component = whole(numbers[1], n_cells), whole(numbers[2], count)  # of a move
+            component = jnp.asarray(ground.located)[component]
             is_moved = (mixture is not None) & (numbers[3] < self.moved)
             is_swapped = numbers[4] < self.swapped
 
-            def resp_of(x: Array) -> Array:
-                distances = jnp.sum((x.T[None] - centres[:, :, None]) ** 2, axis=1)  # [most, b]
+            def resp_of(x: Array, z: Array) -> Array:
+                distances = jnp.sum((z.T[None] - centres[:, :, None]) ** 2, axis=1)  # [most, b]
                 cell = jnp.argmin(jnp.where(jnp.arange(most)[:, None] < n_cells, distances, jnp.inf), axis=0)
-                member = jax.nn.one_hot(owner[cell], k, dtype=x.dtype)
-                fresh = (1.0 - SHARE) * member + jnp.where(present, SHARE / count.astype(x.dtype), 0.0)[None, :]
+                member = jax.nn.one_hot(owner[cell], located, dtype=x.dtype)
+                even = jnp.where(present[:located], SHARE / count.astype(x.dtype), 0.0)
+                fresh = ground.resp((1.0 - SHARE) * member + even[None, :])
                 if mixture is None:
                     return fresh
                 joint = log_joint(mixture, x)
@@ -102,7 +110,7 @@ class Recipe:
                 moved = jnp.where((cell == chosen)[:, None], jax.nn.one_hot(component, k, dtype=x.dtype)[None, :], resp)
                 return jnp.where(is_moved, moved, fresh)
 
-            return m_step_from(family, x, sample_weight, k, resp_of)
+            return m_step_from(family, x, sample_weight, k, resp_of, z=z)
 
         return jax.lax.cond(self.nearest, group_cells, place_components)
 
@@ -112,14 +120,14 @@ def whole(number: Array, below: Array) -> Array:
     return jnp.minimum((number * below).astype(int), below - 1)
 
 
-def _owners(order: Array, draws: Array, k: Array, n_cells: Array) -> Array:
+def _owners(order: Array, draws: Array, k: Array, n_cells: Array, seeds: Array | None) -> Array:
     """A random component for each cell, `[c]`; of the first `n_cells` each component owns one at least.
 
-    `order` and `draws` are uniform in [0, 1), `[c]` each.
+    `order` and `draws` are uniform in [0, 1), `[c]` each. With `seeds` component j owns cell j.
     """
     index = jnp.arange(order.shape[0])
     chance = jnp.where(index < n_cells, order, 2.0)
     sooner = chance[None, :] < chance[:, None]
     sooner |= (chance[None, :] == chance[:, None]) & (index[None, :] < index[:, None])
-    place = jnp.sum(sooner, axis=1)  # of each cell in a random order
+    place = jnp.sum(sooner, axis=1) if seeds is None else index  # of each cell in a random order
     return jnp.where(place < k, place, whole(draws, k))

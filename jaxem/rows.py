@@ -134,7 +134,7 @@ def as_rows(
     expected = None if like is None else family.n_features(like.components)
     if isinstance(x, Rows):
         return _ready_before(x, sample_weight, expected)
-    data = as_supported(family, x, n_features=expected, exact=True)
+    data = as_supported(family, x, n_components, expected, exact=True)
     dtype: Any = jax.dtypes.canonicalize_dtype(data.dtype)
     if like is not None:
         dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, like.log_weights.dtype))

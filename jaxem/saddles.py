@@ -30,8 +30,7 @@ def components_coincide(mixture: Mixture, present: Array) -> Array:
         return jnp.bool_(False)
 
     def apart(i: Array, j: Array) -> Array:
-        (_, one), (_, other) = (family.subset(mixture.components, index[None]) for index in (i, j))
-        return jnp.where(present[i] & present[j], family.step_size(one, other), jnp.inf)
+        return jnp.where(present[i] & present[j], family.apart(mixture.components, i, j), jnp.inf)
 
     def nearest(shift: Array) -> Array:
         index = jnp.arange(k)

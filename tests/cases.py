@@ -39,7 +39,7 @@ class Totals(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Poisson(Family):
+class Counts(Family):
     """A family as a user would write it: the contract and nothing more."""
 
     def init(self, x, n_components, sample_weight=None):
@@ -111,7 +111,7 @@ KINDS = {
             oracle.BERNOULLI,
         ),
         Kind(
-            Poisson(),
+            Counts(),
             lambda rng, k, d: Rates(jnp.asarray(rng.uniform(0.5, 6.0, (k, d)))),
             lambda rng, n, d: rng.poisson(3.0, (n, d)).astype(float),
             lambda k, d: k * d,
@@ -164,7 +164,7 @@ FEW = (
     Case(Full(), 2, 3),
     Case(Full(), 1, 1),
     Case(Bernoulli(), 2, 3, Beta(2.0, 3.0)),
-    Case(Poisson(), 2, 2),
+    Case(Counts(), 2, 2),
     Case(Tied(), 3, 9),  # above 8 features: distances by products, one component at a time
     Case(Full(), 2, 3, jaxem.chen_tan(_KNOWN, strength=0.7) + jaxem.Dirichlet(1.5)),
 )
@@ -192,7 +192,7 @@ MORE_CASES = (
     Case(Full(), 3, 2),
     Case(Bernoulli(), 3, 4),
     Case(Bernoulli(), 1, 1),
-    Case(Poisson(), 1, 1),
+    Case(Counts(), 1, 1),
     Case(Tied(), 3, 1, jaxem.chen_tan(_KNOWN[:, :1])),
     Case(Diagonal(), 2, 3, jaxem.variance_floor(_KNOWN, 0.5) + jaxem.chen_tan(_KNOWN)),
     Case(Spherical(), 3, 1, jaxem.fraley_raftery(Spherical(), _KNOWN[:, :1], 3)),

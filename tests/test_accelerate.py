@@ -9,7 +9,7 @@ import pytest
 import jaxem
 from jaxem import Status, StepBelow
 from jaxem.program import forget_programs
-from tests.cases import REFERENCE_FAMILIES, Poisson, Rates, reference_data, reference_fits, slow_but_first
+from tests.cases import REFERENCE_FAMILIES, Counts, Rates, reference_data, reference_fits, slow_but_first
 from tests.conftest import X64
 
 ACCELERATORS = {"squarem": jaxem.squarem(), "anderson": jaxem.anderson(), "hybrid": jaxem.hybrid()}
@@ -99,7 +99,7 @@ def test_hasselblad(name):
     """Deaths of London women (Hasselblad 1969): EM converges at the rate 0.9957, and needs thousands of passes."""
     x = np.arange(10.0)[:, None]
     deaths = np.array([162, 267, 271, 185, 111, 61, 27, 8, 3, 1.0])
-    start = jaxem.Mixture(jnp.log(jnp.array([0.3, 0.7])), Rates(jnp.array([[1.0], [2.5]])), Poisson())
+    start = jaxem.Mixture(jnp.log(jnp.array([0.3, 0.7])), Rates(jnp.array([[1.0], [2.5]])), Counts())
     slow = jaxem.fit(start, x, deaths, stop=StepBelow(1e-9), max_iter=20_000)
     fast = jaxem.fit(start, x, deaths, stop=StepBelow(1e-9), max_iter=20_000, accelerator=ACCELERATORS[name])
     assert int(fast.status) == Status.CONVERGED

@@ -15,7 +15,7 @@ from jaxem import Bernoulli, BernoulliParams, Diagonal, Full, GaussianParams, Mi
 from jaxem.dependence import in_words, shortest
 from jaxem.rows import as_rows
 from jaxem.standard import standardise
-from tests.cases import GAUSSIANS, KINDS, Poisson, Rates, blobs
+from tests.cases import GAUSSIANS, KINDS, Counts, Rates, blobs
 from tests.conftest import DTYPE, X64
 
 KEY = jax.random.key(0)
@@ -326,7 +326,7 @@ def test_components_that_coincide_or_have_no_rows(family):
 def test_other_families_say_what_they_can():
     """A family that tells which components have collapsed; discrete rows that are too few for the components."""
 
-    class Strict(Poisson):
+    class Strict(Counts):
         def degenerate(self, params, counts, variance):
             return counts < 5
 

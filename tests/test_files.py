@@ -21,7 +21,7 @@ import safetensors.numpy
 
 import jaxem
 from jaxem import datasets, io
-from tests.cases import ORACLES, Case, Poisson, named
+from tests.cases import ORACLES, Case, Counts, named
 from tests.conftest import DTYPE
 
 
@@ -38,7 +38,7 @@ def test_save_and_load(case, tmp_path):
     assert os.listdir(tmp_path) == ["m.safetensors"]
 
 
-class Counted(Poisson):
+class Counted(Counts):
     """A family that files get to know by one row; it says how many features it has and what is wrong with rates."""
 
     def n_features(self, params):
@@ -50,7 +50,7 @@ class Counted(Poisson):
 
 def test_a_new_family_is_one_row(tmp_path, monkeypatch):
     monkeypatch.setitem(io.FAMILIES, "Counted", Counted())
-    counts = Case(Poisson(), 2, 3).mixture()
+    counts = Case(Counts(), 2, 3).mixture()
     mixture = jaxem.Mixture(counts.log_weights, counts.components, Counted())
     io.save(mixture, tmp_path / "m")
     loaded = io.load(tmp_path / "m")

@@ -16,7 +16,7 @@ from jaxem import Status, display
 from jaxem.laws import Law
 from jaxem.racing import criteria
 from jaxem.stopping import has_failed
-from tests.cases import CASES, Case, Poisson, blobs, named
+from tests.cases import CASES, Case, Counts, blobs, named
 from tests.conftest import ROUNDING
 
 KEY = jax.random.key(0)
@@ -298,6 +298,6 @@ def test_a_name_of_the_version_before_works_and_warns(old, new):
 
 
 def test_a_family_of_your_own_is_printed_too():
-    mixture = Case(Poisson(), 2, 2).mixture()
+    mixture = Case(Counts(), 2, 2).mixture()
     assert "rates x1" in str(mixture)
     assert list(itertools.islice(mixture, 3))[1].n_components == 1

@@ -11,10 +11,12 @@ must write `shift`. The laws in laws.py bind the methods together; `jaxem.verify
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.primitives import normalise, tiny, weighted_sum
@@ -30,11 +32,40 @@ class Family(abc.ABC):
     Subclass as a frozen dataclass whose fields, if any, are hashable settings.
     """
 
-    location: ClassVar[bool | tuple[int, ...]] = False
-    """Which columns may move: where x + offset has the same family with `shift(params, offset)`. True is all of them, a
-    tuple names some. A fit centres those columns."""
-    conjugate: ClassVar[tuple[type, ...]] = ()
-    """The kinds of prior that speak of this family's parameters."""
+    exact: ClassVar[bool] = True
+    """Whether the M-step maximises what `bound` says. If not, it is a step towards the maximum, which may overshoot: a climb
+    then halves a step that lowers the objective."""
+
+    @property
+    def n_given(self) -> int:
+        """How many of the first columns are given: the density is that of the others, at these values."""
+        return 0
+
+    @property
+    def interchangeable(self) -> bool:
+        """Whether components may change places: not if they are of different kinds, or their numbers are given."""
+        return True
+
+    @property
+    def location(self) -> bool | tuple[int, ...]:
+        """Which columns may move: where x + offset has the same family with `shift(params, offset)`. True is all of them, a
+        tuple names some. A fit centres those columns."""
+        return False
+
+    @property
+    def conjugate(self) -> tuple[type, ...]:
+        """The kinds of prior that speak of this family's parameters."""
+        return ()
+
+    @property
+    def width(self) -> int | None:
+        """How many columns data must have; None if any number will do."""
+        return None
+
+    @property
+    def n_components(self) -> int | None:
+        """How many components a mixture must have; None if any number will do."""
+        return None
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
@@ -122,12 +153,25 @@ class Family(abc.ABC):
         k = centres.shape[0]
         w = jnp.ones(x.shape[0], x.dtype) if sample_weight is None else sample_weight
         pooled = jnp.broadcast_to((0.5 * w / jnp.sum(w))[:, None], (x.shape[0], k))
-        stats = jax.tree.map(
-            jnp.add,
-            self.suff_stats(params, x, pooled),
-            self.suff_stats(params, centres, 0.5 * jnp.eye(k, dtype=x.dtype)),
-        )
-        return self.m_step(params, stats)
+        halves = ((x, pooled), (centres, 0.5 * jnp.eye(k, dtype=x.dtype)))
+
+        def look(params: Params) -> tuple[Array, Any]:
+            values, stats = zip(*(self.look(params, rows, resp) for rows, resp in halves), strict=True)
+            return values[0] + values[1], jax.tree.map(jnp.add, *stats)
+
+        return self.maximise(params, look)
+
+    def look(self, params: Params, x: Array, resp: Array) -> tuple[Array, Any]:
+        """The proxy's part of rows `x` `[n, d]` at `resp` `[n, k]`, `[]`, and their statistics; 0 where an exact M-step needs
+        only these."""
+        stats = self.suff_stats(params, x, resp)
+        if self.exact:
+            return jnp.zeros((), x.dtype), stats
+        return jnp.sum(jnp.where(resp > 0, resp * self.log_prob(params, x), 0.0)), stats
+
+    def maximise(self, params: Params, look: Callable[[Params], tuple[Array, Any]]) -> Params:
+        """The parameters that maximise a proxy, where `look` tells its value `[]` and the statistics about any parameters."""
+        return self.m_step(params, look(params)[1])
 
     def shift(self, params: Params, offset: Array) -> Params:
         """Parameters of x + offset `[d]`; needed where `location` is not False."""
@@ -147,9 +191,14 @@ class Family(abc.ABC):
         sizes = [
             jnp.max(jnp.abs(b - a)) / jnp.maximum(jnp.max(jnp.abs(a)), tiny(a.dtype))
             for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
-            if jnp.issubdtype(a.dtype, jnp.floating)
+            if jnp.issubdtype(a.dtype, jnp.floating) and a.size
         ]
-        return jnp.max(jnp.stack(sizes)) if sizes else jnp.zeros(())
+        return jnp.max(jnp.stack(sizes)) if sizes else jnp.zeros((), jax.tree.leaves(old)[0].dtype)
+
+    def apart(self, params: Params, i: Array, j: Array) -> Array:
+        """How far component i is from component j, `[]`: the size of a step from one to the other."""
+        (_, one), (_, other) = (self.subset(params, index[None]) for index in (i, j))
+        return self.step_size(one, other)
 
     def units(self, params: Params, weights: Array) -> Array:
         """The standard error `[p]` of each chart coordinate from a single row in all, of which component j has the share
@@ -160,10 +209,67 @@ class Family(abc.ABC):
         del weights
         return jnp.ones_like(self.unconstrain(params))
 
+    # -- priors -------------------------------------------------------------------------------------------------------
+
+    def log_prior(self, params: Params, prior: Any) -> Array:
+        """Log density `[]` of a prior of a `conjugate` kind, without the terms that do not depend on `params`."""
+        raise NotImplementedError(f"{type(self).__name__} has no log_prior for {type(prior).__name__}")
+
+    def imagined(self, params: Params, stats: Any, prior: Any) -> Any:
+        """The statistics that such a prior adds to `stats`, taken about `params`."""
+        raise NotImplementedError(f"{type(self).__name__} has no imagined for {type(prior).__name__}")
+
+    def is_bounded(self, params: Params, prior: Any, variance: Array) -> Array | bool:
+        """Whether the objective has an upper bound with such a prior, `[]` of bool, for data of variances `[d]`."""
+        del params, prior, variance
+        return False
+
+    # -- data and starts ----------------------------------------------------------------------------------------------
+
     def support(self, x: Any) -> Any:
         """Which entries of `x` `[n, d]` can occur at all, `[n, d]` of bool, or True for any number."""
         del x
         return True
+
+    def complaint(self, x: Any, n_components: int) -> str | None:
+        """What is wrong with rows `x` `[n, d]` for a mixture of so many components, in words; None if nothing is."""
+        del x, n_components
+        return None
+
+    def possible(self, x: Array, n_components: int) -> Array | None:
+        """Which components can have produced which row, `[n, k]` of bool, whatever the parameters; None if each can.
+
+        A start gives a row to such components only, and begins a component at rows that no other can have produced.
+        """
+        del x, n_components
+        return None
+
+    def background(self, n_components: int) -> np.ndarray:
+        """Which components lie behind all others, `[k]` of bool: a start gives them a small part of each row, no cluster."""
+        return np.zeros(n_components, bool)
+
+    def coordinates(self, x: Array, sample_weight: Array) -> Array:
+        """Where rows `x` `[n, d]` lie for starts, which compare them by distance: `[n, e]`. By default where they are."""
+        del sample_weight
+        return x
+
+    def marginal(self, params: Params, columns: np.ndarray) -> tuple["Family", Params]:
+        """The family and the parameters of some columns, `columns` `[m]` of int, in that order."""
+        del params, columns
+        raise NotImplementedError(f"{type(self).__name__} has no marginal densities in closed form")
+
+    def conditional(
+        self, params: Params, columns: np.ndarray, values: Array, others: np.ndarray
+    ) -> tuple["Family", Params, Array]:
+        """The family and the parameters of the columns `others` where `columns` have `values` `[m]`, and the log densities
+        `[k]` of these values. By default columns are independent given the component.
+        """
+        given, of_given = self.marginal(params, columns)
+        return *self.marginal(params, others), given.log_prob(of_given, values[None, :])[0]
+
+    def count(self, params: Params) -> int:
+        """Number of components k; by default what the first leaf leads with."""
+        return int(jax.tree.leaves(params)[0].shape[0])
 
     def n_features(self, params: Params) -> int | None:
         """Number of columns d that `log_prob` expects, or None if the parameters do not tell."""

@@ -110,8 +110,8 @@ FirstMoments = Callable[[Array, Array, Array], Array]  # of columns [d, b] about
 class Gaussian(Family):
     """What the four share: means, and everything but the form of the covariances."""
 
-    location: ClassVar[bool | tuple[int, ...]] = True
-    conjugate: ClassVar[tuple[type, ...]] = (NormalInverseWishart,)
+    location = True
+    conjugate = (NormalInverseWishart,)
     shared: ClassVar[bool] = False
     """Whether all components have one covariance."""
     by_matrices: ClassVar[bool] = False
@@ -373,6 +373,13 @@ class Gaussian(Family):
     def check(self, params: GaussianParams) -> str | None:
         return None if np.all(params.covariances > 0) else NOT_PROPER
 
+    def marginal(self, params: GaussianParams, columns: np.ndarray) -> tuple[Family, GaussianParams]:
+        return self, GaussianParams(params.means[:, columns], self.of_columns(params.covariances, columns))
+
+    def of_columns(self, covariances: Array, columns: np.ndarray) -> Array:
+        """The covariances of some columns; by default there is a number for each."""
+        return covariances[..., columns]
+
     def row_floats(self, n_components: int, n_features: int) -> int:
         if at_once(n_features) and not self._has_products(n_features):
             return n_components * n_features
@@ -410,6 +417,9 @@ class Spherical(Gaussian):
         # a square that overflows belongs to a row that is not of the component: 0 times infinity is NaN
         second = jnp.sum(jnp.where(resp > 0, resp * squares, 0.0), axis=1) / precisions
         return first_moments(means, x, resp), second
+
+    def of_columns(self, covariances: Array, columns: np.ndarray) -> Array:
+        return covariances
 
     def row_floats(self, n_components: int, n_features: int) -> int:
         return n_components if self._has_products(n_features) else n_components * n_features
@@ -550,6 +560,19 @@ class _ByMatrices(Gaussian):
 
     def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
         return smallest_eigenvalue(covariances, inverse_scale, least)
+
+    def of_columns(self, covariances: Array, columns: np.ndarray) -> Array:
+        return covariances[..., columns, :][..., columns]
+
+    def conditional(
+        self, params: GaussianParams, columns: np.ndarray, values: Array, others: np.ndarray
+    ) -> tuple[Family, GaussianParams, Array]:
+        _, given = self.marginal(params, columns)
+        white, away = self.precisions(given.covariances), values[None, :] - given.means
+        rooted = dot("...ij,...kj->...ik", white, params.covariances[..., others, :][..., columns])  # [..., m, others]
+        means = params.means[:, others] + dot("...ji,...j->...i", rooted, dot("...ij,...j->...i", white, away))
+        covariances = self.of_columns(params.covariances, others) - dot("...ji,...jk->...ik", rooted, rooted)
+        return self, GaussianParams(means, covariances), self.log_prob(given, values[None, :])[0]
 
     def check(self, params: GaussianParams) -> str | None:
         return None if is_positive_definite(np.asarray(params.covariances)) else NOT_PROPER
