@@ -92,7 +92,7 @@ class KMeans:
         # a cluster that lost all rows (fewer distinct rows than clusters) keeps a row's worth of weight
         counts = jnp.maximum(counts, jnp.sum(sample_weight) / jnp.sum(sample_weight > 0))
         if z is not x:  # the row that lies nearest to each centre
-            centres = x[jax.lax.map(lambda centre: jnp.argmin(jnp.sum((z - centre) ** 2, axis=1)), centres)]
+            centres = x[jax.lax.map(lambda centre: jnp.argmin(jnp.sum((z - centre[None, :]) ** 2, axis=1)), centres)]
         components = family.place(pooled, x, centres[ground.places], sample_weight)
         return Mixture(ground.log_weights(jnp.log(counts / jnp.sum(counts))), components, family)
 
@@ -178,7 +178,7 @@ class Ground(NamedTuple):
     @classmethod
     def of(cls, key: Array, family: Family, x: Array, k: int, sample_weight: Array) -> "Ground":
         """That of rows `x` `[n, d]`."""
-        behind = family.background(k)
+        behind = in_background(family, k)
         located, places = np.flatnonzero(~behind), np.where(behind, 0, np.cumsum(~behind) - 1)
         z = family.coordinates(x, sample_weight)
         if z is not x:
@@ -207,6 +207,12 @@ class Ground(NamedTuple):
             return located
         behind = jnp.full((located.shape[0], k), BEHIND / n_behind, located.dtype)
         return behind.at[:, self.located].set((1.0 - BEHIND) * located)
+
+
+def in_background(family: Family, k: int) -> np.ndarray:
+    """Which of k components are background, `[k]` of bool: none if all are."""
+    behind = family.background(k)
+    return behind & ~behind.all()
 
 
 def possible_resp(family: Family, x: Array, resp: Array) -> Array:

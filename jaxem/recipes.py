@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.families.base import Family
-from jaxem.init import SHARE, Ground, kmeans_plus_plus, m_step_from, random_rows, rows_at
+from jaxem.init import SHARE, Ground, in_background, kmeans_plus_plus, m_step_from, random_rows, rows_at
 from jaxem.mixture import Mixture, log_joint
 from jaxem.primitives import normalise, select
 
@@ -60,7 +60,7 @@ class Recipe:
         count: Array | int | None = None,
     ) -> Mixture:
         """A start of `n_components` components, of which the first `count`, by default all, have weight."""
-        k, n_behind = n_components, int(family.background(n_components).sum())
+        k, n_behind = n_components, int(in_background(family, n_components).sum())
         most = max(CELLS * (k - n_behind), LEAST_CELLS)
         count = jnp.asarray(k if count is None else count)
         present = jnp.arange(k) < count

@@ -162,8 +162,7 @@ class _Composed(Family):
 
     def background(self, n_components: int) -> np.ndarray:
         every = self._each(lambda f, k: f.background(k), self.counts(n_components))
-        behind = np.asarray(self._join(every, operator.and_))
-        return behind & ~behind.all()  # some components have to be where the rows are
+        return np.asarray(self._join(every, operator.and_))
 
     def count(self, params: Any) -> int:
         return int(self._join(self._each(lambda f, p: np.empty(f.count(p)), params), operator.add).shape[0])
@@ -235,11 +234,26 @@ class Product(_Composed):
         held = {column for movable, j, column in pairs if not (movable is True or (movable and j in movable))}
         return tuple(column for column in range(self.width) if column not in held) or False
 
+    @property
+    def n_given(self) -> int:
+        made = {column for family, columns in self.parts for column in columns[family.n_given :]}
+        return self.width - len(made)
+
     def sample(self, key: Array, params: Any, labels: Array) -> Array:
         drawn: dict[int, Array] = {}
-        for i, ((family, columns), of) in enumerate(zip(self.parts, params, strict=True)):
-            rows = family.sample(jax.random.fold_in(key, i), of, labels)
-            drawn |= {column: rows[:, j] for j, column in enumerate(columns)}
+        waiting = list(enumerate(zip(self.parts, params, strict=True)))
+        while waiting:  # a part waits for the columns that it is given
+            ready = [one for one in waiting if set(one[1][0][1][: one[1][0][0].n_given]) <= set(drawn)]
+            if not ready:
+                raise NotImplementedError(
+                    "Product draws no rows: no part has a density of columns that another is given"
+                )
+            i, ((family, columns), of) = ready[0]
+            given = [drawn[column] for column in columns[: family.n_given]]
+            before = jnp.stack(given, axis=1) if given else jnp.zeros((labels.shape[0], 0))
+            rows = family.complete(jax.random.fold_in(key, i), of, labels, before)
+            drawn |= {column: rows[:, j] for j, column in enumerate(columns[family.n_given :])}
+            waiting = [one for one in waiting if one[0] != i]
         return jnp.stack([drawn[column] for column in range(self.width)], axis=1)
 
     def support(self, x: Any) -> Any:

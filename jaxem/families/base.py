@@ -111,6 +111,11 @@ class Family(abc.ABC):
     def sample(self, key: Array, params: Params, labels: Array) -> Array:
         """Rows `[n, d]`, row i drawn from component `labels[i]`."""
 
+    def complete(self, key: Array, params: Params, labels: Array, given: Array) -> Array:
+        """The columns `[n, d - g]` after those that are given, `given` `[n, g]`, row i drawn from component `labels[i]`."""
+        del given
+        return self.sample(key, params, labels)
+
     # -- what follows from it -----------------------------------------------------------------------------------------
 
     def bound(self, new: Params, old: Params, x: Array) -> Array:

@@ -75,7 +75,7 @@ class Discrete(Family):
         return 0.0
 
     def base(self, x: Array) -> Array | float:
-        """h(x), `[b]`, of columns `x` `[d, b]`."""
+        """h(x), `[1, b]`, of columns `x` `[d, b]`."""
         del x
         return 0.0
 
@@ -85,7 +85,7 @@ class Discrete(Family):
 
     def init(self, x: Array, n_components: int, sample_weight: Array | None = None) -> Any:
         w = jnp.ones(x.shape[0], x.dtype) if sample_weight is None else sample_weight.astype(x.dtype)
-        totals = jnp.sum(jnp.where(w > 0, w * self.features(x.T), 0.0), axis=1)  # [f]
+        totals = jnp.sum(jnp.where(w[None, :] > 0, w[None, :] * self.features(x.T), 0.0), axis=1)  # [f]
         counts = jnp.broadcast_to(jnp.sum(w), (n_components, x.shape[1]))
         return self.of_totals(Totals(counts, jnp.broadcast_to(totals, (n_components, totals.shape[0]))))
 
@@ -277,16 +277,16 @@ class Poisson(Discrete):
         return jnp.sum(params.rates, axis=1, keepdims=True)
 
     def base(self, x: Array) -> Array:
-        return -jnp.sum(jax.scipy.special.gammaln(x + 1.0), axis=0)
+        return -jnp.sum(jax.scipy.special.gammaln(x + 1.0), axis=0, keepdims=True)
 
     def of_totals(self, stats: Totals) -> PoissonParams:
         return PoissonParams(stats.totals / positive(stats.counts))
 
     def log_prior(self, params: PoissonParams, prior: Gamma) -> Array:
-        shape, rate = (jnp.asarray(value, params.rates.dtype) for value in (prior.shape, prior.rate))
-        return jnp.sum((shape - 1.0) * _log(params.rates) - rate * params.rates)
+        rows = self.imagined(params, None, prior)
+        return jnp.sum(rows.totals * _log(params.rates) - rows.counts * params.rates)
 
-    def imagined(self, params: PoissonParams, stats: Totals, prior: Gamma) -> Totals:
+    def imagined(self, params: PoissonParams, stats: Any, prior: Gamma) -> Totals:
         shape, rate = (jnp.asarray(value, params.rates.dtype) for value in (prior.shape, prior.rate))
         return Totals(*(jnp.broadcast_to(value, params.rates.shape) for value in (rate, shape - 1.0)))
 

@@ -95,7 +95,8 @@ class Uniform(_Fixed):
 
     def log_prob(self, params: UniformParams, x: Array) -> Array:
         low, high, margin = self._bounds(x.dtype, x.shape[1])
-        inside = (x[:, None, :] >= params.lows - margin) & (x[:, None, :] <= params.highs + margin)
+        lows, highs = (params.lows - margin[None, :])[None], (params.highs + margin[None, :])[None]  # [1, k, d]
+        inside = (x[:, None, :] >= lows) & (x[:, None, :] <= highs)
         return jnp.where(jnp.all(inside, axis=2), -jnp.sum(jnp.log(high - low)), -jnp.inf)
 
     def sample(self, key: Array, params: UniformParams, labels: Array) -> Array:
@@ -108,7 +109,7 @@ class Uniform(_Fixed):
 
     def support(self, x: Any) -> Any:
         low, high, margin = self._bounds(x.dtype, x.shape[1])
-        return (x >= low - margin) & (x <= high + margin)
+        return (x >= (low - margin)[None, :]) & (x <= (high + margin)[None, :])
 
     def background(self, n_components: int) -> np.ndarray:
         return np.ones(n_components, bool)

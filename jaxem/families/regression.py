@@ -97,8 +97,8 @@ class Regression(Family):
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (k, *leaf.shape[1:])), found)
 
     def log_prob(self, params: RegressionParams, x: Array) -> Array:
-        squares = self._residuals(params, x) ** 2 / params.variances
-        return -0.5 * (LOG_2PI + jnp.log(params.variances) + squares)
+        variances = params.variances[None, :]
+        return -0.5 * (LOG_2PI + jnp.log(variances) + self._residuals(params, x) ** 2 / variances)
 
     def suff_stats(self, params: RegressionParams, x: Array, resp: Array) -> RegressionStats:
         def of_component(params: RegressionParams, resp: Array) -> RegressionStats:
@@ -116,7 +116,7 @@ class Regression(Family):
         inverse = jnp.where(scale > 0, 1.0 / jnp.where(scale > 0, scale, 1.0), 0.0)
         ridge = (1.0 + RIDGE * epsilon(scale.dtype)) * jnp.eye(scale.shape[1], dtype=scale.dtype)
         scaled = stats.gram * inverse[:, :, None] * inverse[:, None, :]
-        white = whitener(jnp.where(jnp.eye(scale.shape[1], dtype=bool), ridge, scaled))
+        white = whitener(jnp.where(jnp.eye(scale.shape[1], dtype=bool)[None], ridge[None], scaled))
         solved = dot("kji,kj->ki", white, dot("kij,kj->ki", white, inverse * stats.slope))
         delta = jnp.where(owned[:, None], inverse * solved, 0.0)  # [k, c + 1]
         gained = jnp.sum(delta * (2.0 * stats.slope - dot("kij,kj->ki", stats.gram, delta)), axis=1)
@@ -136,8 +136,13 @@ class Regression(Family):
     def sample(self, key: Array, params: RegressionParams, labels: Array) -> Array:
         if self.n_covariates:
             raise NotImplementedError("Regression draws no rows: its covariates are given, and have no density")
-        noise = jax.random.normal(key, labels.shape, params.variances.dtype)
-        return (params.levels[labels] + jnp.sqrt(params.variances[labels]) * noise)[:, None]
+        return self.complete(key, params, labels, jnp.zeros((labels.shape[0], 0), params.levels.dtype))
+
+    def complete(self, key: Array, params: RegressionParams, labels: Array, given: Array) -> Array:
+        own = jax.tree.map(lambda leaf: leaf[labels], params)
+        noise = jax.random.normal(key, labels.shape, params.levels.dtype)
+        plane = own.levels + jnp.sum((given - own.origins) * own.coefficients, axis=1)
+        return (plane + jnp.sqrt(own.variances) * noise)[:, None]
 
     def shift(self, params: RegressionParams, offset: Array) -> RegressionParams:
         return params._replace(levels=params.levels + offset[-1], origins=params.origins + offset[None, :-1])
@@ -153,7 +158,7 @@ class Regression(Family):
         size = jnp.maximum(jnp.max(jnp.abs(old.coefficients), axis=0, initial=0.0), tiny(deviation.dtype))
         steps = (
             jnp.max(jnp.abs(new.levels - old.levels) / deviation),
-            jnp.max(jnp.abs(new.coefficients - old.coefficients) / size, initial=0.0),
+            jnp.max(jnp.abs(new.coefficients - old.coefficients) / size[None, :], initial=0.0),
             jnp.max(jnp.abs(new.variances - old.variances) / old.variances),
         )
         return jnp.max(jnp.stack(steps))
