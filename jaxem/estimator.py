@@ -312,23 +312,24 @@ class MixtureModel(Estimator):
         weight = None if sample_weight is None else checked_sample_weight(sample_weight, x)
         random_state = check_random_state(self.random_state)
         with self._float_scope(x.dtype):
-            result, collapse = self._climb(family, x, weight, jax.random.key(random_state.randint(2**31 - 1)))
+            result, why, penalised = self._climb(family, x, weight, jax.random.key(random_state.randint(2**31 - 1)))
             mixture = jax.tree.map(np.array, result.mixture)
         status = Status(int(result.status))
-        if status.failed:
-            raise ValueError(f"Fitting the mixture model failed: {self._why(status, collapse)}.")
+        if status.failed and not penalised:
+            raise ValueError(f"Fitting the mixture model failed: {why}.")
         converged = status in (Status.CONVERGED, Status.PRECISION_LIMITED)
         if not converged:
-            warnings.warn(
-                f"The best climb ended before its maximum: {status.meaning}.", ConvergenceWarning, stacklevel=4
+            warning = (
+                f"The parameters are those of a penalised fit, because {why}."
+                if penalised
+                else f"The best climb: {why}."
             )
+            warnings.warn(warning, ConvergenceWarning, stacklevel=4)
         self.mixture_, self.log_likelihood_ = mixture, float(result.log_likelihood)
         self.status_, self.converged_, self.n_iter_ = status, converged, int(result.n_iter)
 
-    def _climb(
-        self, family: Family, x: np.ndarray, weight: np.ndarray | None, key: Array
-    ) -> tuple[Result, Collapse | None]:
-        """The best climb, and why it failed, if it did."""
+    def _climb(self, family: Family, x: np.ndarray, weight: np.ndarray | None, key: Array) -> tuple[Result, str, bool]:
+        """The best climb, how it ended, in words, and whether it was of a penalised objective."""
         k, warm = self.n_components, self.warm_start and hasattr(self, "mixture_")
         makes = callable(self.prior) and not hasattr(self.prior, "imagined")
         options: dict[str, Any] = {
@@ -341,11 +342,12 @@ class MixtureModel(Estimator):
         if not warm and isinstance(self.init_params, str) and self.init_params == "search":
             budget = None if self.n_init == 1 else default_budget(x.size * k) * self.n_init
             found = search(key, family, x, k, weight, budget=budget, **options)
-            return found.best, found.collapse
+            return found.best, self._why(found.best, found.collapse), found.penalised is not None
         start = FromMixture(self._last(family, x.shape[1])) if warm else self._start()
         r = 1 if isinstance(start, FromMixture) else self.n_init
         result = best(fit_restarts(starts(key, family, x, k, r, start, weight), x, weight, **options))
-        return result, collapse_of(result.mixture, x, weight) if Status(int(result.status)).failed else None
+        failed = Status(int(result.status)).failed
+        return result, self._why(result, collapse_of(result.mixture, x, weight) if failed else None), False
 
     def _start(self) -> Initializer:
         """What `init_params` stands for, other than a search."""
@@ -366,10 +368,10 @@ class MixtureModel(Estimator):
             )
         return last
 
-    def _why(self, status: Status, collapse: Collapse | None) -> str:
-        """Why a fit failed and what to do, in the names of this class."""
+    def _why(self, result: Result, collapse: Collapse | None) -> str:
+        """Why a climb ended and what to do, in the names of this class."""
         if collapse is None:
-            return status.meaning
+            return Status(int(result.status)).meaning
         return (
             f"{collapse.reason(getattr(self, 'feature_names_in_', None))}: {in_parameters(collapse.remedy, PARAMETERS)}"
         )
