@@ -242,7 +242,7 @@ class MixtureModel(Estimator):
         >>> import numpy as np
         >>> from jaxem.sklearn import MixtureModel
         >>> rng = np.random.default_rng(0)
-        >>> X = rng.random((300, 6)) < np.where(rng.random((300, 1)) < 0.3, 0.1, 0.8)
+        >>> X = rng.random((1000, 6)) < np.where(rng.random((1000, 1)) < 0.3, 0.1, 0.8)
         >>> model = MixtureModel("bernoulli", 2, random_state=0).fit(X)
         >>> print(model.weights_.round(1).max(), model.components_.probs.shape, model.converged_)
         0.7 (2, 6) True
@@ -356,6 +356,8 @@ class MixtureModel(Estimator):
             if kind not in STARTS:
                 raise ValueError(f"init_params = {kind!r}; choose from search, {', '.join(STARTS)}, or give a mixture")
             return STARTS[kind]
+        if not callable(kind) and not hasattr(kind, "log_weights") and not hasattr(kind, "mixture_"):
+            raise ValueError(f"init_params has type {type(kind).__name__}; give a name, an initialiser or a mixture")
         return kind if callable(kind) else FromMixture(as_mixture(kind))
 
     def _last(self, family: Family, d: int) -> Mixture:
