@@ -236,7 +236,8 @@ class MixtureModel(Estimator):
         n_features_in_, feature_names_in_: as in scikit-learn.
 
     `fit`, `fit_predict`, `score`, `bic` and `aic` take `sample_weight` `[n]`: a row of weight 0 is absent, one of weight 2
-    stands for two. A fit that ends at no maximum raises a ValueError, one that does not converge warns.
+    stands for two. A fit that ends at no maximum raises a ValueError, one that does not converge warns. Where the likelihood
+    has no maximum, a search may give a penalised fit, with a warning that says why.
 
     Example:
         >>> import numpy as np
@@ -319,12 +320,8 @@ class MixtureModel(Estimator):
             raise ValueError(f"Fitting the mixture model failed: {why}.")
         converged = status in (Status.CONVERGED, Status.PRECISION_LIMITED)
         if not converged:
-            warning = (
-                f"The parameters are those of a penalised fit, because {why}."
-                if penalised
-                else f"The best climb: {why}."
-            )
-            warnings.warn(warning, ConvergenceWarning, stacklevel=4)
+            what = "The parameters are those of a penalised fit, because" if penalised else "The best climb:"
+            warnings.warn(f"{what} {why}.", ConvergenceWarning, stacklevel=4)
         self.mixture_, self.log_likelihood_ = mixture, float(result.log_likelihood)
         self.status_, self.converged_, self.n_iter_ = status, converged, int(result.n_iter)
 
@@ -363,10 +360,11 @@ class MixtureModel(Estimator):
     def _last(self, family: Family, d: int) -> Mixture:
         """The mixture that a warm start goes on from."""
         last = self.mixture_
-        if (last.family, last.n_components) != (family, self.n_components) or self.n_features_in_ != d:
+        columns = last.family.n_features(last.components)
+        if (last.family, last.n_components, columns or d) != (family, self.n_components, d):
             raise ValueError(
-                f"warm_start goes on from {last.n_components} components of {last.family!r}, but {self.n_components} of "
-                f"{family!r} were asked for; set warm_start=False to start anew"
+                f"warm_start goes on from {last.n_components} components of {last.family!r} in {columns} columns, but "
+                f"{self.n_components} of {family!r} in {d} were asked for; set warm_start=False to start anew"
             )
         return last
 
@@ -374,9 +372,8 @@ class MixtureModel(Estimator):
         """Why a climb ended and what to do, in the names of this class."""
         if collapse is None:
             return Status(int(result.status)).meaning
-        return (
-            f"{collapse.reason(getattr(self, 'feature_names_in_', None))}: {in_parameters(collapse.remedy, PARAMETERS)}"
-        )
+        reason = collapse.reason(getattr(self, "feature_names_in_", None))
+        return f"{reason}: {in_parameters(collapse.remedy, PARAMETERS)}"
 
     def _as_rows(self, X: Any, *, reset: bool) -> np.ndarray:  # noqa: N803
         x = super()._as_rows(X, reset=reset)

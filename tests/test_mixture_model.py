@@ -359,6 +359,7 @@ DEPENDENT = np.column_stack([FAITHFUL, FAITHFUL.sum(axis=1)])
         ({}, DEPENDENT, ValueError, "columns depend on each other (column 0 + column 1 - column 2 = 0"),
         ({}, np.where(FAITHFUL > 90, np.nan, FAITHFUL), ValueError, "NaN"),
         ({"warm_start": True, "n_components": 3}, FAITHFUL, ValueError, "set warm_start=False"),
+        ({"warm_start": True}, DEPENDENT, ValueError, "set warm_start=False"),
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, (str, dict)) else "",
 )
