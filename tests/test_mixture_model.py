@@ -76,7 +76,7 @@ def slow(*options):
         slow(jaxem.Diagonal(), {}),
         slow("tied", {}),
         slow("full", {"n_components": 2}),
-        slow("diagonal", {"n_components": 2, "init_params": "kmeans", "n_init": 2, "tol": 1e-6}),
+        slow("diagonal", {"n_components": 2, "init_params": "kmeans", "n_init": 2, "prior": jaxem.chen_tan}),
     ],
 )
 def test_check_estimator(family, options):
