@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import display as display
     from jaxem import distances as distances
     from jaxem import em as em
+    from jaxem import estimator as estimator
     from jaxem import families as families
     from jaxem import files as files
     from jaxem import html as html
@@ -240,6 +241,7 @@ _MODULES = (
     "display",
     "distances",
     "em",
+    "estimator",
     "families",
     "files",
     "html",

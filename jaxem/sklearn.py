@@ -13,13 +13,10 @@ are never raw, rows of integers are computed as float64, a component without row
 their covariance and weight 0, a restart that collapses ends alone, and a fit that fails leaves the old model whole.
 """
 
-import contextlib
 import dataclasses
-import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -29,41 +26,41 @@ import numpy as np
 from jax import Array
 
 try:
-    from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+    from sklearn.base import _fit_context
     from sklearn.cluster import KMeans, kmeans_plusplus
     from sklearn.exceptions import ConvergenceWarning, NotFittedError
     from sklearn.utils import check_array, check_random_state
     from sklearn.utils._param_validation import Interval, StrOptions
-    from sklearn.utils.validation import (
-        _check_sample_weight,
-        check_is_fitted,
-        validate_data,
-    )
+    from sklearn.utils.validation import check_is_fitted
 except ModuleNotFoundError as error:  # the extra is missing
     raise ModuleNotFoundError(
         f"{error.name} is not installed; jaxem.sklearn needs: pip install 'jaxem[sklearn]'", name=error.name
     ) from error
 
-from jaxem.checks import as_sample_size
+from jaxem.estimator import (
+    FLOATS,
+    Estimator,
+    LostRowError,
+    as_n_samples,
+    checked_sample_weight,
+    in_parameters,
+    shares_of_weight,
+)
+from jaxem.estimator import MixtureModel as MixtureModel
 from jaxem.families.gaussian import Diagonal, Full, Gaussian, GaussianParams, GaussianStats, Spherical, Tied
 from jaxem.lanes import Queue, Settings, lane_count, run_through
 from jaxem.mixture import Mixture
 from jaxem.moments import CHUNK
 from jaxem.priors import Prior
-from jaxem.racing import Criteria, criteria, default_budget, search
+from jaxem.racing import default_budget, search
 from jaxem.rows import Rows, as_rows
 from jaxem.stats import Stats
 from jaxem.stopping import Progress, Status
-from jaxem.threads import run_all
 
 FORMS: dict[str, Gaussian] = {"full": Full(), "tied": Tied(), "diag": Diagonal(), "spherical": Spherical()}
 """covariance_type and the family it names"""
-FLOATS = [np.float64, np.float32]
-"""dtypes that are kept; all others become the first"""
 LEAST_TRACE, MOST_TRACE = 2**7, 2**20
 """turns that a trace holds at least, so that most fits share a program; and at most, beyond which no climb goes"""
-PIECE_NUMBERS, LEAST_PIECE = 2**22, 512
-"""log joint densities in memory at a time, and rows that are looked at together at least"""
 MOST_TRACES = 2**24
 """numbers in all traces of one queue, above which restarts climb in several queues"""
 FAINT = 1e-20
@@ -91,7 +88,7 @@ NOT_CONVERGED = (
 )
 
 
-class GaussianMixture(DensityMixin, BaseEstimator):
+class GaussianMixture(Estimator):
     """A Gaussian mixture with the interface of `sklearn.mixture.GaussianMixture`, fitted by jaxem.
 
     Parameters are scikit-learn's, with its defaults; of these more is accepted:
@@ -219,32 +216,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     # -- fitting ------------------------------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "GaussianMixture":  # noqa: N803
-        """Fit to X `[n, d]`; a fit that fails leaves the model as it was.
-
-        Args:
-            X: `[n, d]`.
-            y: not used.
-            sample_weight: `[n]`, non-negative.
-
-        Raises:
-            ValueError: for what scikit-learn raises it, and if every restart collapses at its start.
-        """
-        del y
-        before = dict(self.__dict__)
-        try:
-            with np.errstate(all="ignore"):  # what overflows or vanishes on the way is judged at the end
-                self._fit(X, sample_weight)
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
-        return self
-
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:  # noqa: N803
-        """`fit(X).predict(X)`, `[n]`."""
-        return self.fit(X, y, sample_weight).predict(X)
-
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, X: Any, sample_weight: Any) -> None:  # noqa: N803
         x = self._as_rows(X, reset=True)
@@ -254,7 +225,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 "Expected n_samples >= n_components "
                 f"but got n_components = {self.n_components}, n_samples = {n}"
             )  # fmt: skip
-        weight = None if sample_weight is None else _checked_sample_weight(sample_weight, x)
+        weight = None if sample_weight is None else _scaled(sample_weight, x)
         if weight is not None and np.count_nonzero(weight) < self.n_components:
             raise ValueError(
                 f"sample_weight is positive for {np.count_nonzero(weight)} rows, fewer than n_components = {self.n_components}"
@@ -491,7 +462,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             why = "Decrease n_components or choose a simpler covariance_type"
             if found.collapse is not None:
                 names = getattr(self, "feature_names_in_", None)
-                why = f"The reason: {found.collapse.reason(names)}: {_in_parameters(found.collapse.remedy)}"
+                why = f"The reason: {found.collapse.reason(names)}: {in_parameters(found.collapse.remedy, PARAMETERS)}"
             warning = f"every climb of the search {what}. The parameters are those of {given}. {why}."
         trace = np.asarray(best.trace, np.float64)[: int(best.n_iter) + 1] / total
         return Found(
@@ -511,50 +482,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         return self._parameters().as_mixture(self._family)
 
-    def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
-        """The log density of each row, `[n]`; -inf beyond what the dtype can hold."""
-        return self._over_rows(Mixture.log_prob, X, lambda log_prob: log_prob, within_range=False)
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
-        """The mean log density of the rows, weighted by `sample_weight` if given."""
-        del y
-        log_prob = self.score_samples(X)
-        with np.errstate(all="ignore"):
-            if sample_weight is None:
-                return float(np.mean(log_prob))
-            weight = _checked_sample_weight(sample_weight, log_prob[:, None])
-            return float(np.average(log_prob[weight > 0], weights=weight[weight > 0]))
-
-    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
-        """The likeliest component of each row, `[n]`; no array `[n, k]` is made."""
-        return self._over_rows(Mixture.log_joint, X, lambda joint: np.argmax(joint, axis=1))
-
-    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
-        """The probability of each component for each row, `[n, k]`.
-
-        Raises:
-            ValueError: for a row so far away that its distances overflow.
-        """
-
-        def shares(joint: np.ndarray) -> np.ndarray:
-            resp = np.exp(joint - joint.max(axis=1, keepdims=True))
-            return resp / resp.sum(axis=1, keepdims=True)
-
-        return self._over_rows(Mixture.log_joint, X, shares)
-
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw rows `[n, d]` and the components `[n]` they come from, sorted by these; as scikit-learn draws them."""
         check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or isinstance(n_samples, bool):
-            raise ValueError(f"n_samples = {n_samples!r} is not a whole number; give an integer of at least 1")
-        if n_samples < 1:
-            raise ValueError(f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample.")
+        n = as_n_samples(n_samples)
         rng = check_random_state(self.random_state)
         given = getattr(self, "covariances_", None)  # as in scikit-learn they are drawn from, also if set by hand
         own = self._parameters() if given is None else self._checked(given)
         weights, means, covariances = (np.asarray(leaf, np.float64) for leaf in own)
         with np.errstate(all="ignore"):
-            return self._draw(rng, int(n_samples), weights / weights.sum(), means, covariances)
+            return self._draw(rng, n, weights / weights.sum(), means, covariances)
 
     def _draw(
         self, rng: np.random.RandomState, n: int, weights: np.ndarray, means: np.ndarray, covariances: np.ndarray
@@ -570,27 +507,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 for mean, variance, count in zip(means, covariances, counts, strict=True)
             ]
         return np.vstack(drawn), np.repeat(np.arange(k), counts)
-
-    def bic(self, X: Any, sample_weight: Any = None) -> float:  # noqa: N803
-        """The Bayesian information criterion on X; the lower the better.
-
-        With `sample_weight` `[n]` n is its sum, and a row of weight 2 counts as two. Weights that do not look like counts of
-        rows are warned of.
-        """
-        return self._criteria(X, sample_weight).bic
-
-    def aic(self, X: Any, sample_weight: Any = None) -> float:  # noqa: N803
-        """The Akaike information criterion on X, its rows weighted by `sample_weight` if given; the lower the better."""
-        return self._criteria(X, sample_weight).aic
-
-    def _criteria(self, X: Any, sample_weight: Any) -> Criteria:  # noqa: N803
-        score = self.score(X, sample_weight=sample_weight)
-        n_rows = np.shape(X)[0] if hasattr(X, "shape") else len(X)
-        n = as_sample_size(None, sample_weight, n_rows)
-        return criteria(score * n, self._n_parameters(), n)
-
-    def _n_parameters(self) -> int:
-        return self.mixture_.n_parameters
 
     @property
     def _family(self) -> Gaussian:
@@ -652,67 +568,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.weights_, self.means_, self.covariances_ = parameters
         self.precisions_cholesky_, self.precisions_ = cholesky.astype(dtype), precisions.astype(dtype)
 
-    def _over_rows(
-        self,
-        method: Callable[..., Array],
-        X: Any,  # noqa: N803
-        of_piece: Callable[[np.ndarray], np.ndarray],
-        *,
-        within_range: bool = True,
-    ) -> np.ndarray:
-        """What `of_piece` makes of `method` on some rows at a time, NaN read as -inf: only its answers are kept."""
-        check_is_fitted(self)
-        x = self._as_rows(X, reset=False)
-        with np.errstate(all="ignore"):
-            mixture = self.mixture_
-        most = max(LEAST_PIECE, min(CHUNK, PIECE_NUMBERS // mixture.n_components))
-
-        def answer(begin: int) -> np.ndarray:
-            with np.errstate(all="ignore"):  # of this thread
-                piece = np.asarray(method(mixture, x[begin : begin + most], chunk_size=self.chunk_size))
-                if within_range:
-                    lost = np.flatnonzero(~np.any(piece > -np.inf, axis=1))  # NaN as well
-                    if lost.size:
-                        raise _LostRowError(begin + int(lost[0]), piece.dtype)
-                return of_piece(np.where(np.isnan(piece), -np.inf, piece))
-
-        with self._float_scope(np.result_type(x.dtype, mixture.log_weights.dtype)):
-            first = answer(0)
-            if len(x) <= most:
-                return first
-            found = np.empty((len(x), *first.shape[1:]), first.dtype)
-            found[:most] = first
-
-            def fill(begin: int) -> ValueError | None:
-                try:
-                    found[begin : begin + most] = answer(begin)
-                except _LostRowError as error:
-                    return error
-                return None
-
-            errors = run_all([functools.partial(fill, begin) for begin in range(most, len(x), most)])
-        for error in errors:  # the first row of all, however the threads ran
-            if error is not None:
-                raise error
-        return found
-
-    def _as_rows(self, X: Any, *, reset: bool) -> np.ndarray:  # noqa: N803
-        """X as checked rows of float64 or float32."""
-        if isinstance(X, np.ma.MaskedArray) and np.ma.is_masked(X):
-            raise ValueError(f"X has a mask over {int(np.sum(X.mask))} values; drop those rows or fill them in")
-        if isinstance(X, np.ndarray) and not X.dtype.isnative:
-            X = X.astype(X.dtype.newbyteorder("="))  # noqa: N806
-        least = {"ensure_min_samples": 2} if reset else {}
-        try:
-            return validate_data(self, X, reset=reset, dtype=FLOATS, **least)
-        except OverflowError as error:
-            raise ValueError(f"X holds a whole number too large for float64 ({error}); rescale the data") from error
-
-    @contextlib.contextmanager
-    def _float_scope(self, dtype: Any) -> Iterator[None]:
-        """The scope in which float64 is computed in float64, whatever JAX's setting."""
-        with jax.enable_x64(np.dtype(dtype).itemsize == 8):
-            yield
+    def _joint_of_lost(self, joint: np.ndarray, lost: np.ndarray, begin: int, mixture: Mixture) -> np.ndarray:
+        """A Gaussian can produce any row: a lost one is so far away that its distances overflow."""
+        raise LostRowError(
+            f"X holds values too large: row {begin + int(np.argmax(lost))} is so far from every component that its distances "
+            f"overflow {joint.dtype}; rescale the data or drop that row"
+        )
 
 
 def from_sklearn(model: Any) -> GaussianMixture:
@@ -955,13 +816,6 @@ def _ill_defined(dtype: Any) -> str:
     return ILL_DEFINED + (IN_SINGLE if np.dtype(dtype) == np.float32 else "")
 
 
-def _in_parameters(remedy: str) -> str:
-    """What to do, in the names of this class."""
-    for python, parameter in PARAMETERS.items():
-        remedy = remedy.replace(python, parameter)
-    return remedy
-
-
 def _check_shape(array: np.ndarray, shape: tuple[int, ...], name: str) -> None:
     if array.shape != shape:
         raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}")
@@ -1002,15 +856,10 @@ def _checked_matrices(matrices: Any, form: str, k: int, d: int, name: str) -> np
     return matrices
 
 
-def _checked_sample_weight(sample_weight: Any, x: np.ndarray) -> np.ndarray:
-    sample_weight = _unmasked(sample_weight, "sample_weight")
-    weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
-    if not np.any(weight > 0):
-        raise ValueError("sample_weight is zero everywhere; at least one row must count")
-    # weights count by their ratios: scaled by a power of two, which is exact, they neither overflow nor vanish
-    scale = 2.0 ** math.floor(math.log2(float(weight.max())))
+def _scaled(sample_weight: Any, x: np.ndarray) -> np.ndarray:
+    """Checked weights of rows in the dtype of x; they count by their ratios."""
     with np.errstate(under="ignore"):
-        return (weight / scale).astype(x.dtype)
+        return shares_of_weight(checked_sample_weight(sample_weight, x)).astype(x.dtype)
 
 
 def _cast(array: np.ndarray, dtype: Any, name: str) -> np.ndarray:
@@ -1039,16 +888,6 @@ def _check_scale(x: np.ndarray, weight: np.ndarray | None, reg_covar: float) -> 
             "may be merged by it. Scale the data or lower reg_covar.",
             UserWarning,
             stacklevel=5,
-        )
-
-
-class _LostRowError(ValueError):
-    """A row that no component can produce."""
-
-    def __init__(self, row: int, dtype: Any) -> None:
-        super().__init__(
-            f"X holds values too large: row {row} is so far from every component that its distances overflow {dtype}; "
-            "rescale the data or drop that row"
         )
 
 

@@ -23,7 +23,9 @@ EXAMPLE = re.compile(r"```python\n(.*?)```(?:\n\n[^`#|]*\n\n```text\n(.*?)```)?"
 """a block of Python, and what it prints where a block of text follows after at most one paragraph"""
 
 
-@pytest.mark.parametrize("module", ["jaxem.loop", "jaxem.sklearn", pytest.param("jaxem.laws", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "module", ["jaxem.loop", "jaxem.estimator", "jaxem.sklearn", pytest.param("jaxem.laws", marks=pytest.mark.slow)]
+)
 def test_docstrings(module):
     found = doctest.testmod(importlib.import_module(module))
     assert found.attempted > 0

@@ -1,0 +1,455 @@
+"""scikit-learn's vocabulary for mixtures: what its estimators share here, and `MixtureModel`, for any family.
+
+An estimator checks data as scikit-learn does, keeps the dtype of float32 and float64, makes float64 of all others, and
+computes float64 in float64 whatever JAX's setting. A fit that fails leaves the old model whole. `jaxem.sklearn` has both
+estimators, `MixtureModel` and `GaussianMixture`.
+"""
+
+import contextlib
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import jax
+import numpy as np
+from jax import Array
+
+try:
+    from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.utils import check_random_state
+    from sklearn.utils._param_validation import Interval
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+except ModuleNotFoundError as error:  # the extra is missing
+    raise ModuleNotFoundError(
+        f"{error.name} is not installed; jaxem.sklearn needs: pip install 'jaxem[sklearn]'", name=error.name
+    ) from error
+
+from jaxem.accelerate import hybrid
+from jaxem.checks import as_family, as_mixture, as_sample_size, as_supported
+from jaxem.collapse import collapse_of
+from jaxem.families.base import Family
+from jaxem.init import FromMixture, Initializer, KMeans, KMeansPlusPlus, RandomPoints
+from jaxem.loop import MAX_ITER, Result
+from jaxem.mixture import Mixture
+from jaxem.moments import CHUNK
+from jaxem.priors import Prior
+from jaxem.queue import best, fit_restarts, starts
+from jaxem.racing import Criteria, criteria, default_budget, search
+from jaxem.reasons import Collapse
+from jaxem.stopping import GainBelow, Status
+from jaxem.threads import run_all
+
+FLOATS = [np.float64, np.float32]
+"""dtypes that are kept; all others become the first"""
+PIECE_NUMBERS, LEAST_PIECE = 2**22, 512
+"""log joint densities in memory at a time, and rows that are looked at together at least"""
+STARTS: dict[str, Initializer] = {
+    "k-means++": KMeansPlusPlus(),
+    "kmeans": KMeans(),
+    "random_from_data": RandomPoints(),
+}
+"""names of `init_params` besides "search", and the kind of start each stands for"""
+PARAMETERS = {
+    "lower the number of components": "decrease n_components",
+    "start elsewhere": "change random_state",
+    "use Diagonal() or Spherical()": "set family='diagonal' or 'spherical'",
+    "use Diagonal()": "set family='diagonal'",
+    "use a simpler family of covariances": "choose a simpler family",
+    "give a prior such as jaxem.chen_tan(x)": "set prior=jaxem.chen_tan",
+}
+"""what `Collapse.remedy` says, and what to say of a `MixtureModel` instead"""
+
+
+class Estimator(DensityMixin, BaseEstimator):
+    """What the estimators share: checks, scores and labels of rows. They have `mixture_`, and a `_fit` that sets it."""
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:  # noqa: N803
+        """Fit to X `[n, d]`; a fit that fails leaves the model as it was.
+
+        Args:
+            X: `[n, d]`.
+            y: not used.
+            sample_weight: `[n]`, non-negative.
+
+        Raises:
+            ValueError: if the data, the weights or a parameter cannot be used, and if no climb ends at a mixture.
+        """
+        del y
+        before = dict(self.__dict__)
+        try:
+            with np.errstate(all="ignore"):  # what overflows or vanishes on the way is judged at the end
+                self._fit(X, sample_weight)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:  # noqa: N803
+        """`fit(X).predict(X)`, `[n]`."""
+        return self.fit(X, y, sample_weight).predict(X)
+
+    def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
+        """The log density of each row, `[n]`; -inf beyond what the dtype can hold."""
+        return self._over_rows(Mixture.log_prob, X, lambda log_prob: log_prob)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:  # noqa: N803
+        """The mean log density of the rows, weighted by `sample_weight` if given."""
+        del y
+        log_prob = self.score_samples(X)
+        with np.errstate(all="ignore"):
+            if sample_weight is None:
+                return float(np.mean(log_prob))
+            weight = shares_of_weight(checked_sample_weight(sample_weight, log_prob[:, None]))
+            return float(np.average(log_prob[weight > 0], weights=weight[weight > 0]))
+
+    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+        """The likeliest component of each row, `[n]`; no array `[n, k]` is made."""
+        return self._over_rows(Mixture.log_joint, X, lambda joint: np.argmax(joint, axis=1))
+
+    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
+        """The probability of each component for each row, `[n, k]`; the weights for a row that no component can produce."""
+
+        def shares(joint: np.ndarray) -> np.ndarray:
+            resp = np.exp(joint - joint.max(axis=1, keepdims=True))
+            return resp / resp.sum(axis=1, keepdims=True)
+
+        return self._over_rows(Mixture.log_joint, X, shares)
+
+    def bic(self, X: Any, sample_weight: Any = None) -> float:  # noqa: N803
+        """The Bayesian information criterion on X; the lower the better.
+
+        With `sample_weight` `[n]` n is its sum, and a row of weight 2 counts as two. Weights that do not look like counts of
+        rows are warned of.
+        """
+        return self._criteria(X, sample_weight).bic
+
+    def aic(self, X: Any, sample_weight: Any = None) -> float:  # noqa: N803
+        """The Akaike information criterion on X, its rows weighted by `sample_weight` if given; the lower the better."""
+        return self._criteria(X, sample_weight).aic
+
+    def _criteria(self, X: Any, sample_weight: Any) -> Criteria:  # noqa: N803
+        score = self.score(X, sample_weight=sample_weight)
+        n_rows = np.shape(X)[0] if hasattr(X, "shape") else len(X)
+        n = as_sample_size(None, sample_weight, n_rows)
+        return criteria(score * n, self._n_parameters(), n)
+
+    def _n_parameters(self) -> int:
+        return self.mixture_.n_parameters
+
+    def _joint_of_lost(self, joint: np.ndarray, lost: np.ndarray, begin: int, mixture: Mixture) -> np.ndarray:
+        """`joint` `[b, k]`, whose first row is row `begin` of X, with something for the rows that no component can produce."""
+        del begin
+        return np.where(lost[:, None], np.asarray(mixture.log_weights)[None, :], joint)
+
+    def _over_rows(
+        self,
+        method: Callable[..., Array],
+        X: Any,  # noqa: N803
+        of_piece: Callable[[np.ndarray], np.ndarray],
+    ) -> np.ndarray:
+        """What `of_piece` makes of `method` on some rows at a time, NaN read as -inf: only its answers are kept."""
+        check_is_fitted(self)
+        x = self._as_rows(X, reset=False)
+        with np.errstate(all="ignore"):
+            mixture = self.mixture_
+        most = max(LEAST_PIECE, min(CHUNK, PIECE_NUMBERS // mixture.n_components))
+        chunk_size = getattr(self, "chunk_size", None)
+
+        def answer(begin: int) -> np.ndarray:
+            with np.errstate(all="ignore"):  # of this thread
+                piece = np.asarray(method(mixture, x[begin : begin + most], chunk_size=chunk_size))
+                piece = np.where(np.isnan(piece), -np.inf, piece)
+                if piece.ndim == 2:
+                    lost = np.all(piece == -np.inf, axis=1)
+                    piece = self._joint_of_lost(piece, lost, begin, mixture) if lost.any() else piece
+                return of_piece(piece)
+
+        with self._float_scope(np.result_type(x.dtype, mixture.log_weights.dtype)):
+            first = answer(0)
+            if len(x) <= most:
+                return first
+            found = np.empty((len(x), *first.shape[1:]), first.dtype)
+            found[:most] = first
+
+            def fill(begin: int) -> ValueError | None:
+                try:
+                    found[begin : begin + most] = answer(begin)
+                except LostRowError as error:
+                    return error
+                return None
+
+            errors = run_all([functools.partial(fill, begin) for begin in range(most, len(x), most)])
+        for error in errors:  # the first row of all, however the threads ran
+            if error is not None:
+                raise error
+        return found
+
+    def _as_rows(self, X: Any, *, reset: bool) -> np.ndarray:  # noqa: N803
+        """X as checked rows of float64 or float32."""
+        if isinstance(X, np.ma.MaskedArray) and np.ma.is_masked(X):
+            raise ValueError(f"X has a mask over {int(np.sum(X.mask))} values; drop those rows or fill them in")
+        if isinstance(X, np.ndarray) and not X.dtype.isnative:
+            X = X.astype(X.dtype.newbyteorder("="))  # noqa: N806
+        least = {"ensure_min_samples": 2} if reset else {}
+        try:
+            return validate_data(self, X, reset=reset, dtype=FLOATS, **least)
+        except OverflowError as error:
+            raise ValueError(f"X holds a whole number too large for float64 ({error}); rescale the data") from error
+
+    @contextlib.contextmanager
+    def _float_scope(self, dtype: Any) -> Iterator[None]:
+        """The scope in which float64 is computed in float64, whatever JAX's setting."""
+        with jax.enable_x64(np.dtype(dtype).itemsize == 8):
+            yield
+
+
+class MixtureModel(Estimator):
+    """A mixture of any family of jaxem, with scikit-learn's interface.
+
+    Parameters:
+        family: the kind of component: a `jaxem.Family` such as `jaxem.Bernoulli()`, or its name.
+        n_components: k, at most n.
+        init_params: "search" for `jaxem.search`, which races starts of several kinds; "k-means++", "kmeans" or
+            "random_from_data"; an initialiser such as `jaxem.RandomParameters()`; or a `jaxem.Mixture` to start from.
+        n_init: starts to climb from, of which the best is kept; for "search" a multiple of its default budget of passes.
+        prior: a `jaxem.Prior`, or a function of (X, sample_weight) that makes one, such as `jaxem.chen_tan`.
+        tol: a climb stops once a turn raises the objective by less than this per unit of weight; by default where less than
+            1e-8 nats, or 1e-12 per unit of weight if that is more, are left to gain (float32: 1e-3 and 1e-5).
+        max_iter: turns of a climb at most.
+        random_state: of starts and of samples.
+        warm_start: go on from the mixture of the last fit.
+        verbose: print how far the fit is.
+
+    Attributes:
+        mixture_: the fitted `jaxem.Mixture`, to be saved by `jaxem.io.save` or used in a larger program.
+        weights_: `[k]`, the mixing proportions.
+        components_: the parameters of the family, arrays `[k, ...]`.
+        log_likelihood_: of the data fitted to, rows weighted by `sample_weight`.
+        converged_: whether the best climb met its stopping rule.
+        n_iter_: turns of the best climb.
+        status_: the `jaxem.Status` it ended in.
+        n_features_in_, feature_names_in_: as in scikit-learn.
+
+    `fit`, `fit_predict`, `score`, `bic` and `aic` take `sample_weight` `[n]`: a row of weight 0 is absent, one of weight 2
+    stands for two. A fit that ends at no maximum raises a ValueError, one that does not converge warns. Where the likelihood
+    has no maximum, a search may give a penalised fit, with a warning that says why.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxem.sklearn import MixtureModel
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.random((1000, 6)) < np.where(rng.random((1000, 1)) < 0.3, 0.1, 0.8)
+        >>> model = MixtureModel("bernoulli", 2, random_state=0).fit(X)
+        >>> print(model.weights_.round(1).max(), model.components_.probs.shape, model.converged_)
+        0.7 (2, 6) True
+    """
+
+    mixture_: Mixture
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "family": "no_validation",  # jaxem checks it, in its words
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "init_params": "no_validation",
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "prior": "no_validation",
+        "tol": [Interval(Real, 0.0, None, closed="left"), None],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        family: Family | str = "full",
+        n_components: int = 1,
+        *,
+        init_params: Any = "search",
+        n_init: int = 1,
+        prior: Prior | Callable[[np.ndarray, np.ndarray | None], Prior] | None = None,
+        tol: float | None = None,
+        max_iter: int = MAX_ITER,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+    ) -> None:
+        self.family = family
+        self.n_components = n_components
+        self.init_params = init_params
+        self.n_init = n_init
+        self.prior = prior
+        self.tol = tol
+        self.max_iter = max_iter
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+
+    @classmethod
+    def from_mixture(cls, mixture: Mixture) -> "MixtureModel":
+        """A fitted model with the parameters of a `jaxem.Mixture`, such as `jaxem.io.load` gives."""
+        mixture = jax.tree.map(np.array, as_mixture(mixture))
+        model, d = cls(mixture.family, mixture.n_components), mixture.family.n_features(mixture.components)
+        model.mixture_, model.log_likelihood_ = mixture, math.nan
+        model.status_, model.converged_, model.n_iter_ = Status.CONVERGED, True, 0
+        if d is not None:
+            model.n_features_in_ = d
+        return model
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        with contextlib.suppress(Exception):  # a family of particular columns, or none at all: nothing is known
+            possible = as_family(self.family).support(np.full((1, 1), -1.0))
+            tags.input_tags.positive_only = not np.all(possible)
+        return tags
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit(self, X: Any, sample_weight: Any) -> None:  # noqa: N803
+        family = as_family(self.family)
+        x = self._as_rows(X, reset=True)
+        weight = None if sample_weight is None else checked_sample_weight(sample_weight, x)
+        random_state = check_random_state(self.random_state)
+        with self._float_scope(x.dtype):
+            result, why, penalised = self._climb(family, x, weight, jax.random.key(random_state.randint(2**31 - 1)))
+            mixture = jax.tree.map(np.array, result.mixture)
+        status = Status(int(result.status))
+        if status.failed and not penalised:
+            raise ValueError(f"Fitting the mixture model failed: {why}.")
+        converged = status in (Status.CONVERGED, Status.PRECISION_LIMITED)
+        if not converged:
+            what = "The parameters are those of a penalised fit, because" if penalised else "The best climb:"
+            warnings.warn(f"{what} {why}.", ConvergenceWarning, stacklevel=4)
+        self.mixture_, self.log_likelihood_ = mixture, float(result.log_likelihood)
+        self.status_, self.converged_, self.n_iter_ = status, converged, int(result.n_iter)
+
+    def _climb(self, family: Family, x: np.ndarray, weight: np.ndarray | None, key: Array) -> tuple[Result, str, bool]:
+        """The best climb, how it ended, in words, and whether it was of a penalised objective."""
+        k, warm = self.n_components, self.warm_start and hasattr(self, "mixture_")
+        makes = callable(self.prior) and not hasattr(self.prior, "imagined")
+        options: dict[str, Any] = {
+            "prior": self.prior(x, weight) if makes else self.prior,  # type: ignore[operator,misc]
+            "stop": None if self.tol is None else GainBelow(self.tol),
+            "max_iter": self.max_iter,
+            "accelerator": hybrid(),
+            "callback": _print_progress if self.verbose else None,
+        }
+        if not warm and isinstance(self.init_params, str) and self.init_params == "search":
+            budget = None if self.n_init == 1 else default_budget(x.size * k) * self.n_init
+            found = search(key, family, x, k, weight, budget=budget, **options)
+            return found.best, self._why(found.best, found.collapse), found.penalised is not None
+        start = FromMixture(self._last(family, x.shape[1])) if warm else self._start()
+        r = 1 if isinstance(start, FromMixture) else self.n_init
+        result = best(fit_restarts(starts(key, family, x, k, r, start, weight), x, weight, **options))
+        failed = Status(int(result.status)).failed
+        return result, self._why(result, collapse_of(result.mixture, x, weight) if failed else None), False
+
+    def _start(self) -> Initializer:
+        """What `init_params` stands for, other than a search."""
+        kind = self.init_params
+        if isinstance(kind, str):
+            if kind not in STARTS:
+                raise ValueError(f"init_params = {kind!r}; choose from search, {', '.join(STARTS)}, or give a mixture")
+            return STARTS[kind]
+        if not callable(kind) and not hasattr(kind, "log_weights") and not hasattr(kind, "mixture_"):
+            raise ValueError(f"init_params has type {type(kind).__name__}; give a name, an initialiser or a mixture")
+        return kind if callable(kind) else FromMixture(as_mixture(kind))
+
+    def _last(self, family: Family, d: int) -> Mixture:
+        """The mixture that a warm start goes on from."""
+        last = self.mixture_
+        columns = last.family.n_features(last.components)
+        if (last.family, last.n_components, columns or d) != (family, self.n_components, d):
+            raise ValueError(
+                f"warm_start goes on from {last.n_components} components of {last.family!r} in {columns} columns, but "
+                f"{self.n_components} of {family!r} in {d} were asked for; set warm_start=False to start anew"
+            )
+        return last
+
+    def _why(self, result: Result, collapse: Collapse | None) -> str:
+        """Why a climb ended and what to do, in the names of this class."""
+        if collapse is None:
+            return Status(int(result.status)).meaning
+        reason = collapse.reason(getattr(self, "feature_names_in_", None))
+        return f"{reason}: {in_parameters(collapse.remedy, PARAMETERS)}"
+
+    def _as_rows(self, X: Any, *, reset: bool) -> np.ndarray:  # noqa: N803
+        x = super()._as_rows(X, reset=reset)
+        with self._float_scope(x.dtype):
+            try:
+                as_supported(as_family(self.family) if reset else self.mixture_.family, x, exact=True)
+            except ValueError as error:
+                negative = x.min() < 0 and self.__sklearn_tags__().input_tags.positive_only
+                raise ValueError(f"{'Negative values in data: ' if negative else ''}{error}") from None
+        return x
+
+    @property
+    def weights_(self) -> np.ndarray:
+        """The mixing proportions `[k]`."""
+        check_is_fitted(self)
+        weights = np.exp(self.mixture_.log_weights, dtype=np.float64)
+        return (weights / weights.sum()).astype(self.mixture_.log_weights.dtype)
+
+    @property
+    def components_(self) -> Any:
+        """The parameters of the family."""
+        check_is_fitted(self)
+        return self.mixture_.components
+
+    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Draw rows `[n, d]` and the components `[n]` they come from, sorted by these, as in scikit-learn."""
+        check_is_fitted(self)
+        n = as_n_samples(n_samples)
+        random_state, mixture = check_random_state(self.random_state), self.mixture_
+        weights = np.exp(mixture.log_weights, dtype=np.float64)
+        counts = random_state.multinomial(n, weights / weights.sum())
+        labels = np.repeat(np.arange(mixture.n_components), counts)
+        with self._float_scope(mixture.log_weights.dtype):
+            key = jax.random.key(random_state.randint(2**31 - 1))
+            params = jax.tree.map(jax.numpy.asarray, mixture.components)
+            return np.array(mixture.family.sample(key, params, jax.numpy.asarray(labels))), labels
+
+
+def _print_progress(progress: Any) -> None:
+    """Print how far a search or restarts are."""
+    print(f"  {progress.passes} passes, best objective {progress.best:.6f}")
+
+
+class LostRowError(ValueError):
+    """A row that no component can produce."""
+
+
+def checked_sample_weight(sample_weight: Any, x: np.ndarray) -> np.ndarray:
+    """`sample_weight` `[n]` in float64, of which one at least is positive."""
+    if isinstance(sample_weight, np.ma.MaskedArray) and np.ma.is_masked(sample_weight):
+        raise ValueError(
+            f"sample_weight has a mask over {int(np.sum(sample_weight.mask))} values; give numbers for all"
+        )
+    weight: np.ndarray = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+    if not np.any(weight > 0):
+        raise ValueError("sample_weight is zero everywhere; at least one row must count")
+    return weight
+
+
+def shares_of_weight(weight: np.ndarray) -> np.ndarray:
+    """Weights that count by their ratios, scaled by a power of two, which is exact: they neither overflow nor vanish."""
+    with np.errstate(under="ignore"):
+        return weight / 2.0 ** math.floor(math.log2(float(weight.max())))
+
+
+def as_n_samples(n_samples: Any) -> int:
+    """How many rows to draw, or a ValueError in scikit-learn's words."""
+    if not isinstance(n_samples, Integral) or isinstance(n_samples, bool):
+        raise ValueError(f"n_samples = {n_samples!r} is not a whole number; give an integer of at least 1")
+    if n_samples < 1:
+        raise ValueError(f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample.")
+    return int(n_samples)
+
+
+def in_parameters(remedy: str, parameters: dict[str, str]) -> str:
+    """What to do, in the names of an estimator's parameters."""
+    for python, parameter in parameters.items():
+        remedy = remedy.replace(python, parameter)
+    return remedy
