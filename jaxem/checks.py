@@ -86,7 +86,9 @@ FAMILY_NAMES = {
     "diag": "Diagonal",
     "tied": "Tied",
     "full": "Full",
+    "student-t": "StudentT",
     "bernoulli": "Bernoulli",
+    "poisson": "Poisson",
 }
 """names by which a family may be given, and what each stands for"""
 INSTEAD = "jaxem.search(jax.random.key(0), jaxem.Full(), x, {k})"

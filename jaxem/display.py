@@ -119,7 +119,7 @@ def mixture_card(mixture: "Mixture") -> Card | None:
     """Weights and parameters of the first components; of a batch the weights of the first mixtures."""
     if not _has_values(mixture) or mixture.log_weights.ndim == 0:
         return None
-    family, k = type(mixture.family).__name__, mixture.n_components
+    family, k = mixture.family.name, mixture.n_components
     weights = np.exp(np.asarray(mixture.log_weights, float))
     if weights.ndim > 1:
         shape, flat = weights.shape[:-1], weights.reshape(-1, k)
@@ -232,7 +232,7 @@ def selection_card(selection: "Selection") -> Card:
     rows = [
         (
             str(one.n_components),
-            type(one.family).__name__,
+            one.family.name,
             f"{one.log_likelihood:.5f}",
             str(one.n_parameters),
             *(f"{value:.3f}" for value in (one.bic, one.aic, one.icl)),
@@ -293,13 +293,18 @@ def _short(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{float(value):.4g}"
 
 
+def has_moments(family: Any) -> bool:
+    """Whether components of a family are drawn as ellipses."""
+    return hasattr(family, "as_matrices")
+
+
 def as_moments(family: Any, params: Any) -> tuple[Any, Any]:
-    """Means `[k, d]` and covariances as matrices `[k, d, d]`, for what looks at Gaussians from outside.
+    """Means `[k, d]` and covariances (of Student's t the scales) as matrices `[k, d, d]`, for what looks from outside.
 
     Raises:
         ValueError: for a family without them.
     """
-    if not hasattr(family, "as_matrices"):
+    if not has_moments(family):
         raise ValueError(f"mixture has family {type(family).__name__}, which has no covariances; give Gaussians")
-    k, d = params.means.shape
-    return params.means, family.as_matrices(params.covariances, k, d)
+    _, forms, *_ = params
+    return params.means, family.as_matrices(forms, *params.means.shape)

@@ -379,7 +379,8 @@ class MixtureModel(Estimator):
         x = super()._as_rows(X, reset=reset)
         with self._float_scope(x.dtype):
             try:
-                as_supported(as_family(self.family) if reset else self.mixture_.family, x, exact=True)
+                k = self.n_components if reset else self.mixture_.n_components
+                as_supported(as_family(self.family) if reset else self.mixture_.family, x, k, exact=True)
             except ValueError as error:
                 negative = x.min() < 0 and self.__sklearn_tags__().input_tags.positive_only
                 raise ValueError(f"{'Negative values in data: ' if negative else ''}{error}") from None

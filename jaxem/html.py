@@ -271,7 +271,7 @@ def _as_lists(values: np.ndarray, digits: int = 5) -> Any:
 
 def _description(mixture: Mixture) -> str:
     k = mixture.n_components
-    return f"{k} {'component' if k == 1 else 'components'}, {type(mixture.family).__name__}, {mixture.n_parameters} parameters"
+    return f"{k} {'component' if k == 1 else 'components'}, {mixture.family.name}, {mixture.n_parameters} parameters"
 
 
 def _cards(result: Result, n: int) -> str:
@@ -293,33 +293,59 @@ def _cards(result: Result, n: int) -> str:
 
 def _parameters(mixture: Mixture, names: list[str]) -> str:
     weights = np.exp(np.asarray(mixture.log_weights, float))
-    gaussian = isinstance(mixture.components, GaussianParams)
     k, d = len(weights), len(names)
-    centres = np.asarray(mixture.components.means if gaussian else next(iter(mixture.components)), float)
-    rows, shown = [], names[:MOST_SHOWN]
-    deviations = None
-    if gaussian:
-        matrices = np.asarray(as_moments(mixture.family, mixture.components)[1], float)
-        deviations = np.sqrt(np.diagonal(matrices, axis1=1, axis2=2))
+    head, cells = _gaussian_cells(mixture, names) if _is_gaussian(mixture) else _other_cells(mixture, names)
+    rows = []
     for j in range(min(k, MOST_SHOWN)):
-        cells = "".join(
-            f"<td>{centres[j, i]:.5g}"
-            + ("" if deviations is None else f" <i>&plusmn; {deviations[j, i]:.3g}</i>")
-            + "</td>"
-            for i in range(len(shown))
-        )
         mark = f'<i class="dot" style="background:{_palette(k)[j]}"></i>{j}'
-        rows.append(f"<tr><th>{mark}</th><td>{weights[j]:.4f}</td>{cells}</tr>")
-    head = "".join(f"<th>{_text(name)}</th>" for name in shown)
-    what = "mean &plusmn; standard deviation" if gaussian else "probability of 1"
+        numbers = "".join(f"<td>{cell}</td>" for cell in cells[j])
+        rows.append(f"<tr><th>{mark}</th><td>{weights[j]:.4f}</td>{numbers}</tr>")
+    what = "mean &plusmn; standard deviation of each column" if _is_gaussian(mixture) else "parameters"
     hidden = [f"{k - MOST_SHOWN} more components"] * (k > MOST_SHOWN) + [f"{d - MOST_SHOWN} more columns"] * (
         d > MOST_SHOWN
     )
     note = f"<p class=note>{' and '.join(hidden)} are not shown.</p>" if hidden else ""
+    titles = "".join(f"<th>{_text(title)}</th>" for title in head)
     return (
-        f"<p class=note>{what} of each column</p><div class=wide><table><thead><tr><th>component</th><th>weight</th>{head}</tr>"
+        f"<p class=note>{what}</p><div class=wide><table><thead><tr><th>component</th><th>weight</th>{titles}</tr>"
         f"</thead><tbody>{''.join(rows)}</tbody></table></div>{note}"
     )
+
+
+def _is_gaussian(mixture: Mixture) -> bool:
+    return isinstance(mixture.components, GaussianParams)
+
+
+def _gaussian_cells(mixture: Mixture, names: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Mean and standard deviation of each column."""
+    means, matrices = (np.asarray(leaf, float) for leaf in as_moments(mixture.family, mixture.components))
+    deviations, shown = np.sqrt(np.diagonal(matrices, axis1=1, axis2=2)), names[:MOST_SHOWN]
+    cells = [
+        [f"{mean[i]:.5g} <i>&plusmn; {deviation[i]:.3g}</i>" for i in range(len(shown))]
+        for mean, deviation in zip(means, deviations, strict=True)
+    ]
+    return shown, cells
+
+
+def _other_cells(mixture: Mixture, names: list[str]) -> tuple[list[str], list[list[str]]]:
+    """What the family shows of its components: numbers of each component, or of each of its columns."""
+    k = mixture.n_components
+    head: list[str] = []
+    cells: list[list[str]] = [[] for _ in range(k)]
+    for what, leaf in mixture.family.table(mixture.components).items():
+        values = np.asarray(leaf, float)
+        if values.ndim == 0 or len(values) != k:
+            continue
+        numbers = values.reshape(k, -1)[:, : MOST_SHOWN if values.ndim < 3 else MOST_SHOWN * values.shape[2]]
+        for i in range(numbers.shape[1]):
+            place = i if values.ndim < 3 else i // values.shape[2]
+            of_kind = "" if values.ndim < 3 else f" {i % values.shape[2]}"
+            head.append(
+                what if values.ndim == 1 else f"{what} {names[place] if place < len(names) else place}{of_kind}"
+            )
+            for line, number in zip(cells, numbers[:, i], strict=True):
+                line.append("" if np.isnan(number) else f"{number:.5g}")
+    return head, cells
 
 
 def _verification(found: Report) -> str:

@@ -262,7 +262,9 @@ def _from_description(described: Any, depth: int) -> Family:
     [(name, settings)] = described.items()
     known = FAMILIES.get(name)
     if known is None or not isinstance(settings, dict):
-        raise ValueError(f"known are {[*FAMILIES]}; make one of your own known by jaxem.io.register")
+        raise ValueError(
+            f"known are {[*FAMILIES]}; make one of your own known by jaxem.io.register (--family module:Class)"
+        )
     fields = {field.name for field in dataclasses.fields(cast(Any, known))} if isinstance(known, type) else set()
     if set(settings) != fields:
         raise ValueError(f"{name} has the settings {sorted(fields)}")

@@ -634,7 +634,8 @@ def difference(a: Any, b: Any) -> Array:
 
 def _relative(a: Array, b: Array) -> Array:
     # equal infinities (log weights of dead components) do not differ
-    return jnp.max(jnp.where(a == b, 0.0, jnp.abs(a - b))) / jnp.maximum(jnp.max(jnp.abs(b)), 1e-300)
+    apart = jnp.where(a == b, 0.0, jnp.abs(a - b))
+    return jnp.max(apart, initial=0.0) / jnp.maximum(jnp.max(jnp.abs(b), initial=0.0), 1e-300)
 
 
 def _largest(residuals: list[Array]) -> Array:

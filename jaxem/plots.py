@@ -4,13 +4,16 @@ Every function draws on the `ax` it is given, or on a new one, and returns it. T
 which the colour-blind can tell apart. Each component also has its number and a line style, so that pictures can be read in
 grey as well.
 
+Gaussians and Student's t are ellipses. Other families are drawn by their density alone: in one column as lines, or bars where
+only whole numbers occur, in two as contours.
+
 The ellipse of r deviations of N(mu, Sigma) in two features is  mu + r L (cos t, sin t)  with L L' the 2 x 2 block of Sigma.
 Its shadow on each axis reaches r standard deviations from the mean.
 """
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -24,7 +27,7 @@ except ModuleNotFoundError as error:  # the extra is missing
     ) from error
 
 from jaxem.checks import as_mixture
-from jaxem.display import as_moments
+from jaxem.display import as_moments, has_moments
 from jaxem.loop import Result
 from jaxem.mixture import Mixture
 from jaxem.queue import Landscape
@@ -63,16 +66,20 @@ def plot_mixture(
     """Components as ellipses of one and two deviations over the data; in one dimension densities over a histogram.
 
     Args:
-        mixture: of Gaussians; a fitted `jaxem.sklearn.GaussianMixture` will do.
+        mixture: of any family; a fitted `jaxem.sklearn.GaussianMixture` will do. Of families without ellipses contours are
+            drawn, for which `x` is needed.
         x: `[n, d]`; of more than 5,000 rows an even sample is drawn.
         features: the two columns to draw, or one for its marginal density; of data with one column that.
         columns: names of the d columns.
         ax: where to draw.
 
     Raises:
-        ValueError: for a family without means and covariances, or features that are not there.
+        ValueError: for features that are not there, or without the `x` that a family needs.
+        NotImplementedError: for two of many columns of a family without marginal densities.
     """
     mixture = as_mixture(mixture)
+    if not has_moments(mixture.family):
+        return _by_density(mixture, x, features, columns, ax, soft=False)
     means, covariances, shown = _moments(mixture, features)
     ax = _axes(ax)
     _label(ax, shown, columns)
@@ -97,6 +104,8 @@ def plot_responsibilities(
     The less sure a row's component, the smaller its dot, so that doubt shows in grey as well.
     """
     mixture = as_mixture(mixture)
+    if not has_moments(mixture.family):
+        return _by_density(mixture, x, features, columns, ax, soft=True)
     means, covariances, shown = _moments(mixture, features)
     ax = _axes(ax)
     _label(ax, shown, columns)
@@ -173,11 +182,100 @@ def ellipse(mean: np.ndarray, covariance: np.ndarray, deviations: float, points:
 def _moments(mixture: Mixture, features: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Moments in the features to draw, and which these are."""
     means, covariances = (np.asarray(leaf, float) for leaf in as_moments(mixture.family, mixture.components))
-    d = means.shape[1]
+    shown = _shown(features, means.shape[1])
+    return means[:, shown], covariances[:, shown][:, :, shown], shown
+
+
+def _shown(features: Sequence[int], d: int) -> list[int]:
+    """The features to draw, of d."""
     shown = [0] if d == 1 else [int(feature) for feature in features]
     if len(shown) not in (1, 2) or any(not -d <= feature < d for feature in shown):
         raise ValueError(f"features = {tuple(features)}; give one or two columns from 0 to {d - 1}")
-    return means[:, shown], covariances[:, shown][:, :, shown], shown
+    return [feature % d for feature in shown]
+
+
+def _by_density(
+    mixture: Mixture,
+    x: ArrayLike | None,
+    features: Sequence[int],
+    columns: Sequence[str] | None,
+    ax: "Axes | None",
+    *,
+    soft: bool,
+) -> "Axes":
+    """A mixture of any family: one feature by lines or bars, two by contours over the rows."""
+    if x is None:
+        raise ValueError(f"x is None, and {mixture.family.name} tells no place to draw; give the data")
+    data = _even_sample(np.asarray(x, float))[0]
+    shown = _shown(features, data.shape[1])
+    shade: Any = GREY
+    if soft:
+        shade = np.clip(np.asarray(mixture.responsibilities(data), float) @ colours(mixture.n_components), 0, 1)
+    part = mixture if data.shape[1] == len(shown) and shown == sorted(shown) else mixture.marginal(shown)
+    data, ax = data[:, shown], _axes(ax)
+    whole = [bool(np.all(column == np.round(column))) for column in data.T]
+    _label(ax, shown, columns)
+    if len(shown) == 1:
+        return _bars(part, data[:, 0], ax) if whole[0] else _lines(part, data[:, 0], ax)
+    jitter = np.random.default_rng(0).uniform(-0.3, 0.3, data.shape) * np.asarray(whole)
+    across, up = (data + jitter).T
+    ax.scatter(across, up, s=_size(len(data)), c=shade, alpha=0.8, linewidths=0)
+    axes = [_values(column) if is_whole else _grid(column, 120) for column, is_whole in zip(data.T, whole, strict=True)]
+    mesh = np.meshgrid(*axes, indexing="ij")
+    joint = np.asarray(part.log_joint(np.stack([axis.ravel() for axis in mesh], axis=1)), float)  # [g, k]
+    for j, colour in enumerate(colours(part.n_components)):
+        height = joint[:, j].reshape(mesh[0].shape)
+        top = np.max(height)
+        if np.isfinite(top):
+            place = np.unravel_index(np.argmax(height), height.shape)
+            at = mesh[0][place], mesh[1][place]
+            if min(height.shape) > 1 and np.ptp(height[np.isfinite(height)]) > 0:
+                height = np.maximum(height, top - 50.0)
+                levels = [top - 0.5 * deviations**2 for deviations in DEVIATIONS[::-1]]
+                ax.contour(*mesh, height, levels=levels, colors=[colour], linestyles=[LINES[j % len(LINES)]], zorder=3)
+            halo = [patheffects.withStroke(linewidth=3, foreground="white")]
+            ax.annotate(
+                str(j), at, ha="center", va="center", fontweight="bold", color=colour, zorder=4, path_effects=halo
+            )
+    return _hide_frame(ax)
+
+
+def _values(column: np.ndarray) -> np.ndarray:
+    """The whole numbers from the smallest to the largest of a column, at most 200."""
+    return np.unique(np.round(np.linspace(column.min(), column.max(), 200)))
+
+
+def _grid(column: np.ndarray, points: int) -> np.ndarray:
+    spread = 0.15 * (np.ptp(column) or 1.0)
+    return np.linspace(column.min() - spread, column.max() + spread, points)
+
+
+def _bars(mixture: Mixture, column: np.ndarray, ax: "Axes") -> "Axes":
+    """The share of each value, and what each component adds to its probability."""
+    values = _values(column)
+    ax.bar(values, [np.mean(column == value) for value in values], width=0.9, color="0.85", zorder=1)
+    _of_components(mixture, values, ax, marker="o")
+    ax.set_ylabel("probability")
+    return _hide_frame(ax)
+
+
+def _lines(mixture: Mixture, column: np.ndarray, ax: "Axes") -> "Axes":
+    """A histogram, and what each component adds to the density."""
+    ax.hist(column, bins="auto" if np.ptp(column) > 0 else 1, density=True, color="0.85", zorder=1)
+    grid = np.linspace(column.min(), column.max(), 400) if np.ptp(column) > 0 else _grid(column, 400)
+    _of_components(mixture, grid, ax)
+    ax.set_ylabel("density")
+    return _hide_frame(ax)
+
+
+def _of_components(mixture: Mixture, at: np.ndarray, ax: "Axes", marker: str = "") -> None:
+    parts = np.exp(np.asarray(mixture.log_joint(at[:, None]), float)).T  # [k, g]
+    for j, (part, colour) in enumerate(zip(parts, colours(len(parts)), strict=True)):
+        ax.plot(at, part, LINES[j % len(LINES)], marker=marker, color=colour, linewidth=1.6, markersize=4, zorder=3)
+        ax.annotate(str(j), (at[np.argmax(part)], part.max()), (0, 3), textcoords="offset points", ha="center",
+                    color=colour, fontweight="bold")  # fmt: skip
+    ax.plot(at, parts.sum(axis=0), color="black", linewidth=1.0, zorder=2)
+    ax.set_ylim(bottom=0)
 
 
 def _ellipses(mixture: Mixture, means: np.ndarray, covariances: np.ndarray, ax: "Axes") -> "Axes":

@@ -17,7 +17,8 @@ FLOORS = {
     "primitives": 0, "stats": 0, "accelerate": 0, "stopping": 0,
     "checks": 1, "kept": 1, "moments": 1, "linalg": 1, "distances": 1, "display": 1, "program": 2, "families.base": 1,
     "devices": 2, "priors": 2, "threads": 3,
-    "rows": 4, "penalties": 3, "families.gaussian": 3, "families.discrete": 3,
+    "rows": 4, "penalties": 3, "families.gaussian": 3, "families.discrete": 3, "families.fixed": 2, "families.algebra": 2,
+    "families.numerical": 2, "families.regression": 4, "families.student_t": 4,
     "mixture": 5,
     "em": 6, "ordering": 6, "saddles": 6,
     "parts": 7, "init": 7,
@@ -30,7 +31,7 @@ FLOORS = {
     "sklearn": 15,
     "cli.signals": 15,
     "cli.terminal": 16,
-    "cli.reading": 17, "cli.words": 18,
+    "cli.reading": 17, "cli.kinds": 17, "cli.words": 18,
     "cli.commands": 19, "cli.__main__": 20,
 }  # fmt: skip
 READ_CORE = {

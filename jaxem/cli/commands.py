@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 import jaxem
+from jaxem.cli.kinds import Kind, Layers, from_module, kinds
 from jaxem.cli.reading import (
     Columns,
     Data,
@@ -25,6 +26,7 @@ from jaxem.cli.reading import (
     Delimiter,
     DropMissing,
     Header,
+    Labels,
     Na,
     Reading,
     Weighted,
@@ -68,16 +70,6 @@ NO_LIMIT = 10**18
 """a bound that only keeps absurd numbers out; the data set the real one"""
 
 
-class Covariance(enum.StrEnum):
-    """Names of the Gaussian families, as in scikit-learn."""
-
-    FULL = "full"
-    TIED = "tied"
-    DIAG = "diag"
-    SPHERICAL = "spherical"
-    ALL = "all"
-
-
 class Init(enum.StrEnum):
     """Names of the initialisers."""
 
@@ -95,13 +87,10 @@ class Order(enum.StrEnum):
 
 
 ALSO = {
-    "diagonal": "diag",
-    "spheric": "spherical",
-    "isotropic": "spherical",
     "kmeans++": "k-means++",
     "k-means": "kmeans",
 }
-"""other names of forms and initialisers"""
+"""other names of initialisers"""
 
 
 def _one_of(kind: type[enum.StrEnum]) -> Callable[[str], Any]:
@@ -146,6 +135,12 @@ def program(
 
 
 Model = Annotated[Path, typer.Argument(help="A model that `jaxem fit --out` saved.")]
+Own = Annotated[
+    str | None,
+    typer.Option(
+        "--family", metavar="MODULE:CLASS", help="Where the family of the model is defined, if it is your own."
+    ),
+]
 Out = Annotated[Path | None, typer.Option(help="Write here instead of to stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 ChunkSize = Annotated[int | None, typer.Option(min=1, help="Rows worked on at a time, to bound memory.")]
@@ -164,8 +159,26 @@ def fit(
         typer.Option("-k", "--components", metavar="K|A:B", help="Number of components, or a range to choose from."),
     ] = "2",
     covariance: Annotated[
-        Covariance, _option(Covariance, "Form of the covariances; all tries each.")
-    ] = Covariance.FULL,
+        str | None,
+        typer.Option(
+            metavar="FORM",
+            show_default="full",
+            help="Form of the covariances: full, tied, diag or spherical; all tries each.",
+        ),
+    ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            show_default="full",
+            help="Kind of component: a form of covariances, student-t, poisson, categorical, bernoulli, or module:Class of "
+            "your own; with commas several are tried.",
+        ),
+    ] = None,
+    labels: Labels = None,
+    background: Annotated[
+        bool, typer.Option("--background", help="One component more, uniform where the data lie, for outliers.")
+    ] = False,
     budget: Annotated[
         int | None,
         typer.Option(parser=_whole, show_default="1000", help="Passes that the search for the best optimum may make."),
@@ -204,7 +217,7 @@ def fit(
     no_cache: NoCache = False,
     debug: Debug = False,
 ) -> None:
-    """Fit a mixture of Gaussians to DATA by EM; without DATA to the bundled Old Faithful.
+    """Fit a mixture to DATA by EM, of Gaussians if nothing else is said; without DATA to the bundled Old Faithful.
 
     The best optimum is searched for: starts of several kinds are raced and the last polished. With -k A:B or --covariance all
     each is searched for, and the one with the least BIC kept. A fit that did not converge says so and exits 0; one that
@@ -215,13 +228,15 @@ def fit(
         files = Files(out, plot, report, force)
         files.check()
         counts = _counts(components)
+        layers = Layers(labels is not None, background)
         settings = Settings(
-            counts, covariance, seed, budget, restarts, init or Init.KMEANS_PLUS_PLUS, tol, max_iter, chunk_size, order
-        )
+            layers.counts(counts), kinds(covariance, family), layers, seed, budget, restarts,
+            init or Init.KMEANS_PLUS_PLUS, tol, max_iter, chunk_size, order,
+        )  # fmt: skip
         if restarts is None and init is not None:
             settings = settings._replace(restarts=RESTARTS)
         settings.check()
-        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing)
+        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, labels)
         source = reading.open()
         weighted = reading.read(source)
         generated = not source.named and weighted.table.columns == source.columns
@@ -246,6 +261,7 @@ def predict(
     header: Header = None,
     na: Na = None,
     drop_missing: DropMissing = False,
+    family: Own = None,
     debug: Debug = False,
 ) -> None:
     """Print the component of each row of DATA, as CSV; a row that is left out gets an empty line.
@@ -257,7 +273,7 @@ def predict(
         import numpy as np
 
         _check_free(out, force)
-        task = _read_for(model, Reading(data, columns, None, delimiter, decimal, header, na, drop_missing))
+        task = _read_for(model, Reading(data, columns, None, delimiter, decimal, header, na, drop_missing), family)
         with task.precision():
             check_density(np.asarray(task.mixture.log_prob(task.values)))
             ask = task.mixture.responsibilities if proba else task.mixture.predict
@@ -284,6 +300,7 @@ def score(
     header: Header = None,
     na: Na = None,
     drop_missing: DropMissing = False,
+    family: Own = None,
     debug: Debug = False,
 ) -> None:
     """Print the log-likelihood of DATA under a model, in total and per row, and its BIC and AIC.
@@ -296,7 +313,7 @@ def score(
 
         from jaxem.racing import criteria
 
-        task = _read_for(model, Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing))
+        task = _read_for(model, Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing), family)
         with task.precision():
             log_prob = np.asarray(task.mixture.log_prob(task.values), np.float64)
             p = task.mixture.n_parameters
@@ -319,6 +336,7 @@ def sample(
     seed: Seed = 0,
     out: Out = None,
     force: Force = False,
+    family: Own = None,
     debug: Debug = False,
 ) -> None:
     """Draw rows from a model and print them as CSV, with the component each came from."""
@@ -331,7 +349,7 @@ def sample(
 
         _check_free(out, force)
         start_jax()
-        saved = _load(model)
+        saved = _load(model, family)
         with jax.enable_x64(True):
             rows, labels = (np.asarray(leaf) for leaf in saved.mixture.sample(jax.random.key(seed), n))
         names = [*(saved.columns or generated_names(rows.shape[1]))]
@@ -354,6 +372,7 @@ def verify(
     header: Header = None,
     na: Na = None,
     drop_missing: DropMissing = False,
+    family: Own = None,
     debug: Debug = False,
 ) -> None:
     """Try the laws of EM on a model and DATA, and print each with its residual and verdict.
@@ -362,7 +381,7 @@ def verify(
     """
 
     def work() -> None:
-        task = _read_for(model, Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing))
+        task = _read_for(model, Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing), family)
         w = task.weighted.weights
         with task.precision():
             report = jaxem.verify(task.mixture, task.values if w is None else task.values[w > 0], seed=seed)
@@ -399,7 +418,8 @@ class Settings(NamedTuple):
     """What `fit` is to fit and how it looks for the best optimum: by a search within a budget, or from `restarts` starts."""
 
     counts: tuple[int, ...]
-    covariance: Covariance
+    kinds: tuple[Kind, ...]
+    layers: Layers
     seed: int
     budget: int | None
     restarts: int | None
@@ -412,7 +432,7 @@ class Settings(NamedTuple):
     @property
     def several(self) -> bool:
         """Whether there is a choice to be made between models."""
-        return len(self.counts) > 1 or self.covariance == Covariance.ALL
+        return len(self.counts) > 1 or len(self.kinds) > 1
 
     def check(self) -> None:
         """Raise for numbers that cannot be meant, whatever the data, and for options that exclude each other."""
@@ -422,8 +442,17 @@ class Settings(NamedTuple):
         _check_whole("--restarts", self.restarts, most=2**20)
         _check_whole("--max-iter", self.max_iter, least=0, most=10**7)
         if self.restarts is not None and (self.several or self.budget is not None):
-            other = "--budget" if self.budget is not None else "-k A:B and --covariance all"
+            other = "--budget" if self.budget is not None else "-k A:B and several kinds"
             raise typer.BadParameter(f"{other} and --restarts or --init exclude each other; give one of the two")
+
+    def described(self, kind: Kind) -> str:
+        """What the components of a fit are, in words."""
+        more = " and a background" * self.layers.background + ", some of the rows labelled" * self.layers.labels
+        return kind.described + more
+
+    def families(self, weighted: Weighted) -> list[Family]:
+        """The families of a table."""
+        return [self.layers.wrap(kind.make(weighted.table.values), weighted.values) for kind in self.kinds]
 
     @property
     def stop(self) -> StoppingRule | None:
@@ -497,19 +526,21 @@ class Task(NamedTuple):
         return jax.enable_x64(self.double)
 
 
-def _load(model: Path) -> Saved:
+def _load(model: Path, own: str | None) -> Saved:
     import jax
 
     from jaxem.io import load_model
 
+    if own is not None:
+        from_module(own)
     with jax.enable_x64(True):  # no digit is lost
         return load_model(model)
 
 
-def _read_for(model: Path, reading: Reading) -> Task:
+def _read_for(model: Path, reading: Reading, own: str | None) -> Task:
     """Load a model, and read of the table the columns that it wants."""
     start_jax()
-    saved = _load(model)
+    saved = _load(model, own)
     source = reading.open()
     wanted = columns_of_model(source, reading.chosen, reading.weights, saved.columns)
     return Task(saved.mixture, reading.read(source, wanted))
@@ -520,11 +551,6 @@ def _precision(table: Table) -> Any:
     import jax
 
     return jax.enable_x64(table.values.dtype.itemsize == 8)
-
-
-def _family(covariance: Covariance) -> Family:
-    families = {"full": jaxem.Full(), "tied": jaxem.Tied(), "diag": jaxem.Diagonal(), "spherical": jaxem.Spherical()}
-    return families[covariance.value]
 
 
 def _initializer(init: Init) -> Initializer:
@@ -563,7 +589,7 @@ def _fit(
     for k in settings.counts:
         as_components(k, table.values.shape[0])
     start_jax(keep=keep)
-    compiling = _compile_verification(table, settings) if verified and not settings.several else None
+    compiling = _compile_verification(weighted, settings) if verified and not settings.several else None
     shown = weighted._replace(table=table._replace(columns=tuple(map(printable, table.columns))))
     source = BUNDLED if data is None else "standard input" if str(data) == "-" else printable(str(data))
     try:
@@ -571,7 +597,7 @@ def _fit(
             outcome = _ordered(_climb(weighted, settings), settings.order)
             mixture, status = outcome.result.mixture, Status(int(outcome.result.status))
             if files.out is not None and not status.failed:  # before anything is printed: stdout may be closed
-                save(mixture, files.out, columns=names, overwrite=files.force)
+                save(settings.layers.without_labels(mixture), files.out, columns=names, overwrite=files.force)
             print_fit(source, shown, outcome, status)
             if status.failed:
                 raise WorkError(advice(outcome, shown.table.columns, status))
@@ -579,7 +605,9 @@ def _fit(
         if compiling is not None:
             compiling.join()
     with _precision(table):
-        verification = jaxem.verify(mixture, table.values) if verified else None
+        verification = jaxem.verify(mixture, weighted.values) if verified else None
+        if settings.layers.labels:  # pictures and files are of what new rows have
+            outcome = outcome.without_labels(settings.layers.without_labels(mixture))
         if verification is not None:
             print_verification(verification)
         if files.plot is not None:
@@ -601,7 +629,7 @@ def _ordered(outcome: Outcome, order: Order | None) -> Outcome:
     return outcome._replace(result=outcome.result._replace(mixture=mixture))
 
 
-def _compile_verification(table: Table, settings: Settings) -> threading.Thread:
+def _compile_verification(weighted: Weighted, settings: Settings) -> threading.Thread:
     """Compile the verification while the fit is under way."""
     import jax
     import numpy as np
@@ -609,7 +637,7 @@ def _compile_verification(table: Table, settings: Settings) -> threading.Thread:
     from jaxem.init import shapes_of
     from jaxem.laws import compile_verify
 
-    family, k, values = _family(settings.covariance), settings.counts[0], table.values
+    [family], k, values = settings.families(weighted), settings.counts[0], weighted.values
     with jax.enable_x64(True):
         shapes = shapes_of(family, k, values.shape[1], np.float64)
     return compile_verify(jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes), values)
@@ -630,11 +658,11 @@ def _restart(weighted: Weighted, settings: Settings) -> Outcome:
     from jaxem.lanes import lane_count
     from jaxem.rows import as_rows
 
-    table, (family, k) = weighted.table, (_family(settings.covariance), settings.counts[0])
+    values, [family], k = weighted.values, settings.families(weighted), settings.counts[0]
     devices, restarts = jax.local_devices(), settings.restarts or 1
     # several GPUs share the restarts, but the rows of large data: then each has only its own in memory
     several = len(devices) > 1 and devices[0].platform != "cpu"
-    by_rows = several and (restarts < len(devices) or table.values.nbytes > LARGE)
+    by_rows = several and (restarts < len(devices) or values.nbytes > LARGE)
     mesh = mesh_of(devices) if by_rows else None
     with progress_bar("fitting restarts", restarts) as update:
 
@@ -642,9 +670,7 @@ def _restart(weighted: Weighted, settings: Settings) -> Outcome:
             update(seen.finished, f"{seen.passes} passes, best {seen.best:.4f}")
 
         lanes = lane_count(restarts)
-        rows = as_rows(
-            family, table.values, weighted.weights, k, lanes=lanes, chunk_size=settings.chunk_size, mesh=mesh
-        )
+        rows = as_rows(family, values, weighted.weights, k, lanes=lanes, chunk_size=settings.chunk_size, mesh=mesh)
         key, initializer = jax.random.key(settings.seed), _initializer(settings.init)
         starts = jaxem.starts(key, family, rows, k, restarts, initializer)
         results = jaxem.fit_restarts(
@@ -657,8 +683,8 @@ def _restart(weighted: Weighted, settings: Settings) -> Outcome:
         )
     found, origin = jaxem.best(results), count_of(restarts, "restart")
     failed = jaxem.Status(int(found.status)).failed
-    collapse = jaxem.collapse_of(found.mixture, table.values, weighted.weights) if failed else None
-    return Outcome(found, settings.covariance.value, jaxem.landscape(results), origin, None, collapse)
+    collapse = jaxem.collapse_of(found.mixture, values, weighted.weights) if failed else None
+    return Outcome(found, settings.described(settings.kinds[0]), jaxem.landscape(results), origin, None, collapse)
 
 
 def _search(weighted: Weighted, settings: Settings) -> Outcome:
@@ -667,46 +693,45 @@ def _search(weighted: Weighted, settings: Settings) -> Outcome:
 
     from jaxem.racing import default_budget
 
-    table, k, options = weighted.table, settings.counts[0], settings.of_search(weighted)
+    values, k, options = weighted.values, settings.counts[0], settings.of_search(weighted)
     # what takes no time shows no progress, and is not cut in pieces for it
-    budget = settings.budget or default_budget(table.values.size * k)
-    long = table.values.size * k * budget >= SHORT
+    budget = settings.budget or default_budget(values.size * k)
+    long = values.size * k * budget >= SHORT
     with progress_bar("searching", budget, counts=False, wanted=long) as update:
 
         def show(seen: SearchProgress) -> None:
             update(seen.passes, f"{seen.lanes} climbs, {seen.passes} passes, best {seen.best:.4f}")
 
-        key, family, callback = jax.random.key(settings.seed), _family(settings.covariance), show if long else None
-        found = jaxem.search(key, family, table.values, k, callback=callback, **options)
-    return _outcome(found, settings.covariance, None)
+        key, [family], callback = jax.random.key(settings.seed), settings.families(weighted), show if long else None
+        found = jaxem.search(key, family, values, k, callback=callback, **options)
+    return _outcome(found, settings.described(settings.kinds[0]), None)
 
 
 def _select(weighted: Weighted, settings: Settings) -> Outcome:
-    """Search for each number of components and form of covariances, and keep the one with the least BIC."""
+    """Search for each number of components and kind of component, and keep the one with the least BIC."""
     import jax
 
-    every = settings.covariance == Covariance.ALL
-    forms = [form for form in Covariance if form != Covariance.ALL] if every else [settings.covariance]
-    with progress_bar("selecting", len(forms) * len(settings.counts)) as update:
+    families = settings.families(weighted)
+    with progress_bar("selecting", len(families) * len(settings.counts)) as update:
         done: list[Candidate] = []
 
         def show(candidate: Candidate) -> None:
             done.append(candidate)
-            name = type(candidate.family).__name__
+            name = candidate.family.name
             update(len(done), f"{name}, k = {candidate.n_components}, BIC {candidate.bic:.3f}")
 
-        families = [_family(form) for form in forms]
         key, options = jax.random.key(settings.seed), settings.of_search(weighted)
-        selection = jaxem.select(key, families, weighted.table.values, settings.counts, callback=show, **options)
-    return _outcome(selection.best, forms[selection.chosen // len(settings.counts)], selection)
+        selection = jaxem.select(key, families, weighted.values, settings.counts, callback=show, **options)
+    chosen = settings.kinds[selection.chosen // len(settings.counts)]
+    return _outcome(selection.best, settings.described(chosen), selection)
 
 
-def _outcome(found: Search, covariance: Covariance, selection: Selection | None) -> Outcome:
+def _outcome(found: Search, described: str, selection: Selection | None) -> Outcome:
     from jaxem.display import count_of
 
     passes = count_of(found.passes, "pass", "passes")
     origin = f"{count_of(len(found.arms), 'finalist')} of a search of {passes}"
-    return Outcome(found.best, covariance.value, found.landscape, origin, selection, found.collapse)
+    return Outcome(found.best, described, found.landscape, origin, selection, found.collapse)
 
 
 # -- pictures ------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,13 @@ Data = Annotated[
 ]
 Columns = Annotated[str | None, typer.Option(help="Names of the columns to use, separated by commas.")]
 Weights = Annotated[str | None, typer.Option(metavar="COLUMN", help="Name of the column with the weight of each row.")]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Name of a column with the known component of each row, as whole numbers; -1 where it is not known.",
+    ),
+]
 _PANEL = "How DATA are read"
 Delimiter = Annotated[
     str | None,
@@ -82,6 +89,7 @@ class Reading(NamedTuple):
     header: bool | None = None
     na: Sequence[str] | None = None
     drop_missing: bool = False
+    labels: str | None = None
 
     @property
     def chosen(self) -> tuple[str, ...] | None:
@@ -117,27 +125,50 @@ class Reading(NamedTuple):
     def read(self, source: Source, names: Sequence[str] | None = None) -> Weighted:
         """The table of these columns, by default of those named by --columns, with its notes said, and the weights."""
         names = self.chosen if names is None else names
-        weights = None if self.weights is None else _typed(self.weights).strip()
-        if weights is None:
+        beside: dict[str, str] = {}  # columns that are read beside the others, by their option
+        for option, name in (("--weights", self.weights), ("--labels", self.labels)):
+            if name is None:
+                continue
+            name = _typed(name).strip()
+            if name in beside.values():
+                raise UsageError(f"column {name!r} is named by --weights and --labels; it can only be one of them")
+            if names is not None and name in names:
+                raise UsageError(
+                    f"column {name!r} is named by {option} and among the columns; it can only be one of them"
+                )
+            beside[option] = name
+        if not beside:
             table = source.read(names)
             _say(table.notes)
             return Weighted(table, None)
-        if names is not None and weights in names:
-            raise UsageError(
-                f"column {weights!r} is named by --weights and among the columns; it can only be one of them"
-            )
-        if names is None and weights in source.columns:
-            names = [name for name in source.columns if name != weights]
-        table = source.read([*(names or ()), weights])
+        if names is None and set(beside.values()) & set(source.columns):
+            names = [name for name in source.columns if name not in beside.values()]
+        table = source.read([*(names or ()), *beside.values()])
         _say(table.notes)
-        return _part(table)
+        labels = weights = None
+        if "--labels" in beside:
+            table, labels = _part(table, "labels")
+            labels = _codes(beside["--labels"], labels)
+        if "--weights" in beside:
+            table, weights = _part(table, "weights")
+            _check_weights(beside["--weights"], weights)
+        return Weighted(table, weights, labels)
 
 
 class Weighted(NamedTuple):
-    """A table, and the weight of each row, `[n]`; None where all are one."""
+    """A table, and the weight of each row, `[n]`; None where all are one. And the component that each is known to be of."""
 
     table: Table
     weights: np.ndarray | None
+    labels: np.ndarray | None = None
+
+    @property
+    def values(self) -> np.ndarray:
+        """The rows that are fitted, `[n, d]`, their labels in one more column."""
+        import numpy as np
+
+        values = self.table.values
+        return values if self.labels is None else np.column_stack([values, self.labels.astype(values.dtype)])
 
     @property
     def total(self) -> float:
@@ -155,11 +186,19 @@ def _typed(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "surrogateescape")
 
 
-def _part(table: Table) -> Weighted:
-    """Part the last column, the weights, from the others."""
+def _part(table: Table, what: str) -> tuple[Table, np.ndarray]:
+    """Part the last column from the others."""
     import numpy as np
 
-    name, weights = table.columns[-1], table.values[:, -1]
+    if table.values.shape[1] == 1:
+        raise ValueError(f"there is no column beside the {what} {table.columns[-1]!r}; give at least one")
+    rest = table._replace(values=np.ascontiguousarray(table.values[:, :-1]), columns=table.columns[:-1])
+    return rest, table.values[:, -1].copy()
+
+
+def _check_weights(name: str, weights: np.ndarray) -> None:
+    import numpy as np
+
     negative = np.flatnonzero(weights < 0)
     if negative.size:
         row = negative[0]
@@ -168,10 +207,26 @@ def _part(table: Table) -> Weighted:
         )
     if not weights.any():
         raise ValueError(f"column {name!r} holds no weight above zero; at least one row must count")
-    if table.values.shape[1] == 1:
-        raise ValueError(f"there is no column beside the weights {name!r}; give at least one")
-    rest = table._replace(values=np.ascontiguousarray(table.values[:, :-1]), columns=table.columns[:-1])
-    return Weighted(rest, weights.copy())
+
+
+def _codes(name: str, labels: np.ndarray) -> np.ndarray:
+    """Components from 0 for the labels of a column, in their order, and -1 for those below 0, which is said."""
+    import numpy as np
+
+    wrong = np.flatnonzero(labels != np.round(labels))
+    if wrong.size:
+        row = wrong[0]
+        raise ValueError(f"column {name!r} holds the label {labels[row]:g} (row {row + 1}); give whole numbers, or -1")
+    known = np.unique(labels[labels >= 0])
+    if not known.size:
+        raise ValueError(f"column {name!r} holds no label of 0 or more; leave --labels out")
+    shown = ", ".join(f"{value:g}" for value in known[:10]) + (", ..." if known.size > 10 else "")
+    is_plain = known.tolist() == list(range(known.size))
+    _say([
+        f"{int(np.sum(labels >= 0))} rows are labelled"
+        + ("" if is_plain else f"; the labels {shown} are components 0 to {known.size - 1}")
+    ])  # fmt: skip
+    return np.where(labels < 0, -1, np.searchsorted(known, labels))
 
 
 def columns_of_model(

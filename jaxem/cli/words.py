@@ -47,11 +47,15 @@ class Outcome(NamedTuple):
     """What `fit` has to tell."""
 
     result: Result
-    covariance: str  # the name of the form, as --covariance takes it
+    described: str  # what the components are, such as "full covariances"
     landscape: Landscape
     origin: str  # which climbs the landscape is of
     selection: Selection | None
     collapse: Collapse | None  # why the fit failed, if it did
+
+    def without_labels(self, mixture: Mixture) -> Outcome:
+        """The same about a mixture of the columns beside the labels."""
+        return self._replace(result=self.result._replace(mixture=mixture))
 
 
 def print_fit(source: str, weighted: Weighted, outcome: Outcome, status: Status) -> None:
@@ -69,9 +73,9 @@ def print_fit(source: str, weighted: Weighted, outcome: Outcome, status: Status)
     of_sum = "" if weighted.weights is None else f", weights that sum to {total_weight:.10g}"
     print(
         f"{source}: {count_of(n, 'row')}, {count_of(d, 'column')}{of_sum}; {count_of(k, 'component')}, "
-        f"{outcome.covariance} covariances, {count_of(p, 'parameter')}\n"
+        f"{outcome.described}, {count_of(p, 'parameter')}\n"
     )
-    _print_components(mixture, outcome.covariance, table.columns)
+    _print_components(mixture, table.columns)
     meaning = "" if status == Status.CONVERGED else f": {in_options(status.meaning)}"
     print(f"log-likelihood  {total:.5f}")
     of_n = "" if total_weight == n else f"; n is {total_weight:.10g}, the sum of the weights"
@@ -106,41 +110,68 @@ def _print_landscape(landscape: Landscape, origin: str) -> None:
     print()
 
 
-def _print_components(mixture: Mixture, covariance: str, columns: tuple[str, ...]) -> None:
-    """A table of weights and means, and one of the covariances."""
+def _print_components(mixture: Mixture, columns: tuple[str, ...]) -> None:
+    """A table of weights and of what the family shows of its components; of Gaussians one of the covariances too."""
     import numpy as np
 
     from jaxem.display import count_of
+    from jaxem.families.gaussian import Gaussian
 
     weights = np.exp(np.asarray(mixture.log_weights))  # by numpy, not jax: nothing is compiled after the fit
-    means, covariances = (np.asarray(leaf) for leaf in mixture.components)
-    k, names = len(weights), list(columns[:MOST_SHOWN])
-    rows = [
-        [str(j), f"{weights[j]:.5f}", *(f"{value:.6g}" for value in means[j, :MOST_SHOWN])]
-        for j in range(min(k, MOST_SHOWN))
-    ]
-    _print_table(["component", "weight", *(f"mean {name}" for name in names)], rows)
+    params = jax_to_numpy(mixture.components)
+    family, k, names = mixture.family, len(weights), list(columns[:MOST_SHOWN])
+    is_gaussian = isinstance(family, Gaussian)
+    table = {"mean": params.means} if is_gaussian else jax_to_numpy(family.table(params))
+    header, body = ["component", "weight"], [[str(j), f"{weights[j]:.5f}"] for j in range(min(k, MOST_SHOWN))]
+    further = {}
+    for what, values in table.items():
+        if np.ndim(values) > 2 or np.ndim(values) == 0 or len(values) != k:
+            further[what] = values
+            continue
+        by_column = np.ndim(values) == 2 and np.shape(values)[1] <= len(columns)
+        header += [f"{what} {name}" for name in names[: np.shape(values)[1]]] if by_column else [what]
+        for line, value in zip(body, np.reshape(values, (k, -1)), strict=False):
+            line += ["" if np.isnan(number) else f"{number:.6g}" for number in value[: MOST_SHOWN if by_column else 1]]
+    _print_table(header, body)
     print()
-    _print_table(*_covariance_table(covariances, covariance, names))
+    if is_gaussian:
+        _print_table(*_covariance_table(params.covariances, family, names))
+        print()
+    for what, values in further.items():  # [k, d, c], such as probabilities of categories
+        rows = [
+            [str(j) if i == 0 else "", name, *(f"{number:.5g}" for number in np.ravel(values[j, i])[:MOST_SHOWN])]
+            for j in range(min(k, MOST_SHOWN))
+            for i, name in enumerate(names[: np.shape(values)[1]])
+        ]
+        _print_table(
+            ["component", "feature", *(f"{what} {c}" for c in range(min(np.shape(values)[2], MOST_SHOWN)))], rows
+        )
     if k > MOST_SHOWN or len(columns) > MOST_SHOWN:
         shown = f"{count_of(k, 'component')} and {count_of(len(columns), 'column')}"
-        print(f"(the first {MOST_SHOWN} of {shown}; --out saves all)")
-    print()
+        print(f"(the first {MOST_SHOWN} of {shown}; --out saves all)\n")
 
 
-def _covariance_table(covariances: np.ndarray, form: str, names: list[str]) -> tuple[list[str], list[list[str]]]:
+def jax_to_numpy(tree: Any) -> Any:
+    """The same with arrays of numpy."""
+    import jax
+    import numpy as np
+
+    return jax.tree.map(np.asarray, tree)
+
+
+def _covariance_table(covariances: np.ndarray, family: Any, names: list[str]) -> tuple[list[str], list[list[str]]]:
     """The header and the rows: a line for each component, or for each row of each matrix."""
-    if form in ("spherical", "diag"):
-        header = ["component", *(["variance"] if form == "spherical" else [f"var {name}" for name in names])]
-        of_each = (
-            covariances[:MOST_SHOWN].reshape(-1, 1) if form == "spherical" else covariances[:MOST_SHOWN, :MOST_SHOWN]
-        )
-        return header, [[str(j), *(f"{value:.6g}" for value in line)] for j, line in enumerate(of_each)]
-    matrices = covariances[None] if form == "tied" else covariances[:MOST_SHOWN]
-    labels = ["all"] if form == "tied" else [str(j) for j in range(len(matrices))]
+    own = covariances[None] if family.shared else covariances[:MOST_SHOWN]
+    labels = ["all"] if family.shared else [str(j) for j in range(len(own))]
+    if not family.by_matrices:
+        is_one = own.ndim == 1
+        header = ["component", *(["variance"] if is_one else [f"var {name}" for name in names])]
+        of_each = own.reshape(len(own), -1)[:, :MOST_SHOWN]
+        pairs = zip(labels, of_each, strict=True)
+        return header, [[label, *(f"{value:.6g}" for value in line)] for label, line in pairs]
     rows = [
         [label if i == 0 else "", name, *(f"{value:.6g}" for value in matrix[i, :MOST_SHOWN])]
-        for label, matrix in zip(labels, matrices, strict=True)
+        for label, matrix in zip(labels, own, strict=True)
         for i, name in enumerate(names)
     ]
     return ["covariance", "feature", *names], rows
@@ -157,8 +188,9 @@ def print_verification(report: Report) -> None:
     failed = [law for law in report.laws if not law.ok]
     residuals = {law.name: law.residual for law in report.laws}
     print(f"Verified by autodiff: {len(report.laws) - len(failed)} of {len(report.laws)} laws hold")
-    print(f"  gradient of the proxy at the M-step {residuals['stationary']:.1e} (zero to rounding)")
-    print(f"  its Hessian is negative definite, largest scaled eigenvalue {residuals['maximal']:.2g}")
+    if "stationary" in residuals:
+        print(f"  gradient of the proxy at the M-step {residuals['stationary']:.1e} (zero to rounding)")
+        print(f"  its Hessian is negative definite, largest scaled eigenvalue {residuals['maximal']:.2g}")
     print(f"  proxy = log-likelihood at the E-step to {residuals['tight']:.1e}; an EM step never lowers it")
     for law in failed:
         print(f"  FAILS {law.name}: residual {law.residual:.1e}, at most {law.tolerance:.0e}")

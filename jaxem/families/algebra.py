@@ -63,6 +63,12 @@ class _Composed(Family):
         """How many components each part has."""
         raise NotImplementedError
 
+    _sign = ""
+
+    @property
+    def name(self) -> str:
+        return self._sign.join(family.name for family in self.families)
+
     @property
     def families(self) -> tuple[Family, ...]:
         """The parts' families."""
@@ -183,7 +189,7 @@ class Product(_Composed):
 
     parts: tuple[tuple[Family, tuple[int, ...]], ...]
 
-    _example = "(jaxem.Full(), (0, 1))"
+    _example, _sign = "(jaxem.Full(), (0, 1))", " x "
 
     def _checked(self, parts: Any) -> Any:
         owner: dict[int, Family] = {}
@@ -345,7 +351,7 @@ class Union(_Composed):
 
     parts: tuple[tuple[Family, int | None], ...]
 
-    _example = "(jaxem.Full(), 2)"
+    _example, _sign = "(jaxem.Full(), 2)", " + "
 
     def _checked(self, parts: Any) -> Any:
         for family, count in parts:
@@ -464,8 +470,7 @@ class Union(_Composed):
         return shown
 
     def row_floats(self, n_components: int, n_features: int) -> int:
-        own = self._each(lambda f, k: f.row_floats(k, n_features), self.counts(n_components))
-        return max(n_components, *own)
+        return max(n_components, *(family.row_floats(n_components, n_features) for family in self.families))
 
 
 def _is_there(value: Any) -> bool:

@@ -42,6 +42,11 @@ class Family(abc.ABC):
         return 0
 
     @property
+    def name(self) -> str:
+        """What a table calls it."""
+        return type(self).__name__
+
+    @property
     def interchangeable(self) -> bool:
         """Whether components may change places: not if they are of different kinds, or their numbers are given."""
         return True

@@ -11,12 +11,13 @@ All features are independent, and all three are exponential families (Bishop 200
 So a pass is two products of matrices, and the M-step sets the mean of T to that of the rows: probs and rates are
 weighted means. A prior imagines rows: Beta ones and zeros, DirichletProbs values of each category, Gamma counts.
 
-Without a prior a probability or a rate may reach 0. The logarithm of 0 is taken as that of the smallest normal number, so
-that 0 log 0 = 0 and a row that cannot occur has a very low density, not none.
+Without a prior a probability or a rate may reach 0. The logarithm of 0 is taken as that of the root of the smallest normal
+number, so that 0 log 0 = 0 and a row that cannot occur has a very low density, not none.
 """
 
 import abc
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -138,7 +139,7 @@ class Bernoulli(Discrete):
     conjugate = (Beta,)
 
     def features(self, x: Array) -> Array:
-        # two sums, not one with the log odds: 88 + (-88) would lose what is between
+        # two sums, not one with the log odds: 43 + (-43) would lose what is between
         return jnp.concatenate([x, 1.0 - x])
 
     def natural(self, params: BernoulliParams) -> Array:
@@ -227,19 +228,22 @@ class Categorical(Discrete):
         return jnp.broadcast_to(jnp.asarray(prior.alpha, params.probs.dtype) - 1.0, params.probs.shape)
 
     def unconstrain(self, params: CategoricalParams) -> Array:
-        log_probs = _log(params.probs)
-        return (log_probs[..., :-1] - log_probs[..., -1:]).ravel()
+        # log odds of each category against all later ones: their information is diagonal, also at the edge
+        return (_log(params.probs) - _log(_later(params.probs)))[..., :-1].ravel()
 
     def constrain(self, params: CategoricalParams, free: Array) -> CategoricalParams:
         k, d, c = params.probs.shape
-        ratios = free.reshape(k, d, c - 1)
-        return CategoricalParams(
-            jax.nn.softmax(jnp.concatenate([ratios, jnp.zeros((k, d, 1), free.dtype)], axis=2), axis=2)
+        odds = free.reshape(k, d, c - 1)
+        one, rest = (
+            jnp.concatenate([log, 0.0 * log[..., :1]], axis=2) for log in map(jax.nn.log_sigmoid, (odds, -odds))
         )
+        before = jnp.cumsum(rest, axis=2) - rest
+        return CategoricalParams(jnp.exp(one + before))
 
     def units(self, params: CategoricalParams, weights: Array) -> Array:
-        information = weights[:, None, None] * params.probs * (1.0 - params.probs)
-        return jax.lax.rsqrt(jnp.maximum(information, LEAST_INFORMATION))[..., :-1].ravel()
+        probs, later = params.probs[..., :-1], _later(params.probs)[..., :-1]
+        information = weights[:, None, None] * probs * later / jnp.maximum(probs + later, LEAST_INFORMATION)
+        return jax.lax.rsqrt(jnp.maximum(information, LEAST_INFORMATION)).ravel()
 
     def sample(self, key: Array, params: CategoricalParams, labels: Array) -> Array:
         codes = jax.random.categorical(key, _log(params.probs)[labels], axis=2)
@@ -320,5 +324,12 @@ LEAST_INFORMATION = 1e-3
 """information of a row that units take a coordinate to have at least: at the edge it has none"""
 
 
+def _later(probs: Array) -> Array:
+    """The probability of all later categories, `[k, d, c]`."""
+    nothing = jnp.zeros_like(probs[..., :1])  # sums, no differences: a small one keeps its digits
+    return jnp.flip(jnp.cumsum(jnp.concatenate([nothing, jnp.flip(probs[..., 1:], 2)], axis=2), axis=2), 2)
+
+
 def _log(values: Array) -> Array:
-    return jnp.log(jnp.maximum(values, tiny(values.dtype)))
+    # the square of the least number does not underflow: derivatives stay finite
+    return jnp.log(jnp.maximum(values, math.sqrt(tiny(values.dtype))))

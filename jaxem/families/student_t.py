@@ -192,6 +192,10 @@ class StudentT(Family):
     def n_features(self, params: StudentTParams) -> int:
         return params.means.shape[-1]
 
+    def as_matrices(self, scales: Array, k: int, d: int) -> Array:
+        """The scales as matrices `[k, d, d]`."""
+        return scales
+
     def table(self, params: StudentTParams) -> dict[str, Any]:
         shown = NORMAL.table(_normal(params))
         return {"mean": shown["mean"], "scale": shown["sd"], "dof": params.dofs}

@@ -1,0 +1,134 @@
+"""Which kinds of component the command line fits: by name, from a module, with labels and a background.
+
+A kind is a name, and a function that makes the family for a table: how many categories there are, or where a background
+lies, only the table tells.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import typer
+
+import jaxem
+from jaxem.cli.terminal import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxem.families.base import Family
+    from jaxem.mixture import Mixture
+
+FORMS = ("full", "tied", "diag", "spherical")
+"""Gaussians by their covariances; `all` tries each"""
+OTHERS = ("student-t", "poisson", "categorical", "bernoulli")
+"""other kinds by name"""
+
+
+class Kind(NamedTuple):
+    """A kind of component by its name."""
+
+    name: str
+    make: Callable[[np.ndarray], Family]
+
+    @property
+    def described(self) -> str:
+        """What the components of a fit are, in words."""
+        return f"{self.name} components" if self.name in OTHERS or ":" in self.name else f"{self.name} covariances"
+
+
+class Layers(NamedTuple):
+    """What lies over the kinds of component: whether there are labels in the last column, and a background."""
+
+    labels: bool = False
+    background: bool = False
+
+    def wrap(self, family: Family, values: np.ndarray) -> Family:
+        """The family of a table `[n, d]`, whose last column has the labels if there are any."""
+        d = values.shape[1] - self.labels
+        if self.background:
+            low, high = values[:, :d].min(axis=0), values[:, :d].max(axis=0)
+            # a constant column has no box of its own
+            wide = high + (high == low) * (1.0 + abs(high))
+            family = jaxem.Union((family, None), (jaxem.Uniform(low, wide), 1))
+        if self.labels:
+            family = jaxem.Product((family, tuple(range(d))), (jaxem.Labelled(), (d,)))
+        return family
+
+    def counts(self, counts: tuple[int, ...]) -> tuple[int, ...]:
+        """Numbers of components, of the background too."""
+        return tuple(k + self.background for k in counts)
+
+    def without_labels(self, mixture: Mixture) -> Mixture:
+        """The mixture of the columns that new rows have."""
+        if not self.labels:
+            return mixture
+        from jaxem.mixture import Mixture
+
+        return Mixture(mixture.log_weights, mixture.components[0], mixture.family.families[0])  # type: ignore[attr-defined]
+
+
+def kinds(covariance: str | None, family: str | None) -> tuple[Kind, ...]:
+    """The kinds that --covariance or --family name."""
+    if covariance is not None and family is not None:
+        raise UsageError("--covariance and --family exclude each other; give one of the two")
+    option, text = ("--family", family) if family is not None else ("--covariance", covariance or "full")
+    found: list[Kind] = []
+    for name in (part.strip() for part in (text or "").split(",")):
+        if name.lower() == "all":
+            found += [_kind(form, option) for form in FORMS]
+        else:
+            found.append(_kind(name, option))
+    if len({kind.name for kind in found}) < len(found):
+        raise typer.BadParameter(f"{text!r} names a kind twice; give each once", param_hint=option)
+    return tuple(found)
+
+
+def _kind(name: str, option: str) -> Kind:
+    from jaxem.checks import as_family
+
+    if ":" in name and option == "--family":
+        own = from_module(name)
+        return Kind(name, lambda _: own)
+    if name.lower() == "categorical" and option == "--family":
+        return Kind("categorical", lambda values: jaxem.Categorical(max(2, int(values.max()) + 1)))
+    try:
+        known = as_family(name.lower())
+    except ValueError as error:
+        known_as = ", ".join([*FORMS, "all", *(OTHERS if option == "--family" else ()), "mclust's letters"])
+        close = str(error).partition("; did you mean ")[2]
+        hint = f"; did you mean {close}" if close else ""
+        raise typer.BadParameter(f"{name!r} is none of {known_as}{hint}", param_hint=option) from None
+    if option == "--covariance" and name.lower() in OTHERS:
+        raise typer.BadParameter(f"{name!r} is no form of covariances; write --family {name}", param_hint=option)
+    short = {"diagonal": "diag"}.get(name.lower(), name.lower())
+    return Kind(short, lambda _: known)
+
+
+def from_module(name: str) -> Family:
+    """A family of the user's own: `module:Class`, or `module:value`, found where Python starts too."""
+    module_name, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        raise UsageError(f"--family {name}: {error}; give module:Class, of a module that Python can import") from error
+    except AttributeError as error:
+        raise UsageError(f"--family {name}: {module_name} has no {attribute!r}; give a name that it defines") from error
+    if isinstance(found, type):
+        try:
+            found = found()
+        except TypeError as error:
+            raise UsageError(f"--family {name}: {error}; name a value with its settings instead") from error
+    from jaxem.families.base import Family
+    from jaxem.io import register
+
+    if not isinstance(found, Family):
+        raise UsageError(f"--family {name} is no jaxem.Family, but a {type(found).__name__}; give a class of families")
+    register(found, name)
+    return found
