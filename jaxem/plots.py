@@ -5,7 +5,7 @@ which the colour-blind can tell apart. Each component also has its number and a 
 grey as well.
 
 Gaussians and Student's t are ellipses. Other families are drawn by their density alone: in one column as lines, or bars where
-only whole numbers occur, in two as contours.
+only whole numbers occur, in two as contours, or rings where a column holds few whole numbers.
 
 The ellipse of r deviations of N(mu, Sigma) in two features is  mu + r L (cos t, sin t)  with L L' the 2 x 2 block of Sigma.
 Its shadow on each axis reaches r standard deviations from the mean.
@@ -41,6 +41,8 @@ DEVIATIONS = (1.0, 2.0)
 """the ellipses of a component, in standard deviations"""
 MOST_POINTS = 5_000
 """rows that are drawn at most; of more rows an even sample"""
+MOST_RINGS = 400
+"""rings that a component has at most"""
 MOST_BARS = 12
 """optima that are drawn at most; a note counts the others"""
 GREY = "0.45"
@@ -220,8 +222,12 @@ def _by_density(
     jitter = np.random.default_rng(0).uniform(-0.3, 0.3, data.shape) * np.asarray(whole)
     across, up = (data + jitter).T
     ax.scatter(across, up, s=_size(len(data)), c=shade, alpha=0.8, linewidths=0)
-    axes = [_values(column) if is_whole else _grid(column, 120) for column, is_whole in zip(data.T, whole, strict=True)]
+    axes = [
+        _values(column) if is_whole else _grid(column, 15 if any(whole) else 120)
+        for column, is_whole in zip(data.T, whole, strict=True)
+    ]
     mesh = np.meshgrid(*axes, indexing="ij")
+    rings = any(whole) and mesh[0].size <= MOST_RINGS
     joint = np.asarray(part.log_joint(np.stack([axis.ravel() for axis in mesh], axis=1)), float)  # [g, k]
     for j, colour in enumerate(colours(part.n_components)):
         height = joint[:, j].reshape(mesh[0].shape)
@@ -229,7 +235,18 @@ def _by_density(
         if np.isfinite(top):
             place = np.unravel_index(np.argmax(height), height.shape)
             at = mesh[0][place], mesh[1][place]
-            if min(height.shape) > 1 and np.ptp(height[np.isfinite(height)]) > 0:
+            if rings:  # their areas are in proportion to the probability
+                area = 300 * np.exp(height - np.max(joint))
+                ax.scatter(
+                    mesh[0],
+                    mesh[1],
+                    s=area,
+                    facecolors="none",
+                    edgecolors=[colour],
+                    linestyles=LINES[j % len(LINES)],
+                    zorder=3,
+                )
+            elif min(height.shape) > 1 and np.ptp(height[np.isfinite(height)]) > 0:
                 height = np.maximum(height, top - 50.0)
                 levels = [top - 0.5 * deviations**2 for deviations in DEVIATIONS[::-1]]
                 ax.contour(*mesh, height, levels=levels, colors=[colour], linestyles=[LINES[j % len(LINES)]], zorder=3)

@@ -6,6 +6,7 @@ A mutant is a copy of the package under another name with one snippet replaced; 
 the copy's own family. The laws live in the copy as well, unchanged.
 """
 
+import dataclasses
 import importlib
 import os
 import shutil
@@ -22,6 +23,7 @@ import numpy as np
 import jaxem
 from jaxem import kept
 from jaxem.program import forget_programs
+from tests.cases import OTHERS
 
 
 class Mutant(NamedTuple):
@@ -37,6 +39,8 @@ class Mutant(NamedTuple):
 
 
 GAUSSIAN, DISCRETE, EM = "families/gaussian.py", "families/discrete.py", "em.py"
+STUDENT, ALGEBRA, FIXED = "families/student_t.py", "families/algebra.py", "families/fixed.py"
+REGRESSION, NUMERICAL = "families/regression.py", "families/numerical.py"
 LINALG, DISTANCES, PRIMITIVES, PRIORS = "linalg.py", "distances.py", "primitives.py", "priors.py"
 MUTANTS = (
     Mutant("unbiased variance, N_k - 1", GAUSSIAN, "second = stats.second / positive(stats.degrees)[:, None, None]",
@@ -82,10 +86,37 @@ MUTANTS = (
            "+ jnp.log(jnp.where(used, resp, 1.0))", "Spherical"),
     Mutant("responsibilities sharpened", PRIMITIVES, "resp = joint * (1.0 / jnp.where(total > 0, total, 1.0))",
            "resp = joint**2 / jnp.sum(joint**2, axis=axis, keepdims=True)", "Diagonal"),
-    Mutant("zeros counted as ones", DISCRETE, 'zeros, 1.0 - x)', 'zeros, x)',
-           "Bernoulli"),
-    Mutant("prior counted once too often", PRIORS, "counts=ones + zeros", "counts=ones + zeros + 1.0",
-           "Bernoulli"),
+    Mutant("zeros counted as ones", DISCRETE, "jnp.concatenate([x, 1.0 - x])", "jnp.concatenate([x, x])", "Bernoulli"),
+    Mutant("prior counted once too often", DISCRETE, "return Totals(ones + zeros, tosses)",
+           "return Totals(ones + zeros, tosses + 1.0)", "Bernoulli"),
+    Mutant("the normaliser of a Poisson twice", DISCRETE, "jnp.sum(params.rates, axis=1, keepdims=True)",
+           "2.0 * jnp.sum(params.rates, axis=1, keepdims=True)", "Poisson"),
+    Mutant("the factorial of a Poisson left out", DISCRETE, "jnp.sum(jax.scipy.special.gammaln(x + 1.0)",
+           "jnp.sum(0.0 * jax.scipy.special.gammaln(x + 1.0)", "Poisson"),
+    Mutant("categories of a feature not normalised by their own rows", DISCRETE,
+           "positive(jnp.sum(totals, axis=2, keepdims=True))", "positive(stats.counts)[:, :1, None] * 1.01", "Categorical"),
+    Mutant("categories in a chart of the wrong order", DISCRETE, "before = jnp.cumsum(rest, axis=2) - rest",
+           "before = jnp.cumsum(rest, axis=2)", "Categorical"),
+    Mutant("degrees of freedom solved without the dimension", STUDENT,
+           "more = gammaln(0.5 * (dof + d)) - gammaln(0.5 * dof)", "more = gammaln(0.5 * (dof + 1)) - gammaln(0.5 * dof)",
+           "StudentT"),
+    Mutant("rows far away count fully in the scale", STUDENT, "counted, counts = resp * u,", "counted, counts = resp,",
+           "StudentT"),
+    Mutant("an excess without its one", STUDENT, "/ positive(stats.counts) - 1.0)", "/ positive(stats.counts) - 0.9)",
+           "StudentT"),
+    Mutant("a part of a Product shifted by the first columns", ALGEBRA, "own = params, self._rows(offset[None, :])",
+           "own = params, [offset[None, : len(c)] for _, c in self.parts]", "Product"),
+    Mutant("parts of a Product multiplied", ALGEBRA, "params, self._rows(x)), operator.add, 1)",
+           "params, self._rows(x)), operator.mul, 1)", "Product"),
+    Mutant("a box of the wrong volume", FIXED, "-jnp.sum(jnp.log(high - low))", "-jnp.sum(jnp.log(high))", "Union"),
+    Mutant("labels from one", FIXED, "x[:, :1] == jnp.arange(k, dtype=x.dtype)[None, :]",
+           "x[:, :1] == 1 + jnp.arange(k, dtype=x.dtype)[None, :]", "Labelled"),
+    Mutant("residual variance without what the plane gained", REGRESSION, "jnp.maximum(stats.squares - gained, 0.0)",
+           "jnp.maximum(stats.squares, 0.0)", "Regression"),
+    Mutant("a plane that does not move with its covariates", REGRESSION, "origins=params.origins + offset[None, :-1])",
+           "origins=params.origins)", "Regression"),
+    Mutant("Newton's step the wrong way", NUMERICAL, "return slope, -jax.jacfwd(jax.grad(total))(free), squares",
+           "return -slope, -jax.jacfwd(jax.grad(total))(free), squares", "Numerical"),
     Mutant("the chart loses a sign", GAUSSIAN, "return jnp.exp(free).reshape(k, d)", "return jnp.exp(-free).reshape(k, d)",
            "Diagonal"),
     Mutant("pairs of means counted twice", GAUSSIAN, "between = 0.5 * dot", "between = 1.0 * dot", "Tied"),
@@ -120,6 +151,52 @@ def data(family, d):
     return rng.normal(size=(60, 3)) @ np.array([[1.0, 0.8, 0.1], [0.0, 0.7, 0.3], [0.0, 0.0, 1.5]]) + [0.0, 1.0, -2.0]
 
 
+def judged(copy, family, d, *, with_prior):
+    """A mixture of the copy's own family, rows for it, and a prior."""
+    if family not in ("Bernoulli", "Spherical", "Diagonal", "Tied", "Full"):
+        case = next(case for case in OTHERS if family in (type(case.family).__name__, *inner(case.family)))
+        mixture = case.mixture()
+        own = copied(copy, case.family)
+        prior = None if case.prior is None else getattr(copy, type(case.prior).__name__)(**vars(case.prior))
+        return copy.Mixture(mixture.log_weights, components_of(copy, mixture.components), own), case.data(), prior
+    x, rng = data(family, d), np.random.default_rng(1)
+    kind = getattr(copy, family)()
+    prior = copy.Beta(2.0, 3.0) if family == "Bernoulli" else None
+    if with_prior:
+        prior = copy.fraley_raftery(kind, x, 2, shrinkage=0.7)
+    if family == "Bernoulli":
+        components = copy.BernoulliParams(jnp.asarray(rng.uniform(0.2, 0.8, (2, 3))))
+    else:
+        covariance = np.cov(x.T, bias=True)
+        forms = {"Spherical": np.array([1.0, 2.0]), "Diagonal": np.stack([np.diag(covariance)] * 2),
+                 "Tied": covariance, "Full": np.stack([covariance] * 2)}  # fmt: skip
+        components = copy.GaussianParams(jnp.asarray(x[:2]), jnp.asarray(forms[family]))
+    return copy.Mixture(jnp.log(jnp.asarray([0.3, 0.7])), components, kind), x, prior
+
+
+def inner(family):
+    """Names of the families inside a family."""
+    return [
+        type(one).__name__ for one in getattr(family, "families", ()) if type(one).__name__ in ("Labelled", "Uniform")
+    ]
+
+
+def copied(copy, family):
+    """The same family, of the copy's classes."""
+    kind = getattr(copy, type(family).__name__)
+    if hasattr(family, "families"):
+        return kind(*((copied(copy, part), of) for part, of in family.parts))
+    settings = [getattr(family, field.name) for field in dataclasses.fields(family)]
+    return kind(*settings)
+
+
+def components_of(copy, params):
+    """The same parameters, of the copy's classes."""
+    if type(params) is tuple:
+        return tuple(components_of(copy, own) for own in params)
+    return getattr(copy, type(params).__name__)(*params)
+
+
 def killers(mutant=None):
     """Names of the laws that fail for a mutant (for the unchanged package if None)."""
     family, d = ("Full", 3) if mutant is None else (mutant.family, mutant.features)
@@ -138,24 +215,12 @@ def killers(mutant=None):
         sys.path.insert(0, folder)
         try:
             copy = importlib.import_module(name)
-            verify, kind = copy.verify, getattr(copy, family)()
+            verify = copy.verify
             importlib.import_module(f"{name}.laws")
         finally:
             sys.path.remove(folder)
-        x = data(family, d)
-        prior = copy.Beta(2.0, 3.0) if family == "Bernoulli" else None
-        if mutant is not None and mutant.prior:
-            prior = copy.fraley_raftery(kind, x, 2, shrinkage=0.7)
-        rng = np.random.default_rng(1)
-        log_weights = jnp.log(jnp.asarray([0.3, 0.7]))
-        if family == "Bernoulli":
-            components = copy.BernoulliParams(jnp.asarray(rng.uniform(0.2, 0.8, (2, 3))))
-        else:
-            covariance = np.cov(x.T, bias=True)
-            forms = {"Spherical": np.array([1.0, 2.0]), "Diagonal": np.stack([np.diag(covariance)] * 2),
-                     "Tied": covariance, "Full": np.stack([covariance] * 2)}  # fmt: skip
-            components = copy.GaussianParams(jnp.asarray(x[:2]), jnp.asarray(forms[family]))
-        report = verify(copy.Mixture(log_weights, components, kind), x, prior=prior)
+        mixture, x, prior = judged(copy, family, d, with_prior=mutant is not None and mutant.prior)
+        report = verify(mixture, x, prior=prior)
         for module in [module for module in sys.modules if module.split(".")[0] == name]:
             del sys.modules[module]
     return [law.name for law in report.laws if not law.ok]
