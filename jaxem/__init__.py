@@ -62,11 +62,15 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.families.base import Family as Family
     from jaxem.families.discrete import Bernoulli as Bernoulli
     from jaxem.families.discrete import BernoulliParams as BernoulliParams
+    from jaxem.families.ellipsoidal import Ellipsoidal as Ellipsoidal
+    from jaxem.families.ellipsoidal import EllipsoidalParams as EllipsoidalParams
     from jaxem.families.gaussian import Diagonal as Diagonal
     from jaxem.families.gaussian import Full as Full
     from jaxem.families.gaussian import GaussianParams as GaussianParams
     from jaxem.families.gaussian import Spherical as Spherical
     from jaxem.families.gaussian import Tied as Tied
+    from jaxem.families.gaussian import TiedDiagonal as TiedDiagonal
+    from jaxem.families.gaussian import TiedSpherical as TiedSpherical
     from jaxem.init import FromMixture as FromMixture
     from jaxem.init import FromResponsibilities as FromResponsibilities
     from jaxem.init import KMeans as KMeans
@@ -120,7 +124,11 @@ _HOME = {
     "Diagonal": "families.gaussian",
     "Tied": "families.gaussian",
     "Full": "families.gaussian",
+    "TiedSpherical": "families.gaussian",
+    "TiedDiagonal": "families.gaussian",
     "GaussianParams": "families.gaussian",
+    "Ellipsoidal": "families.ellipsoidal",
+    "EllipsoidalParams": "families.ellipsoidal",
     "Bernoulli": "families.discrete",
     "BernoulliParams": "families.discrete",
     "Beta": "priors",
