@@ -67,7 +67,7 @@ def as_components(n_components: Any, n: int) -> int:
     return k
 
 
-FORMS = "EII VII EEI VEI EVI VVI EEE VEE EVE VVE EEV VEV EVV VVV".split()
+FORMS = ["EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVE", "VVE", "EEV", "VEV", "EVV", "VVV"]
 """mclust's forms of a covariance: volume, shape and orientation are equal (E), varying (V) or those of the axes (I)"""
 FAMILY_NAMES: dict[str, tuple[str, ...]] = {
     "spherical": ("Spherical",),

@@ -46,7 +46,7 @@ class _Search(NamedTuple):
     value: Array  # []
     damping: Array  # []
     moved: Array  # [], the largest coordinate of the last step
-    count: Array  # []
+    tries: Array  # []
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -73,11 +73,11 @@ def minimise(problem: Problem, start: Any, data: Any) -> Any:
             jnp.where(better, value, at.value),
             jnp.where(better, eased, jnp.maximum(10.0 * at.damping, 1e-3)),
             jnp.where(better, jnp.max(jnp.abs(c)), jnp.inf).astype(dtype),
-            at.count + 1,
+            at.tries + 1,
         )
 
     def goes_on(at: _Search) -> Array:
-        return (at.moved > tolerance) & (at.count < STEPS) & (at.damping < 1e9)
+        return (at.moved > tolerance) & (at.tries < STEPS) & (at.damping < 1e9)
 
     first = _Search(start, value, jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype), jnp.zeros((), int))
     return jax.lax.while_loop(goes_on, step, first).point

@@ -9,8 +9,6 @@ D has no A if an eigenvalue is -1, as where det D = -1. The columns of a matrix 
 s_i. Each pivot is then at least 1 in size, and A exists (the same signs as in Ballard et al. 2014, lemma 6.2).
 """
 
-
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,5 +149,3 @@ def aligned(rotation: Array, old: Array) -> Array:
     """`rotation` `[d, d]` with the signs of columns that are nearest to those of `old`, if these are in the chart."""
     along = jax.lax.stop_gradient(jnp.sum(rotation * old, axis=0))
     return in_chart(rotation * jnp.where(along < 0, -1.0, 1.0)[None, :])
-
-

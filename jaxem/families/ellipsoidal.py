@@ -58,7 +58,7 @@ from jaxem.linalg import (
     whitener,
 )
 from jaxem.newton import Problem, minimise
-from jaxem.primitives import alive, dot, epsilon, positive, select, tiny
+from jaxem.primitives import alive, dot, epsilon, positive, tiny
 from jaxem.priors import NormalInverseWishart
 from jaxem.rotations import aligned, cayley, cayley_entries, eigenvectors, in_chart, orthonormal, skew
 from jaxem.stats import Stats
@@ -183,7 +183,7 @@ class Ellipsoidal(Family):
                 variances, axes = eigenvectors(covariance)
                 axes = in_chart(axes)
                 axes = _repeated(axes, k) if self.orientation == "V" else axes
-            volume = _mean_log(variances)
+            volume = _geometric_mean(variances)
             shape = _floored(variances) / volume
         volumes = jnp.broadcast_to(volume, (k,)) if self.volume == "V" else volume
         return EllipsoidalParams(means, volumes, _repeated(shape, k) if self.shape == "V" else shape, axes)
@@ -233,7 +233,11 @@ class Ellipsoidal(Family):
             volumes = jax.vmap(_root_det)(covariances)
             return dot("k,k->", shares, volumes), covariances / volumes[:, None, None], None
         if self.form == "VEE":
-            root = minimise(MATRIX, whitener(params.shapes), (covariances, shares))
+            old = whitener(params.shapes)
+            old = old / _geometric_mean(
+                jnp.diagonal(old)
+            )  # of determinant 1 to rounding, however many steps there were
+            root = minimise(MATRIX, old, (covariances, shares))
             outer = whitener(dot("ji,jk->ik", root, root))  # inv(C) = root' root
             return _traces(root, covariances) / d, dot("ji,jk->ik", outer, outer), None
         axes = self._axes(params, covariances, shares) if self.has_axes else None
@@ -243,11 +247,11 @@ class Ellipsoidal(Family):
             variances = _along(_repeated(axes, shares.shape[0]) if self.orientation == "E" else axes, covariances)
         variances = _floored(variances)  # [k, d]
         if self.shape == "V":
-            own = _mean_log(variances)
+            own = _geometric_mean(variances)
             return own if self.volume == "V" else dot("k,k->", shares, own), variances / own[:, None], axes
         if self.volume == "E":
             whole = dot("k,kd->d", shares, variances)
-            return _mean_log(whole), whole / _mean_log(whole), axes
+            return _geometric_mean(whole), whole / _geometric_mean(whole), axes
         start = _log(params.shapes)
         shape = jnp.exp(minimise(SHAPE, start - jnp.mean(start), (variances, shares)))
         return jnp.mean(variances / shape[None, :], axis=1), shape, axes
@@ -380,12 +384,13 @@ class Ellipsoidal(Family):
         return params.means.shape[-1]
 
     def subset(self, params: EllipsoidalParams, index: Any) -> tuple[Family, EllipsoidalParams]:
-        letters = ("V", self.volume, self.shape, self.orientation)
-        picked = (
-            leaf if leaf is None or letter == "E" else leaf[index]
-            for leaf, letter in zip(params, letters, strict=True)
+        def pick(leaf: Any, letter: str) -> Any:
+            return leaf[index] if letter == "V" and leaf is not None else leaf
+
+        volumes, shapes = pick(params.volumes, self.volume), pick(params.shapes, self.shape)
+        return self, EllipsoidalParams(
+            params.means[index], volumes, shapes, pick(params.orientations, self.orientation)
         )
-        return self, EllipsoidalParams(*picked)
 
     def table(self, params: EllipsoidalParams) -> dict[str, Any]:
         return FULL.table(self.as_gaussians(params))
@@ -408,7 +413,9 @@ class Ellipsoidal(Family):
             return None
         axes = np.asarray(params.orientations)
         products = np.swapaxes(axes, -1, -2) @ axes
-        return None if np.all(np.abs(products - np.eye(axes.shape[-1])) <= ASYMMETRY) else "orientations is not orthogonal"
+        return (
+            None if np.all(np.abs(products - np.eye(axes.shape[-1])) <= ASYMMETRY) else "orientations is not orthogonal"
+        )
 
     def row_floats(self, n_components: int, n_features: int) -> int:
         return FULL.row_floats(n_components, n_features)
@@ -442,7 +449,7 @@ def _log(variances: Array) -> Array:
     return jnp.log(jnp.maximum(variances, tiny(variances.dtype)))
 
 
-def _mean_log(variances: Array) -> Array:
+def _geometric_mean(variances: Array) -> Array:
     """The geometric mean over the last axis."""
     return jnp.exp(jnp.mean(jnp.log(_floored(variances)), axis=-1))
 
@@ -454,7 +461,7 @@ def _repeated(leaf: Array, k: int) -> Array:
 def _root_det(matrix: Array) -> Array:
     """|S|^(1/d) of a matrix `[d, d]`; next to nothing, but positive, where S is singular."""
     of_factor = log_det(matrix, whitener(matrix)) / matrix.shape[0]
-    of_diagonal = jnp.log(epsilon(matrix.dtype) * _mean_log(jnp.diagonal(matrix)))
+    of_diagonal = jnp.log(epsilon(matrix.dtype) * _geometric_mean(jnp.diagonal(matrix)))
     return jnp.exp(jnp.where(jnp.isfinite(of_factor), of_factor, of_diagonal))
 
 
@@ -518,7 +525,7 @@ def _axes_loss(axes: Array, data: Data) -> Array:
 def _axes_loss_of_equal_volumes(axes: Array, data: Data) -> Array:
     covariances, shares = data
     along = _along(_repeated(axes, shares.shape[0]), covariances)
-    return jnp.log(dot("k,k->", shares, _mean_log(along)))
+    return jnp.log(dot("k,k->", shares, _geometric_mean(along)))
 
 
 def _near_axes(axes: Array, c: Array) -> Array:
