@@ -170,6 +170,16 @@ class Ellipsoidal(Family):
         """The same components as parameters of Full."""
         return GaussianParams(params.means, self.covariances(params))
 
+    def from_covariances(self, means: Array, covariances: Array) -> EllipsoidalParams:
+        """Parameters with given means `[k, d]` and covariance matrices `[k, d, d]`, such as another program's.
+
+        Matrices that are not of this form are brought to it as by an M-step in which each component has the same share.
+        """
+        k = means.shape[0]
+        shares = jnp.full(k, 1.0 / k, covariances.dtype)
+        start = self._of_matrix(means, dot("k,kij->ij", shares, covariances))
+        return EllipsoidalParams(means, *self._parts(start, covariances, shares))
+
     def _of_matrix(self, means: Array, covariance: Array) -> EllipsoidalParams:
         """Parameters with one covariance `[d, d]` in every component, or what the form keeps of it."""
         k = means.shape[0]
