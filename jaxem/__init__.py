@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import loop as loop
     from jaxem import mixture as mixture
     from jaxem import moments as moments
+    from jaxem import newton as newton
     from jaxem import ordering as ordering
     from jaxem import parts as parts
     from jaxem import penalties as penalties
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import racing as racing
     from jaxem import reasons as reasons
     from jaxem import recipes as recipes
+    from jaxem import rotations as rotations
     from jaxem import rounds as rounds
     from jaxem import rows as rows
     from jaxem import saddles as saddles
@@ -220,6 +222,7 @@ _MODULES = (
     "loop",
     "mixture",
     "moments",
+    "newton",
     "ordering",
     "parts",
     "penalties",
@@ -231,6 +234,7 @@ _MODULES = (
     "racing",
     "reasons",
     "recipes",
+    "rotations",
     "rounds",
     "rows",
     "saddles",

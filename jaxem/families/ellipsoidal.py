@@ -433,12 +433,11 @@ class Ellipsoidal(Family):
 
 def _form(volume: str, shape: str | None, orientation: str | None) -> str:
     """The three letters of a form; a ValueError if there is no such form."""
-    given = volume if shape is None and orientation is None else (volume, shape, orientation)
-    parts = [given] if isinstance(given, str) else given
-    words = [str(LETTERS.get(part.strip().lower(), part.strip()) if isinstance(part, str) else part) for part in parts]
+    given = [part for part in (volume, shape, orientation) if part is not None]
+    words = [LETTERS.get(str(part).strip().lower(), str(part).strip()) for part in given]
     form = "".join(words).upper()
-    if form not in FORMS or (len(parts) > 1 and any(len(word) != 1 for word in words)):
-        said = f"form = {volume!r}" if isinstance(given, str) else f"(volume, shape, orientation) = {given!r}"
+    if form not in FORMS or len(words) not in (1, 3):
+        said = f"form = {volume!r}" if len(words) == 1 else f"(volume, shape, orientation) = {tuple(given)!r}"
         raise ValueError(f"{said} is unknown; choose from {', '.join(FORMS)}")
     return form
 
