@@ -136,7 +136,8 @@ def test_coordinates_are_those_of_a_mixture(form, k, d):
     for a, b in zip(jax.tree.leaves(mixture), jax.tree.leaves(again), strict=True):
         np.testing.assert_allclose(a, b, rtol=100 * ROUNDING, atol=100 * ROUNDING)
     np.testing.assert_allclose(found, free, rtol=100 * ROUNDING, atol=100 * ROUNDING)
-    assert np.isfinite(units).all() and np.isfinite(own).all()
+    assert np.isfinite(units).all()
+    assert np.isfinite(own).all()
 
 
 @jax.jit

@@ -300,7 +300,7 @@ class Ellipsoidal(Family):
 
         def part(i: int, letter: str, p: int) -> tuple[Array, int]:
             end = i + (k * p if letter == "V" else p)
-            return free[i:end].reshape(-1, p) if letter == "V" else free[i:end], end
+            return free[i:end].reshape(k, p) if letter == "V" else free[i:end], end
 
         pairs = d * (d - 1) // 2
         means, i = part(0, "V", d)
