@@ -123,11 +123,12 @@ COUNTS = {
 def test_parameters_are_as_many_as_mclust_counts(form):
     family = jaxem.checks.as_family(form)
     for (d, k), count in COUNTS[form].items():
-        shapes = jax.eval_shape(functools.partial(_start, family), rows(d), responsibilities(60, k, 0))
+        components = jax.eval_shape(lambda x, k=k: family.init(x, k), rows(d))
+        shapes = jaxem.Mixture(jax.ShapeDtypeStruct((k,), float), components, family)
         assert shapes.n_parameters == count
 
 
-@pytest.mark.parametrize(("k", "d"), [(2, 2), (3, 3), (1, 3), (3, 1)])
+@pytest.mark.parametrize(("k", "d"), slow_but_first([(3, 3), (2, 2), (1, 3), (3, 1)]))
 @pytest.mark.parametrize("form", [*OWN, "EII", "EEI"])
 def test_coordinates_are_those_of_a_mixture(form, k, d):
     mixture = start(form, k, d)
