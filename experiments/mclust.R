@@ -1,5 +1,5 @@
-# Rscript mclust.R FOLDER DATA K FORMS: what experiments/mclust.py asks of R.
-# DATA is an R expression for a table of numbers, K is such as 1,2,3, FORMS such as full,tied. Writes FOLDER/x.csv, the rows,
+# Rscript mclust.R FOLDER DATA PROBLEMS: what experiments/mclust.py asks of R.
+# DATA is an R expression for a table of numbers, PROBLEMS forms and K, such as full-2,vev-3. Writes FOLDER/x.csv, the rows,
 # and FOLDER/FORM-K.csv for every fit: a line a component with log-likelihood, weight, means and covariance [d, d].
 suppressMessages(library(mclust))
 items <- data(package = "mclust")$results[, "Item"]
@@ -15,19 +15,20 @@ put <- function(numbers, name) {
 put(x, "x.csv")
 several <- c(full = "VVV", tied = "EEE", diag = "VVI", spherical = "VII")
 one <- c(full = "V", tied = "E", diag = "V", spherical = "V")
-for (k in as.integer(strsplit(asked[3], ",")[[1]])) {
-  for (form in strsplit(asked[4], ",")[[1]]) {
-    set.seed(0) # of more than 2,000 rows mclust takes a random part for its start
-    model <- (if (d == 1) one else several)[[form]]
-    fit <- tryCatch(
-      suppressWarnings(Mclust(x, G = k, modelNames = model, verbose = FALSE)),
-      error = function(e) NULL
-    )
-    if (is.null(fit) || anyNA(fit$parameters, recursive = TRUE)) next
-    found <- fit$parameters
-    weights <- if (k == 1) 1 else found$pro
-    sigma <- if (d == 1) rep_len(found$variance$sigmasq, k) else found$variance$sigma
-    means <- matrix(found$mean, d, k)
-    put(cbind(fit$loglik, weights, t(means), t(matrix(sigma, d * d, k))), paste0(form, "-", k, ".csv"))
-  }
+for (problem in strsplit(asked[3], ",")[[1]]) {
+  form <- sub("-.*", "", problem)
+  k <- as.integer(sub(".*-", "", problem))
+  set.seed(0) # of more than 2,000 rows mclust takes a random part for its start
+  known <- if (d == 1) one else several
+  model <- if (form %in% names(known)) known[[form]] else toupper(form)
+  fit <- tryCatch(
+    suppressWarnings(Mclust(x, G = k, modelNames = model, verbose = FALSE)),
+    error = function(e) NULL
+  )
+  if (is.null(fit) || anyNA(fit$parameters, recursive = TRUE)) next
+  found <- fit$parameters
+  weights <- if (k == 1) 1 else found$pro
+  sigma <- if (d == 1) rep_len(found$variance$sigmasq, k) else found$variance$sigma
+  means <- matrix(found$mean, d, k)
+  put(cbind(fit$loglik, weights, t(means), t(matrix(sigma, d * d, k))), paste0(problem, ".csv"))
 }

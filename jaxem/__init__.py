@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import loop as loop
     from jaxem import mixture as mixture
     from jaxem import moments as moments
+    from jaxem import newton as newton
     from jaxem import ordering as ordering
     from jaxem import parts as parts
     from jaxem import penalties as penalties
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import racing as racing
     from jaxem import reasons as reasons
     from jaxem import recipes as recipes
+    from jaxem import rotations as rotations
     from jaxem import rounds as rounds
     from jaxem import rows as rows
     from jaxem import saddles as saddles
@@ -69,6 +71,8 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.families.discrete import CategoricalParams as CategoricalParams
     from jaxem.families.discrete import Poisson as Poisson
     from jaxem.families.discrete import PoissonParams as PoissonParams
+    from jaxem.families.ellipsoidal import Ellipsoidal as Ellipsoidal
+    from jaxem.families.ellipsoidal import EllipsoidalParams as EllipsoidalParams
     from jaxem.families.fixed import Labelled as Labelled
     from jaxem.families.fixed import LabelledParams as LabelledParams
     from jaxem.families.fixed import Uniform as Uniform
@@ -78,6 +82,8 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.families.gaussian import GaussianParams as GaussianParams
     from jaxem.families.gaussian import Spherical as Spherical
     from jaxem.families.gaussian import Tied as Tied
+    from jaxem.families.gaussian import TiedDiagonal as TiedDiagonal
+    from jaxem.families.gaussian import TiedSpherical as TiedSpherical
     from jaxem.families.numerical import Numerical as Numerical
     from jaxem.families.numerical import NumericalParams as NumericalParams
     from jaxem.families.regression import Regression as Regression
@@ -141,7 +147,11 @@ _HOME = {
     "Diagonal": "families.gaussian",
     "Tied": "families.gaussian",
     "Full": "families.gaussian",
+    "TiedSpherical": "families.gaussian",
+    "TiedDiagonal": "families.gaussian",
     "GaussianParams": "families.gaussian",
+    "Ellipsoidal": "families.ellipsoidal",
+    "EllipsoidalParams": "families.ellipsoidal",
     "Bernoulli": "families.discrete",
     "BernoulliParams": "families.discrete",
     "Categorical": "families.discrete",
@@ -254,6 +264,7 @@ _MODULES = (
     "loop",
     "mixture",
     "moments",
+    "newton",
     "ordering",
     "parts",
     "penalties",
@@ -265,6 +276,7 @@ _MODULES = (
     "racing",
     "reasons",
     "recipes",
+    "rotations",
     "rounds",
     "rows",
     "saddles",

@@ -80,17 +80,22 @@ def as_components(n_components: Any, n: int) -> int:
     return k
 
 
-FAMILY_NAMES = {
-    "spherical": "Spherical",
-    "diagonal": "Diagonal",
-    "diag": "Diagonal",
-    "tied": "Tied",
-    "full": "Full",
-    "student-t": "StudentT",
-    "bernoulli": "Bernoulli",
-    "poisson": "Poisson",
+FORMS = ["EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVE", "VVE", "EEV", "VEV", "EVV", "VVV"]
+"""mclust's forms of a covariance: volume, shape and orientation are equal (E), varying (V) or those of the axes (I)"""
+FAMILY_NAMES: dict[str, tuple[str, ...]] = {
+    "spherical": ("Spherical",),
+    "diagonal": ("Diagonal",),
+    "diag": ("Diagonal",),
+    "tied": ("Tied",),
+    "full": ("Full",),
+    "tied-spherical": ("TiedSpherical",),
+    "tied-diagonal": ("TiedDiagonal",),
+    "student-t": ("StudentT",),
+    "bernoulli": ("Bernoulli",),
+    "poisson": ("Poisson",),
+    **{form.lower(): ("Ellipsoidal", form) for form in FORMS},
 }
-"""names by which a family may be given, and what each stands for"""
+"""names by which a family may be given: the class that each stands for, and the arguments of that"""
 INSTEAD = "jaxem.search(jax.random.key(0), jaxem.Full(), x, {k})"
 """what to write where data were given in place of a mixture"""
 
@@ -104,7 +109,8 @@ def as_family(family: Any) -> "Family":
             meant = f"; did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"family = {family!r} is unknown; choose from {', '.join(FAMILY_NAMES)}{meant}")
         # the families lie above this file
-        named: Family = getattr(importlib.import_module("jaxem"), FAMILY_NAMES[name])()
+        of_class, *arguments = FAMILY_NAMES[name]
+        named: Family = getattr(importlib.import_module("jaxem"), of_class)(*arguments)
         return named
     if isinstance(family, type) and hasattr(family, "suff_stats"):
         raise TypeError(f"family = {family.__name__} is a class; write {family.__name__}()")

@@ -90,8 +90,8 @@ def _judge_gaussians(mixture: Mixture, data: Standard, dtype: np.dtype) -> Colla
     lost = ~(counts > np.finfo(dtype).tiny / eps)
     counts *= max(1.0, n / data.w.sum())  # in rows: weights that sum to less than one a row are scaled up
     if family.shared:
-        counts, second = counts.sum(keepdims=True), np.einsum("k,kij->ij", counts / counts.sum(), second)[None]
-    elif is_spherical(family):  # one variance for all columns of x
+        counts, second = counts.sum(keepdims=True), np.average(second, axis=0, weights=counts)[None]
+    if is_spherical(family):  # one variance for all columns of x
         second = np.mean(second * data.unit**2, axis=1, keepdims=True) / data.unit**2
     smallest = np.minimum(*(_smallest_variance(one, data.varies, SINGULAR * eps) for one in (own, second)))
     collapsed = (smallest < FLAT * eps) | ((smallest < MIN_EIGENVALUE) & (counts < FEW * (d + 1)))
@@ -129,7 +129,7 @@ def _judge_others(mixture: Mixture, data: Standard, dtype: np.dtype) -> Collapse
 
 
 def _in_units(mixture: Mixture, data: Standard, eps: float) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
-    """p(j | z) `[b, k]` as a function of z `[b, d]`; and the covariances of z, `[k, d]` or matrices `[k or 1, d, d]`."""
+    """p(j | z) `[b, k]` as a function of z `[b, d]`; and the covariances of z, `[k or 1, d]` or matrices."""
     means, covariances = (np.asarray(leaf, np.float64) for leaf in mixture.components)
     log_weights = np.asarray(mixture.log_weights, np.float64)
     family: Any = mixture.family
@@ -141,7 +141,7 @@ def _in_units(mixture: Mixture, data: Standard, eps: float) -> tuple[Callable[[n
         covariances = covariances.reshape(-1, d, d) / unit / unit[:, None]
         axes = [np.linalg.eigh(matrix) for matrix in covariances]
     else:
-        covariances = covariances.reshape(k, -1) / unit**2
+        covariances = covariances.reshape(1 if family.shared else k, -1) / unit**2
 
     def posterior(z: np.ndarray) -> np.ndarray:
         joint = np.zeros((len(z), k))

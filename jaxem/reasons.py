@@ -189,7 +189,8 @@ class Reasons:
             cause = (
                 f"{count_of(n, 'row')} leave too little spread about {count_of(k, 'mean')} in {count_of(d, 'column')}"
             )
-            return self.of_all(cause, f"{self.fewer}, or use Diagonal() or Spherical()")
+            simpler = "" if is_spherical(self.family) else ", or use Diagonal() or Spherical()"
+            return self.of_all(cause, f"{self.fewer}{simpler}")
         if found.is_column:
             column, varies = int(np.argmax(found.coefficients)), "hardly varies" if found.nearly else "does not vary"
             cause = f"{{alone[{column}]}} {varies} within any component ({found.words})"
@@ -281,8 +282,8 @@ class Reasons:
 
 
 def is_spherical(family: Any) -> bool:
-    """Whether the components of a Gaussian family have one variance each."""
-    return family.covariance_shape(1, 2) == (1,)
+    """Whether all features of a Gaussian family have one variance."""
+    return family.covariance_shape(1, 2) in ((1,), ())
 
 
 def _of_column(part: Standard, j: int) -> Combination:

@@ -22,7 +22,8 @@ START = jaxem.starts(KEY, FULL, X, 2, 3)
 
 @pytest.mark.parametrize("name", [*FAMILY_NAMES, "Full", " TIED "])
 def test_families_by_name_are_those_by_value(name):
-    family = getattr(jaxem, FAMILY_NAMES[name.strip().lower()])()
+    of_class, *arguments = FAMILY_NAMES[name.strip().lower()]
+    family = getattr(jaxem, of_class)(*arguments)
     x = (X > 0).astype(float) if name == "bernoulli" else X
     found, right = jaxem.starts(KEY, name, x, 2, 2), jaxem.starts(KEY, family, x, 2, 2)
     assert found.family == family

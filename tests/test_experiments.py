@@ -276,12 +276,12 @@ def test_mclust_answers():
     """What R gives has the log-likelihood that mclust says, to the gain of its last turn; what R cannot give is one line."""
     x = reference_data("acidity")
     config = load_config(MclustConfig, ROOT / "configs" / "smoke" / "mclust.toml").model_copy(update={"k": [1, 2]})
-    asked = mclust.ask("acidity", config)
+    asked = mclust.ask("acidity", config.problems("acidity"))
     np.testing.assert_array_equal(asked.x, x)
     one = mclust.theirs(asked.fits["full", 1], x, "full")
     np.testing.assert_allclose(one.log_likelihood, -len(x) / 2 * (np.log(2 * np.pi * x.var()) + 1), rtol=ROUNDING)
     two = mclust.theirs(asked.fits["spherical", 2], x, "spherical")
     assert 0 <= two.log_likelihood - two.reported < 1e-5 * (1 + abs(two.reported)) + 1e-2
     with pytest.raises(ValueError, match="R cannot give nonsense") as error:
-        mclust.ask("nonsense", config)
+        mclust.ask("nonsense", [("full", 1)])
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Gaussian components: Spherical (the lecture's), Diagonal, Tied and Full covariances.
+"""Gaussian components: Spherical (the lecture's), Diagonal, Tied and Full covariances; TiedSpherical and TiedDiagonal.
 
     log N(x; mu, Sigma) = -1/2 (d log 2 pi + log |Sigma| + (x - mu)' inv(Sigma) (x - mu))
 
@@ -8,7 +8,7 @@ Sigma_j = sigma_j^2 I and keeps sigma_j^2. The M-step, with counts N_j = sum_i r
     Full       Sigma_j   = S_j / N_j           S_j = sum_i r_ij (x_i - mu_j)(x_i - mu_j)'
     Diagonal   Sigma_j   = diag(S_j) / N_j
     Spherical  sigma_j^2 = tr(S_j) / (d N_j)
-    Tied       Sigma     = sum_j S_j / sum_j N_j
+    Tied       Sigma     = sum_j S_j / sum_j N_j; TiedDiagonal has its diagonal, TiedSpherical the mean of that
                                                      (Bishop 2006, section 9.2; Celeux and Govaert 1995 for the last three)
 
 Statistics are taken about the *current* means m_j: with delta_j = sum_i r_ij (x_i - m_j) / N_j, the new mean is
@@ -20,6 +20,7 @@ Tied takes no k second moments: with posteriors p_ij of a row of weight w_i and 
     sum_ij w_i p_ij (x_i - m_j)(x_i - m_j)' = sum_i w_i (x_i - e_i)(x_i - e_i)' + sum_jl G_jl (m_j - m_l)(m_j - m_l)' / 2,
 
 G_jl = sum_i w_i p_ij p_il: nothing is subtracted but numbers of one cluster, and the work is that of three products.
+TiedDiagonal takes the diagonal of that.
 """
 
 import abc
@@ -73,7 +74,8 @@ NOT_PROPER = "covariances is not positive definite"
 
 
 class GaussianParams(NamedTuple):
-    """Means `[k, d]`; covariances `[k, d, d]` (Full), `[d, d]` (Tied), `[k, d]` (Diagonal) or `[k]` (Spherical)."""
+    """Means `[k, d]`; covariances `[k, d, d]` (Full), `[k, d]` (Diagonal) or `[k]` (Spherical), without the k where the
+    family is tied."""
 
     means: Array
     covariances: Array
@@ -86,7 +88,7 @@ class GaussianStats(NamedTuple):
         counts: `[k]`, the weight of what was summed for the means.
         degrees: `[k]`, that for the covariances. Rows add the same to both; a prior need not.
         first: `[k, d]`, sums of differences from the means.
-        second: sums of their products, in the shape of the covariances; for Spherical their sum over features.
+        second: sums of their products, in the shape of the covariances; for one variance their sum over features.
     """
 
     counts: Array
@@ -108,7 +110,7 @@ FirstMoments = Callable[[Array, Array, Array], Array]  # of columns [d, b] about
 
 
 class Gaussian(Family):
-    """What the four share: means, and everything but the form of the covariances."""
+    """What the six share: means, and everything but the form of the covariances."""
 
     location = True
     conjugate = (NormalInverseWishart,)
@@ -337,7 +339,7 @@ class Gaussian(Family):
         return params._replace(means=params.means + offset[None, :])
 
     def degenerate(self, params: GaussianParams, counts: Array, variance: Array) -> Array:
-        smallest = self._smallest_variance(params.covariances, variance)
+        smallest = self.smallest_variance(params.covariances, variance)
         rows = jnp.sum(counts) if self.shared else counts  # a covariance that all share collapses as a whole
         d = params.means.shape[1]
         spike = (smallest < MIN_EIGENVALUE) & (rows < FEW * (d + 1))
@@ -348,9 +350,9 @@ class Gaussian(Family):
         """Whether log-likelihood + log prior has an upper bound, `[]` of bool: whether `prior` has a scatter in every
         direction in which a covariance can collapse."""
         least = self.from_pooled(jnp.asarray(prior.scatter, variance.dtype), params.means.shape[0])
-        return jnp.all(self._smallest_variance(least, variance) >= FLAT * epsilon(variance.dtype))
+        return jnp.all(self.smallest_variance(least, variance) >= FLAT * epsilon(variance.dtype))
 
-    def _smallest_variance(self, covariances: Array, variance: Array) -> Array:
+    def smallest_variance(self, covariances: Array, variance: Array) -> Array:
         """The smallest variance in any direction, `[k]` or `[]`, with the data scaled to unit variances."""
         inverse_scale = jnp.where(variance > 0, jax.lax.rsqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
         # a constant feature has no scale of its own: it counts as lost where its variance is nothing beside the others'
@@ -395,27 +397,23 @@ class Gaussian(Family):
         return jnp.broadcast_to(-0.5 * (d * LOG_2PI + self.log_det(params.covariances, precisions, d)), (k,))
 
 
-@dataclasses.dataclass(frozen=True)
-class Spherical(Gaussian):
-    """N(x; mu_j, sigma_j^2 I): one variance `[k]` for each component. The lecture's mixture."""
-
-    def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
-        return (k,)
+class _Isotropic(Gaussian):
+    """What Spherical and TiedSpherical share: one variance for all features."""
 
     def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
         return d * jnp.log(covariances)
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
-        return distances(means, x) * precisions[:, None]
+        return distances(means, x) * precisions.reshape(-1, 1)
 
     def squares_by_products(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
-        return distances_by_products(means, x, norms) * precisions[:, None]
+        return distances_by_products(means, x, norms) * precisions.reshape(-1, 1)
 
     def moments(
         self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: FirstMoments
     ) -> tuple[Array, Array]:
         # a square that overflows belongs to a row that is not of the component: 0 times infinity is NaN
-        second = jnp.sum(jnp.where(resp > 0, resp * squares, 0.0), axis=1) / precisions
+        second = jnp.sum(jnp.where(resp > 0, resp * squares, 0.0), axis=None if self.shared else 1) / precisions
         return first_moments(means, x, resp), second
 
     def of_columns(self, covariances: Array, columns: np.ndarray) -> Array:
@@ -423,16 +421,6 @@ class Spherical(Gaussian):
 
     def row_floats(self, n_components: int, n_features: int) -> int:
         return n_components if self._has_products(n_features) else n_components * n_features
-
-    def recentre(self, stats: GaussianStats, delta: Array) -> Array:
-        moved = _ratio(stats) * jnp.sum(delta**2, axis=1)
-        return (stats.second / positive(stats.degrees) - moved + _rounding_margin(moved)) / delta.shape[1]
-
-    def scatter(self, matrix: Array, weights: Array) -> Array:
-        return weights * jnp.trace(matrix)
-
-    def outer(self, moves: Array) -> Array:
-        return jnp.sum(moves**2, axis=1)
 
     def traces(self, precisions: Array, scatter: Array) -> Array:
         return jnp.trace(scatter) * precisions
@@ -444,48 +432,125 @@ class Spherical(Gaussian):
     def proper_variances(self, variances: Array) -> Array:
         return jnp.where(jnp.any(variances > 0), variances, 1.0)  # constant features count in the mean over all
 
-    def from_pooled(self, covariance: Array, k: int) -> Array:
-        return jnp.full(k, jnp.trace(covariance) / covariance.shape[0])
-
-    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
-        return covariances[:, None, None] * jnp.eye(d, dtype=covariances.dtype)[None]
-
     def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
         # a feature without variance is no direction to collapse in: sigma^2 is shared with the others
         shortest = jnp.min(jnp.where(inverse_scale > 0, inverse_scale, jnp.inf))
         return jnp.where(jnp.isfinite(shortest), covariances * shortest**2, jnp.where(covariances < least, 0.0, 1.0))
 
     def unconstrain_covariances(self, covariances: Array) -> Array:
-        return _log(covariances)
+        return _log(covariances).ravel()
 
     def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
-        return jnp.exp(free)
+        return jnp.exp(free).reshape(self.covariance_shape(k, d))
+
+
+@dataclasses.dataclass(frozen=True)
+class Spherical(_Isotropic):
+    """N(x; mu_j, sigma_j^2 I): one variance `[k]` for each component. The lecture's mixture."""
+
+    def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
+        return (k,)
+
+    def recentre(self, stats: GaussianStats, delta: Array) -> Array:
+        moved = _ratio(stats) * jnp.sum(delta**2, axis=1)
+        return (stats.second / positive(stats.degrees) - moved + _rounding_margin(moved)) / delta.shape[1]
+
+    def scatter(self, matrix: Array, weights: Array) -> Array:
+        return weights * jnp.trace(matrix)
+
+    def outer(self, moves: Array) -> Array:
+        return jnp.sum(moves**2, axis=1)
+
+    def from_pooled(self, covariance: Array, k: int) -> Array:
+        return jnp.full(k, jnp.trace(covariance) / covariance.shape[0])
+
+    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
+        return covariances[:, None, None] * jnp.eye(d, dtype=covariances.dtype)[None]
 
     def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
         return jax.lax.rsqrt(0.5 * d * weights)
 
 
 @dataclasses.dataclass(frozen=True)
-class Diagonal(Gaussian):
-    """N(x; mu_j, diag(v_j)): a variance `[k, d]` for each component and feature."""
+class TiedSpherical(_Isotropic):
+    """N(x; mu_j, sigma^2 I): one variance `[]` shared by all components and features; mclust's EII."""
+
+    shared: ClassVar[bool] = True
 
     def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
-        return (k, d)
+        return ()
+
+    def subset(self, params: GaussianParams, index: Any) -> tuple[Family, GaussianParams]:
+        return self, params._replace(means=params.means[index])
+
+    def recentre(self, stats: GaussianStats, delta: Array) -> Array:
+        total = jnp.sum(stats.degrees)
+        moved = jnp.sum(stats.counts / total * jnp.sum(delta**2, axis=1))
+        return (stats.second / total - moved + _rounding_margin(moved)) / delta.shape[1]
+
+    def scatter(self, matrix: Array, weights: Array) -> Array:
+        return jnp.sum(weights) * jnp.trace(matrix)
+
+    def outer(self, moves: Array) -> Array:
+        return jnp.sum(moves**2)
+
+    def from_pooled(self, covariance: Array, k: int) -> Array:
+        return jnp.trace(covariance) / covariance.shape[0]
+
+    def variances(self, covariances: Array, k: int, d: int) -> Array:
+        return jnp.broadcast_to(covariances, (k, d))
+
+    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
+        return jnp.broadcast_to(covariances * jnp.eye(d, dtype=covariances.dtype), (k, d, d))
+
+    def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
+        return jnp.full(1, math.sqrt(2.0 / d), covariances.dtype)
+
+
+class _AxisParallel(Gaussian):
+    """What Diagonal and TiedDiagonal share: a variance for each feature."""
 
     def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
-        return jnp.sum(jnp.log(covariances), axis=1)
+        return jnp.sum(jnp.log(covariances), axis=-1)
 
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
         def of_one(mean: Array, inverse: Array) -> Array:
             return jnp.sum(difference(mean, x) ** 2 * inverse[:, None], axis=0)
 
-        return over_components(of_one, x.shape[0])(means, precisions)
+        return over_components(of_one, x.shape[0])(means, _rows_like(precisions, means))
 
     def squares_by_products(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
         del norms
+        precisions = _rows_like(precisions, means)
         scaled = precisions * means
         products = dot("kd,db->kb", precisions, x**2) - 2.0 * dot("kd,db->kb", scaled, x)
         return jnp.maximum(products + jnp.sum(scaled * means, axis=1)[:, None], 0.0)
+
+    def traces(self, precisions: Array, scatter: Array) -> Array:
+        return jnp.sum(precisions * _rows_like(jnp.diagonal(scatter), precisions), axis=-1)
+
+    def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
+        d = scale.shape[0]
+        return degrees + 2.0, jnp.eye(d, dtype=scale.dtype) * (jnp.trace(scale) / d)
+
+    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
+        alone = jnp.where(covariances < least, 0.0, 1.0)
+        inverse_scale = _rows_like(inverse_scale, covariances)
+        return jnp.min(jnp.where(inverse_scale > 0, covariances * inverse_scale**2, alone), axis=-1)
+
+    def unconstrain_covariances(self, covariances: Array) -> Array:
+        return _log(covariances).ravel()
+
+    def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
+        return jnp.exp(free).reshape(self.covariance_shape(k, d))
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagonal(_AxisParallel):
+    """N(x; mu_j, diag(v_j)): a variance `[k, d]` for each component and feature."""
+
+    def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
+        return (k, d)
 
     def moments(
         self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: FirstMoments
@@ -506,32 +571,57 @@ class Diagonal(Gaussian):
     def outer(self, moves: Array) -> Array:
         return moves**2
 
-    def traces(self, precisions: Array, scatter: Array) -> Array:
-        return jnp.sum(precisions * jnp.diagonal(scatter)[None, :], axis=1)
-
-    def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
-        d = scale.shape[0]
-        return degrees + 2.0, jnp.eye(d, dtype=scale.dtype) * (jnp.trace(scale) / d)
-
     def from_pooled(self, covariance: Array, k: int) -> Array:
         return jnp.broadcast_to(jnp.diagonal(covariance)[None, :], (k, covariance.shape[0]))
 
     def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
         return covariances[:, :, None] * jnp.eye(d, dtype=covariances.dtype)[None]
 
-    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
-        alone = jnp.where(covariances < least, 0.0, 1.0)
-        varies = jnp.broadcast_to(inverse_scale[None, :] > 0, covariances.shape)
-        return jnp.min(jnp.where(varies, covariances * inverse_scale[None, :] ** 2, alone), axis=1)
-
-    def unconstrain_covariances(self, covariances: Array) -> Array:
-        return _log(covariances).ravel()
-
-    def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
-        return jnp.exp(free).reshape(k, d)
-
     def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
         return jnp.repeat(jax.lax.rsqrt(0.5 * weights), d)
+
+
+@dataclasses.dataclass(frozen=True)
+class TiedDiagonal(_AxisParallel):
+    """N(x; mu_j, diag(v)): one variance `[d]` for each feature, shared by all components; mclust's EEI."""
+
+    shared: ClassVar[bool] = True
+
+    def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
+        return (d,)
+
+    def subset(self, params: GaussianParams, index: Any) -> tuple[Family, GaussianParams]:
+        return self, params._replace(means=params.means[index])
+
+    def moments(
+        self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: FirstMoments
+    ) -> tuple[Array, Array]:
+        w, residual, shared, apart = _about_expected_means(means, x, resp)
+        between = 0.5 * dot("jl,jli->i", shared, apart**2)
+        return first_moments(means, x, resp), dot("ib,b->i", residual**2, w) + between
+
+    def recentre(self, stats: GaussianStats, delta: Array) -> Array:
+        total = jnp.sum(stats.degrees)
+        moved = dot("k,kd->d", stats.counts / total, delta**2)
+        return stats.second / total - moved + _rounding_margin(moved)
+
+    def scatter(self, matrix: Array, weights: Array) -> Array:
+        return jnp.sum(weights) * jnp.diagonal(matrix)
+
+    def outer(self, moves: Array) -> Array:
+        return jnp.sum(moves**2, axis=0)
+
+    def from_pooled(self, covariance: Array, k: int) -> Array:
+        return jnp.diagonal(covariance)
+
+    def variances(self, covariances: Array, k: int, d: int) -> Array:
+        return jnp.broadcast_to(covariances[None], (k, d))
+
+    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
+        return jnp.broadcast_to(jnp.diag(covariances)[None], (k, d, d))
+
+    def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
+        return jnp.full(d, math.sqrt(2.0), covariances.dtype)
 
 
 class _ByMatrices(Gaussian):
@@ -647,12 +737,7 @@ class Tied(_ByMatrices):
     def moments(
         self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: FirstMoments
     ) -> tuple[Array, Array]:
-        w = jnp.sum(resp, axis=0)  # [b]
-        posterior = resp * (1.0 / jnp.where(w > 0, w, 1.0))[None, :]
-        # about one of the means: an offset common to all rows costs no digit
-        residual = difference(means[0], x) - dot("kd,kb->db", means - means[:1], posterior)
-        shared = dot("jb,lb->jl", resp, posterior)  # [k, k]
-        apart = means[:, None, :] - means[None, :, :]  # [k, k, d]
+        w, residual, shared, apart = _about_expected_means(means, x, resp)
         between = 0.5 * dot("jli,jlm->im", shared[:, :, None] * apart, apart)
         second = dot("ib,jb->ij", w[None, :] * residual, residual) + between
         return first_moments(means, x, resp), second
@@ -691,6 +776,20 @@ class Tied(_ByMatrices):
 def _ratio(stats: GaussianStats) -> Array:
     """What the move of a mean counts for in its covariance, `[k]`: 1 for statistics of rows alone."""
     return stats.counts / positive(stats.degrees)
+
+
+def _about_expected_means(means: Array, x: Array, resp: Array) -> tuple[Array, Array, Array, Array]:
+    """Of columns `x` `[d, b]`: w_i `[b]`, x_i - e_i `[d, b]`, G_jl `[k, k]` and m_j - m_l `[k, k, d]` (the head has them)."""
+    w = jnp.sum(resp, axis=0)
+    posterior = resp * (1.0 / jnp.where(w > 0, w, 1.0))[None, :]
+    # about one of the means: an offset common to all rows costs no digit
+    residual = difference(means[0], x) - dot("kd,kb->db", means - means[:1], posterior)
+    return w, residual, dot("jb,lb->jl", resp, posterior), means[:, None, :] - means[None, :, :]
+
+
+def _rows_like(row: Array, matrix: Array) -> Array:
+    """A row `[d]` in the shape of `matrix`, `[k, d]` or `[d]`; what has that shape stays as it is."""
+    return jnp.broadcast_to(row.reshape(*(1,) * (matrix.ndim - row.ndim), *row.shape), matrix.shape)
 
 
 def _rounding_margin(moved: Array) -> Array:
