@@ -118,13 +118,15 @@ def families(config: FamiliesConfig, out: Path) -> Iterator[str]:
                 if repeat == 0 and name == setting.right:
                     draw(setting, best.mixture, x, out / f"families_{setting.name.replace(' ', '_')}.png")
         means = {name: np.mean(values, axis=0) for name, values in found.items()}
-        rows += [(setting.name, name, *map(float, mean)) for name, mean in means.items()]
+        rows += [(setting.name, name, float(mean[0]), float(mean[1])) for name, mean in means.items()]
         better = means[setting.right] - means["Full"]
         yield (
             f"{setting.name}: {setting.right} beats Full by {better[0]:.3f} nats a fresh row; "
             f"rows in the right cluster {means[setting.right][1]:.1%}, Full {means['Full'][1]:.1%}"
         )
-    write_csv(out / "families.csv", ["data", "family", "log-likelihood of a fresh row", "rows in the right cluster"], rows)
+    write_csv(
+        out / "families.csv", ["data", "family", "log-likelihood of a fresh row", "rows in the right cluster"], rows
+    )
 
 
 def agree(found: np.ndarray, truth: np.ndarray) -> float:

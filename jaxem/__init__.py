@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import devices as devices
     from jaxem import display as display
     from jaxem import distances as distances
+    from jaxem import divergence as divergence
     from jaxem import em as em
     from jaxem import estimator as estimator
     from jaxem import families as families
@@ -57,6 +58,8 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.accelerate import squarem as squarem
     from jaxem.collapse import collapse_of as collapse_of
     from jaxem.devices import shard as shard
+    from jaxem.divergence import Divergence as Divergence
+    from jaxem.divergence import kl_divergence as kl_divergence
     from jaxem.em import e_step as e_step
     from jaxem.em import elbo as elbo
     from jaxem.em import m_step as m_step
@@ -78,18 +81,18 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.families.fixed import Uniform as Uniform
     from jaxem.families.fixed import UniformParams as UniformParams
     from jaxem.families.gaussian import Diagonal as Diagonal
-    from jaxem.families.gaussian import Full as Full
     from jaxem.families.gaussian import GaussianParams as GaussianParams
     from jaxem.families.gaussian import Spherical as Spherical
-    from jaxem.families.gaussian import Tied as Tied
-    from jaxem.families.gaussian import TiedDiagonal as TiedDiagonal
-    from jaxem.families.gaussian import TiedSpherical as TiedSpherical
+    from jaxem.families.matrices import Full as Full
     from jaxem.families.numerical import Numerical as Numerical
     from jaxem.families.numerical import NumericalParams as NumericalParams
     from jaxem.families.regression import Regression as Regression
     from jaxem.families.regression import RegressionParams as RegressionParams
     from jaxem.families.student_t import StudentT as StudentT
     from jaxem.families.student_t import StudentTParams as StudentTParams
+    from jaxem.families.tied import Tied as Tied
+    from jaxem.families.tied import TiedDiagonal as TiedDiagonal
+    from jaxem.families.tied import TiedSpherical as TiedSpherical
     from jaxem.init import FromMixture as FromMixture
     from jaxem.init import FromResponsibilities as FromResponsibilities
     from jaxem.init import KMeans as KMeans
@@ -102,9 +105,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.loop import State as State
     from jaxem.loop import advance as advance
     from jaxem.loop import fit as fit
-    from jaxem.mixture import Divergence as Divergence
     from jaxem.mixture import Mixture as Mixture
-    from jaxem.mixture import kl_divergence as kl_divergence
     from jaxem.ordering import sorted_components as sorted_components
     from jaxem.penalties import chen_tan as chen_tan
     from jaxem.penalties import fraley_raftery as fraley_raftery
@@ -145,10 +146,10 @@ _HOME = {
     "Family": "families.base",
     "Spherical": "families.gaussian",
     "Diagonal": "families.gaussian",
-    "Tied": "families.gaussian",
-    "Full": "families.gaussian",
-    "TiedSpherical": "families.gaussian",
-    "TiedDiagonal": "families.gaussian",
+    "Tied": "families.tied",
+    "Full": "families.matrices",
+    "TiedSpherical": "families.tied",
+    "TiedDiagonal": "families.tied",
     "GaussianParams": "families.gaussian",
     "Ellipsoidal": "families.ellipsoidal",
     "EllipsoidalParams": "families.ellipsoidal",
@@ -180,8 +181,8 @@ _HOME = {
     "fraley_raftery": "penalties",
     "variance_floor": "penalties",
     "Mixture": "mixture",
-    "Divergence": "mixture",
-    "kl_divergence": "mixture",
+    "Divergence": "divergence",
+    "kl_divergence": "divergence",
     "shard": "devices",
     "Stats": "stats",
     "e_step": "em",
@@ -250,6 +251,7 @@ _MODULES = (
     "devices",
     "display",
     "distances",
+    "divergence",
     "em",
     "estimator",
     "families",

@@ -295,7 +295,7 @@ def _short(value: Any) -> str:
 
 def has_moments(family: Any) -> bool:
     """Whether components of a family are drawn as ellipses."""
-    return hasattr(family, "as_matrices")
+    return hasattr(family, "as_gaussians")
 
 
 def as_moments(family: Any, params: Any) -> tuple[Any, Any]:
@@ -306,5 +306,5 @@ def as_moments(family: Any, params: Any) -> tuple[Any, Any]:
     """
     if not has_moments(family):
         raise ValueError(f"mixture has family {type(family).__name__}, which has no covariances; give Gaussians")
-    _, forms, *_ = params
-    return params.means, family.as_matrices(forms, *params.means.shape)
+    of_gaussians = family.as_gaussians(params)
+    return of_gaussians.means, of_gaussians.covariances

@@ -31,10 +31,13 @@ import safetensors.numpy
 from jaxem.families.algebra import Product, Union
 from jaxem.families.base import Family
 from jaxem.families.discrete import Bernoulli, Categorical, Poisson
+from jaxem.families.ellipsoidal import Ellipsoidal
 from jaxem.families.fixed import Labelled, Uniform
-from jaxem.families.gaussian import Diagonal, Full, Spherical, Tied
+from jaxem.families.gaussian import Diagonal, Spherical
+from jaxem.families.matrices import Full
 from jaxem.families.regression import Regression
 from jaxem.families.student_t import StudentT
+from jaxem.families.tied import Tied, TiedDiagonal, TiedSpherical
 from jaxem.files import write_atomically as write_atomically
 from jaxem.mixture import Mixture
 
@@ -42,7 +45,8 @@ FORMAT, VERSION = "jaxem-mixture", "3"
 FAMILIES: dict[str, type[Family] | Family] = {
     kind.__name__: kind
     for kind in (
-        *(Spherical, Diagonal, Tied, Full, StudentT, Bernoulli, Categorical, Poisson),
+        *(Spherical, Diagonal, Tied, Full, TiedSpherical, TiedDiagonal, Ellipsoidal, StudentT),
+        *(Bernoulli, Categorical, Poisson),
         *(Regression, Uniform, Labelled, Product, Union),
     )
 }

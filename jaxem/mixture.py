@@ -6,9 +6,8 @@ Mixture whose leaves lead with one more axis, to be used under `jax.vmap`.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -197,29 +196,6 @@ class Mixture:
         if host is not None:
             return map_host_rows(lambda chunk: _map_rows(per_row, block, None, self, chunk), host)
         return _map_rows(per_row, block, mesh, self, data)
-
-
-class Divergence(NamedTuple):
-    """An estimate `[]` of a divergence, in nats, and its standard error `[]`."""
-
-    value: Array
-    standard_error: Array
-
-
-def kl_divergence(p: Mixture, q: Mixture, key: Array, n_samples: int = 10_000) -> Divergence:
-    """The Kullback-Leibler divergence of q from p, E_p log p(x) / q(x), by rows drawn from p.
-
-    It has no closed form for mixtures. It is infinite where p draws rows that q cannot.
-
-    Args:
-        p, q: mixtures of the same columns, of whatever families.
-        key: a PRNG key, consumed.
-        n_samples: rows to draw, at least 2.
-    """
-    n = as_count("n_samples", n_samples, least=2)
-    x = p.sample(as_key(key), n)[0]
-    ratio = p.log_prob(x) - q.log_prob(x)
-    return Divergence(jnp.mean(ratio), jnp.std(ratio, ddof=1) / math.sqrt(n))
 
 
 def log_joint(mixture: Mixture, x: Array) -> Array:

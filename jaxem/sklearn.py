@@ -47,7 +47,15 @@ from jaxem.estimator import (
     shares_of_weight,
 )
 from jaxem.estimator import MixtureModel as MixtureModel
-from jaxem.families.gaussian import Diagonal, Full, Gaussian, GaussianParams, GaussianStats, Spherical, Tied
+from jaxem.families.gaussian import (
+    Diagonal,
+    Gaussian,
+    GaussianParams,
+    GaussianStats,
+    Spherical,
+)
+from jaxem.families.matrices import Full
+from jaxem.families.tied import Tied
 from jaxem.lanes import Queue, Settings, lane_count, run_through
 from jaxem.mixture import Mixture
 from jaxem.moments import CHUNK

@@ -18,8 +18,9 @@ FLOORS = {
     "checks": 1, "kept": 1, "moments": 1, "linalg": 1, "distances": 1, "display": 1, "program": 2, "families.base": 1,
     "devices": 2, "priors": 2, "newton": 2, "rotations": 2, "threads": 3,
     "rows": 4, "penalties": 3, "families.gaussian": 3, "families.discrete": 3, "families.fixed": 2, "families.algebra": 2,
-    "families.numerical": 2, "families.regression": 4, "families.student_t": 4, "families.ellipsoidal": 4,
-    "mixture": 5,
+    "families.numerical": 2, "families.regression": 4, "families.matrices": 4, "families.student_t": 5,
+    "families.tied": 5, "families.ellipsoidal": 6,
+    "mixture": 5, "divergence": 6,
     "em": 6, "ordering": 6, "saddles": 6,
     "parts": 7, "init": 7,
     "loop": 8, "recipes": 8,
@@ -35,15 +36,20 @@ FLOORS = {
     "cli.commands": 19, "cli.__main__": 20,
 }  # fmt: skip
 READ_CORE = {
-    "stats": 45, "families.base": 205, "families.gaussian": 800, "families.discrete": 120, "priors": 305, "mixture": 216,
-    "em": 180, "stopping": 225, "accelerate": 230, "loop": 516,
+    "stats": 40, "families.base": 320, "families.gaussian": 560, "priors": 265, "mixture": 255,
+    "em": 185, "stopping": 230, "accelerate": 230, "loop": 525,
 }  # fmt: skip
 """what a person reads to understand the library, and the most lines that each file may have"""
+FAMILIES = {
+    "families.discrete": 340, "families.matrices": 140, "families.tied": 185, "families.student_t": 250, "families.algebra": 505,
+    "families.fixed": 200, "families.regression": 215, "families.numerical": 195, "families.ellipsoidal": 570,
+}  # fmt: skip
+"""the other families, a page each under the contract of `families.base`"""
 ENGINE_ROOM = {
-    "primitives": 180, "linalg": 185, "distances": 85, "checks": 415, "moments": 80, "rows": 510, "devices": 70,
-    "kept": 260, "program": 320, "threads": 105, "parts": 110, "init": 325, "recipes": 125, "saddles": 85, "penalties": 115,
-    "lanes": 450, "queue": 360, "rounds": 400, "racing": 405, "display": 310, "laws": 630, "ordering": 90,
-    "families.ellipsoidal": 600, "newton": 145, "rotations": 170, "standard": 90, "dependence": 135, "slots": 45,
+    "primitives": 180, "linalg": 185, "distances": 85, "checks": 430, "moments": 80, "rows": 510, "devices": 70,
+    "kept": 260, "program": 320, "threads": 105, "parts": 110, "init": 435, "recipes": 140, "saddles": 85, "penalties": 115,
+    "lanes": 450, "queue": 360, "rounds": 400, "racing": 405, "display": 310, "laws": 650, "ordering": 90,
+    "families.ellipsoidal": 600, "newton": 145, "rotations": 170, "standard": 90, "dependence": 135, "slots": 45, "divergence": 40,
 }  # fmt: skip
 LONGEST = 60
 """lines of a function of either"""
@@ -84,7 +90,7 @@ def lines(name):
 
 def test_the_read_core_can_be_read():
     """Every file keeps its budget, and the read core stays below 2,600 lines."""
-    budgets = READ_CORE | ENGINE_ROOM
+    budgets = READ_CORE | FAMILIES | ENGINE_ROOM
     assert {name: lines(name) for name in budgets if lines(name) > budgets[name]} == {}
     assert sum(lines(name) for name in READ_CORE) < 2600
     assert {name for name, floor in FLOORS.items() if floor <= FLOORS["queue"]} <= set(budgets)
@@ -94,7 +100,7 @@ def test_no_function_of_the_core_is_long():
     trees = dict(modules())
     long = {
         f"{name}.{node.name}": node.end_lineno - node.lineno + 1
-        for name in READ_CORE | ENGINE_ROOM
+        for name in READ_CORE | FAMILIES | ENGINE_ROOM
         for node in ast.walk(trees[name])
         if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > LONGEST
     }

@@ -25,7 +25,7 @@ the eigenvectors of sum_j p_j S_j, and takes the lower end, so the proxy never f
 
 import dataclasses
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,15 +39,13 @@ from jaxem.families.gaussian import (
     FLAT,
     MIN_EIGENVALUE,
     Diagonal,
-    Full,
     GaussianParams,
     GaussianStats,
     Prepared,
     Spherical,
-    Tied,
-    TiedDiagonal,
-    TiedSpherical,
 )
+from jaxem.families.matrices import Full
+from jaxem.families.tied import Tied, TiedDiagonal, TiedSpherical
 from jaxem.linalg import (
     ASYMMETRY,
     from_log_cholesky,
@@ -120,8 +118,8 @@ class Ellipsoidal(Family):
     shape: str
     orientation: str
 
-    location: ClassVar[bool | tuple[int, ...]] = True
-    conjugate: ClassVar[tuple[type, ...]] = (NormalInverseWishart,)
+    location = True
+    conjugate = (NormalInverseWishart,)
 
     def __new__(cls, volume: str, shape: str | None = None, orientation: str | None = None) -> Any:
         form = _form(volume, shape, orientation)
@@ -336,6 +334,15 @@ class Ellipsoidal(Family):
         if self.has_axes:
             parts.append(of(self.orientation) * jnp.ones((1, d * (d - 1) // 2), weights.dtype))
         return jnp.concatenate([part.ravel() for part in parts])
+
+    def marginal(self, params: EllipsoidalParams, columns: np.ndarray) -> tuple[Family, GaussianParams]:
+        """Components of Full: some columns of a form need not be of that form."""
+        return FULL, FULL.marginal(self.as_gaussians(params), columns)[1]
+
+    def conditional(
+        self, params: EllipsoidalParams, columns: np.ndarray, values: Array, others: np.ndarray
+    ) -> tuple[Family, GaussianParams, Array]:
+        return FULL.conditional(self.as_gaussians(params), columns, values, others)
 
     def sample(self, key: Array, params: EllipsoidalParams, labels: Array) -> Array:
         return FULL.sample(key, self.as_gaussians(params), labels)

@@ -14,13 +14,6 @@ Sigma_j = sigma_j^2 I and keeps sigma_j^2. The M-step, with counts N_j = sum_i r
 Statistics are taken about the *current* means m_j: with delta_j = sum_i r_ij (x_i - m_j) / N_j, the new mean is
 m_j + delta_j and S_j / N_j = sum_i r_ij (x_i - m_j)(x_i - m_j)' / N_j - delta_j delta_j'. The subtraction loses no digits
 once delta is small against sigma, unlike that of raw moments E[x^2] - E[x]^2, and one pass serves both.
-
-Tied takes no k second moments: with posteriors p_ij of a row of weight w_i and its expected mean e_i = sum_j p_ij m_j,
-
-    sum_ij w_i p_ij (x_i - m_j)(x_i - m_j)' = sum_i w_i (x_i - e_i)(x_i - e_i)' + sum_jl G_jl (m_j - m_l)(m_j - m_l)' / 2,
-
-G_jl = sum_i w_i p_ij p_il: nothing is subtracted but numbers of one cluster, and the work is that of three products.
-TiedDiagonal takes the diagonal of that.
 """
 
 import abc
@@ -44,18 +37,10 @@ from jaxem.distances import (
     first_moments_by_differences,
     first_moments_by_products,
     over_components,
-    whitened_squares,
 )
 from jaxem.families.base import Family
 from jaxem.linalg import (
-    from_log_cholesky,
-    is_positive_definite,
-    log_cholesky,
-    log_cholesky_units,
-    log_det,
     make_proper,
-    smallest_eigenvalue,
-    whitener,
 )
 from jaxem.moments import weighted_moments
 from jaxem.primitives import alive, all_lanes, dot, epsilon, normalise, positive, tiny, weighted_sum
@@ -375,6 +360,10 @@ class Gaussian(Family):
     def check(self, params: GaussianParams) -> str | None:
         return None if np.all(params.covariances > 0) else NOT_PROPER
 
+    def as_gaussians(self, params: GaussianParams) -> GaussianParams:
+        """The same with covariances as matrices `[k, d, d]`."""
+        return GaussianParams(params.means, self.as_matrices(params.covariances, *params.means.shape))
+
     def marginal(self, params: GaussianParams, columns: np.ndarray) -> tuple[Family, GaussianParams]:
         return self, GaussianParams(params.means[:, columns], self.of_columns(params.covariances, columns))
 
@@ -397,7 +386,7 @@ class Gaussian(Family):
         return jnp.broadcast_to(-0.5 * (d * LOG_2PI + self.log_det(params.covariances, precisions, d)), (k,))
 
 
-class _Isotropic(Gaussian):
+class Isotropic(Gaussian):
     """What Spherical and TiedSpherical share: one variance for all features."""
 
     def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
@@ -445,15 +434,15 @@ class _Isotropic(Gaussian):
 
 
 @dataclasses.dataclass(frozen=True)
-class Spherical(_Isotropic):
+class Spherical(Isotropic):
     """N(x; mu_j, sigma_j^2 I): one variance `[k]` for each component. The lecture's mixture."""
 
     def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
         return (k,)
 
     def recentre(self, stats: GaussianStats, delta: Array) -> Array:
-        moved = _ratio(stats) * jnp.sum(delta**2, axis=1)
-        return (stats.second / positive(stats.degrees) - moved + _rounding_margin(moved)) / delta.shape[1]
+        moved = move_ratio(stats) * jnp.sum(delta**2, axis=1)
+        return (stats.second / positive(stats.degrees) - moved + rounding_margin(moved)) / delta.shape[1]
 
     def scatter(self, matrix: Array, weights: Array) -> Array:
         return weights * jnp.trace(matrix)
@@ -471,43 +460,7 @@ class Spherical(_Isotropic):
         return jax.lax.rsqrt(0.5 * d * weights)
 
 
-@dataclasses.dataclass(frozen=True)
-class TiedSpherical(_Isotropic):
-    """N(x; mu_j, sigma^2 I): one variance `[]` shared by all components and features; mclust's EII."""
-
-    shared: ClassVar[bool] = True
-
-    def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
-        return ()
-
-    def subset(self, params: GaussianParams, index: Any) -> tuple[Family, GaussianParams]:
-        return self, params._replace(means=params.means[index])
-
-    def recentre(self, stats: GaussianStats, delta: Array) -> Array:
-        total = jnp.sum(stats.degrees)
-        moved = jnp.sum(stats.counts / total * jnp.sum(delta**2, axis=1))
-        return (stats.second / total - moved + _rounding_margin(moved)) / delta.shape[1]
-
-    def scatter(self, matrix: Array, weights: Array) -> Array:
-        return jnp.sum(weights) * jnp.trace(matrix)
-
-    def outer(self, moves: Array) -> Array:
-        return jnp.sum(moves**2)
-
-    def from_pooled(self, covariance: Array, k: int) -> Array:
-        return jnp.trace(covariance) / covariance.shape[0]
-
-    def variances(self, covariances: Array, k: int, d: int) -> Array:
-        return jnp.broadcast_to(covariances, (k, d))
-
-    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
-        return jnp.broadcast_to(covariances * jnp.eye(d, dtype=covariances.dtype), (k, d, d))
-
-    def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
-        return jnp.full(1, math.sqrt(2.0 / d), covariances.dtype)
-
-
-class _AxisParallel(Gaussian):
+class AxisParallel(Gaussian):
     """What Diagonal and TiedDiagonal share: a variance for each feature."""
 
     def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
@@ -546,7 +499,7 @@ class _AxisParallel(Gaussian):
 
 
 @dataclasses.dataclass(frozen=True)
-class Diagonal(_AxisParallel):
+class Diagonal(AxisParallel):
     """N(x; mu_j, diag(v_j)): a variance `[k, d]` for each component and feature."""
 
     def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
@@ -562,8 +515,8 @@ class Diagonal(_AxisParallel):
         return first_moments(means, x, resp), second
 
     def recentre(self, stats: GaussianStats, delta: Array) -> Array:
-        moved = _ratio(stats)[:, None] * delta**2
-        return stats.second / positive(stats.degrees)[:, None] - moved + _rounding_margin(moved)
+        moved = move_ratio(stats)[:, None] * delta**2
+        return stats.second / positive(stats.degrees)[:, None] - moved + rounding_margin(moved)
 
     def scatter(self, matrix: Array, weights: Array) -> Array:
         return weights[:, None] * jnp.diagonal(matrix)[None, :]
@@ -581,210 +534,12 @@ class Diagonal(_AxisParallel):
         return jnp.repeat(jax.lax.rsqrt(0.5 * weights), d)
 
 
-@dataclasses.dataclass(frozen=True)
-class TiedDiagonal(_AxisParallel):
-    """N(x; mu_j, diag(v)): one variance `[d]` for each feature, shared by all components; mclust's EEI."""
-
-    shared: ClassVar[bool] = True
-
-    def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
-        return (d,)
-
-    def subset(self, params: GaussianParams, index: Any) -> tuple[Family, GaussianParams]:
-        return self, params._replace(means=params.means[index])
-
-    def moments(
-        self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: FirstMoments
-    ) -> tuple[Array, Array]:
-        w, residual, shared, apart = _about_expected_means(means, x, resp)
-        between = 0.5 * dot("jl,jli->i", shared, apart**2)
-        return first_moments(means, x, resp), dot("ib,b->i", residual**2, w) + between
-
-    def recentre(self, stats: GaussianStats, delta: Array) -> Array:
-        total = jnp.sum(stats.degrees)
-        moved = dot("k,kd->d", stats.counts / total, delta**2)
-        return stats.second / total - moved + _rounding_margin(moved)
-
-    def scatter(self, matrix: Array, weights: Array) -> Array:
-        return jnp.sum(weights) * jnp.diagonal(matrix)
-
-    def outer(self, moves: Array) -> Array:
-        return jnp.sum(moves**2, axis=0)
-
-    def from_pooled(self, covariance: Array, k: int) -> Array:
-        return jnp.diagonal(covariance)
-
-    def variances(self, covariances: Array, k: int, d: int) -> Array:
-        return jnp.broadcast_to(covariances[None], (k, d))
-
-    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
-        return jnp.broadcast_to(jnp.diag(covariances)[None], (k, d, d))
-
-    def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
-        return jnp.full(d, math.sqrt(2.0), covariances.dtype)
-
-
-class _ByMatrices(Gaussian):
-    """What Full and Tied share: covariances are matrices, measured with inv(L)."""
-
-    by_matrices: ClassVar[bool] = True
-
-    def precisions(self, covariances: Array) -> Array:
-        return whitener(covariances)
-
-    def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
-        return log_det(covariances, precisions)
-
-    def traces(self, precisions: Array, scatter: Array) -> Array:
-        return jnp.sum(dot("...ij,jk->...ik", precisions, scatter) * precisions, axis=(-2, -1))
-
-    def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
-        return degrees + scale.shape[0] + 1.0, scale
-
-    def variances(self, covariances: Array, k: int, d: int) -> Array:
-        return jnp.broadcast_to(jnp.diagonal(covariances, axis1=-2, axis2=-1), (k, d))
-
-    def sizes(self, covariances: Array) -> Array:
-        deviations = jnp.sqrt(jnp.diagonal(covariances, axis1=-2, axis2=-1))
-        return deviations[..., :, None] * deviations[..., None, :]
-
-    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
-        return smallest_eigenvalue(covariances, inverse_scale, least)
-
-    def of_columns(self, covariances: Array, columns: np.ndarray) -> Array:
-        return covariances[..., columns, :][..., columns]
-
-    def conditional(
-        self, params: GaussianParams, columns: np.ndarray, values: Array, others: np.ndarray
-    ) -> tuple[Family, GaussianParams, Array]:
-        _, given = self.marginal(params, columns)
-        white, away = self.precisions(given.covariances), values[None, :] - given.means
-        rooted = dot("...ij,...kj->...ik", white, params.covariances[..., others, :][..., columns])  # [..., m, others]
-        means = params.means[:, others] + dot("...ji,...j->...i", rooted, dot("...ij,...j->...i", white, away))
-        covariances = self.of_columns(params.covariances, others) - dot("...ji,...jk->...ik", rooted, rooted)
-        return self, GaussianParams(means, covariances), self.log_prob(given, values[None, :])[0]
-
-    def check(self, params: GaussianParams) -> str | None:
-        return None if is_positive_definite(np.asarray(params.covariances)) else NOT_PROPER
-
-
-@dataclasses.dataclass(frozen=True)
-class Full(_ByMatrices):
-    """N(x; mu_j, Sigma_j): a covariance matrix `[k, d, d]` for each component."""
-
-    def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
-        return (k, d, d)
-
-    def squares(self, means: Array, precisions: Array, x: Array) -> Array:
-        return whitened_squares(means, precisions, x)
-
-    def moments(
-        self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: FirstMoments
-    ) -> tuple[Array, Array]:
-        def of_one(mean: Array, resp: Array) -> tuple[Array, Array]:
-            diff = difference(mean, x)
-            weighted = resp[None, :] * diff
-            return jnp.sum(weighted, axis=1), dot("ib,jb->ij", weighted, diff)
-
-        return over_components(of_one, x.shape[0])(means, resp)
-
-    def recentre(self, stats: GaussianStats, delta: Array) -> Array:
-        second = stats.second / positive(stats.degrees)[:, None, None]
-        return _covariance_about_new_mean(second, _ratio(stats)[:, None, None] * self.outer(delta))
-
-    def scatter(self, matrix: Array, weights: Array) -> Array:
-        return weights[:, None, None] * matrix[None]
-
-    def outer(self, moves: Array) -> Array:
-        return moves[:, :, None] * moves[:, None, :]
-
-    def from_pooled(self, covariance: Array, k: int) -> Array:
-        return jnp.broadcast_to(covariance[None], (k, *covariance.shape))
-
-    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
-        return covariances
-
-    def unconstrain_covariances(self, covariances: Array) -> Array:
-        return jax.vmap(log_cholesky)(covariances).ravel()
-
-    def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
-        return jax.vmap(lambda row: from_log_cholesky(row, d))(free.reshape(k, -1))
-
-    def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
-        return (jax.vmap(log_cholesky_units)(covariances) * jax.lax.rsqrt(weights)[:, None]).ravel()
-
-
-@dataclasses.dataclass(frozen=True)
-class Tied(_ByMatrices):
-    """N(x; mu_j, Sigma): one covariance matrix `[d, d]` shared by all components."""
-
-    shared: ClassVar[bool] = True
-
-    def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
-        return (d, d)
-
-    def subset(self, params: GaussianParams, index: Any) -> tuple[Family, GaussianParams]:
-        return self, params._replace(means=params.means[index])
-
-    def squares(self, means: Array, precisions: Array, x: Array) -> Array:
-        return whitened_squares(means, jnp.broadcast_to(precisions[None], (means.shape[0], *precisions.shape)), x)
-
-    def squares_by_products(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
-        del norms
-        white = dot("ij,jb->ib", precisions, x)
-        return distances_by_products(dot("ij,kj->ki", precisions, means), white, jnp.sum(white**2, axis=0))
-
-    def moments(
-        self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: FirstMoments
-    ) -> tuple[Array, Array]:
-        w, residual, shared, apart = _about_expected_means(means, x, resp)
-        between = 0.5 * dot("jli,jlm->im", shared[:, :, None] * apart, apart)
-        second = dot("ib,jb->ij", w[None, :] * residual, residual) + between
-        return first_moments(means, x, resp), second
-
-    def recentre(self, stats: GaussianStats, delta: Array) -> Array:
-        total = jnp.sum(stats.degrees)
-        return _covariance_about_new_mean(
-            stats.second / total, dot("ki,kj->ij", (stats.counts / total)[:, None] * delta, delta)
-        )
-
-    def scatter(self, matrix: Array, weights: Array) -> Array:
-        return jnp.sum(weights) * matrix
-
-    def outer(self, moves: Array) -> Array:
-        return dot("ki,kj->ij", moves, moves)
-
-    def from_pooled(self, covariance: Array, k: int) -> Array:
-        return covariance
-
-    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
-        return jnp.broadcast_to(covariances[None], (k, d, d))
-
-    def unconstrain_covariances(self, covariances: Array) -> Array:
-        return log_cholesky(covariances)
-
-    def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
-        return from_log_cholesky(free, d)
-
-    def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
-        return log_cholesky_units(covariances)
-
-
 # -- steps --------------------------------------------------------------------------------------------------------------
 
 
-def _ratio(stats: GaussianStats) -> Array:
+def move_ratio(stats: GaussianStats) -> Array:
     """What the move of a mean counts for in its covariance, `[k]`: 1 for statistics of rows alone."""
     return stats.counts / positive(stats.degrees)
-
-
-def _about_expected_means(means: Array, x: Array, resp: Array) -> tuple[Array, Array, Array, Array]:
-    """Of columns `x` `[d, b]`: w_i `[b]`, x_i - e_i `[d, b]`, G_jl `[k, k]` and m_j - m_l `[k, k, d]` (the head has them)."""
-    w = jnp.sum(resp, axis=0)
-    posterior = resp * (1.0 / jnp.where(w > 0, w, 1.0))[None, :]
-    # about one of the means: an offset common to all rows costs no digit
-    residual = difference(means[0], x) - dot("kd,kb->db", means - means[:1], posterior)
-    return w, residual, dot("jb,lb->jl", resp, posterior), means[:, None, :] - means[None, :, :]
 
 
 def _rows_like(row: Array, matrix: Array) -> Array:
@@ -792,16 +547,9 @@ def _rows_like(row: Array, matrix: Array) -> Array:
     return jnp.broadcast_to(row.reshape(*(1,) * (matrix.ndim - row.ndim), *row.shape), matrix.shape)
 
 
-def _rounding_margin(moved: Array) -> Array:
+def rounding_margin(moved: Array) -> Array:
     # subtracting delta^2 from a second moment leaves an error of a few units of rounding of delta^2: err upwards
     return CANCELLATION * epsilon(moved.dtype) * moved
-
-
-def _covariance_about_new_mean(second: Array, moved: Array) -> Array:
-    """Covariance matrices `[..., d, d]` from moments about the old mean and the outer product of the mean's move."""
-    identity = jnp.broadcast_to(jnp.eye(moved.shape[-1], dtype=moved.dtype), moved.shape)
-    covariances = second - moved + identity * _rounding_margin(moved)
-    return 0.5 * (covariances + jnp.swapaxes(covariances, -1, -2))
 
 
 def _log(variances: Array) -> Array:

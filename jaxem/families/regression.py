@@ -24,7 +24,14 @@ import numpy as np
 from jax import Array
 
 from jaxem.families.base import Family
-from jaxem.families.gaussian import FEW, FLAT, LOG_2PI, MIN_EIGENVALUE, GaussianParams, Spherical
+from jaxem.families.gaussian import (
+    FEW,
+    FLAT,
+    LOG_2PI,
+    MIN_EIGENVALUE,
+    GaussianParams,
+    Spherical,
+)
 from jaxem.linalg import whitener
 from jaxem.primitives import alive, dot, epsilon, positive, tiny
 

@@ -25,7 +25,8 @@ from jax.scipy.special import digamma, gammaln, polygamma
 
 from jaxem.distances import first_moments_by_differences
 from jaxem.families.base import Family
-from jaxem.families.gaussian import Full, GaussianParams, GaussianStats
+from jaxem.families.gaussian import GaussianParams, GaussianStats
+from jaxem.families.matrices import Full
 from jaxem.primitives import alive, epsilon, normalise, positive, weighted_sum
 from jaxem.priors import NormalInverseWishart
 from jaxem.stats import Stats
@@ -192,9 +193,9 @@ class StudentT(Family):
     def n_features(self, params: StudentTParams) -> int:
         return params.means.shape[-1]
 
-    def as_matrices(self, scales: Array, k: int, d: int) -> Array:
-        """The scales as matrices `[k, d, d]`."""
-        return scales
+    def as_gaussians(self, params: StudentTParams) -> GaussianParams:
+        """Means `[k, d]` and scales `[k, d, d]`, as those of Full."""
+        return _normal(params)
 
     def table(self, params: StudentTParams) -> dict[str, Any]:
         shown = NORMAL.table(_normal(params))

@@ -1,0 +1,33 @@
+"""Divergence: how far one mixture is from another, by sampling; for mixtures there is no closed form."""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.checks import as_count, as_key, as_mixture
+from jaxem.mixture import Mixture
+
+
+class Divergence(NamedTuple):
+    """An estimate `[]` of a divergence, in nats, and its standard error `[]`."""
+
+    value: Array
+    standard_error: Array
+
+
+def kl_divergence(p: Mixture, q: Mixture, key: Array, n_samples: int = 10_000) -> Divergence:
+    """The Kullback-Leibler divergence of q from p, E_p log p(x) / q(x), by rows drawn from p.
+
+    It has no closed form for mixtures. It is infinite where p draws rows that q cannot.
+
+    Args:
+        p, q: mixtures of the same columns, of whatever families.
+        key: a PRNG key, consumed.
+        n_samples: rows to draw, at least 2.
+    """
+    p, q, n = as_mixture(p), as_mixture(q), as_count("n_samples", n_samples, least=2)
+    x = p.sample(as_key(key), n)[0]
+    ratio = p.log_prob(x) - q.log_prob(x)
+    return Divergence(jnp.mean(ratio), jnp.std(ratio, ddof=1) / math.sqrt(n))

@@ -1,0 +1,134 @@
+"""Gaussian components whose covariances are matrices, measured with inv(L), Sigma = L L': Full, a matrix for each component.
+
+What they share with all other Gaussians is in gaussian.py.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.distances import difference, over_components, whitened_squares
+from jaxem.families.base import Family
+from jaxem.families.gaussian import (
+    NOT_PROPER,
+    FirstMoments,
+    Gaussian,
+    GaussianParams,
+    GaussianStats,
+    move_ratio,
+    rounding_margin,
+)
+from jaxem.linalg import (
+    from_log_cholesky,
+    is_positive_definite,
+    log_cholesky,
+    log_cholesky_units,
+    log_det,
+    smallest_eigenvalue,
+    whitener,
+)
+from jaxem.primitives import dot, positive
+
+
+class ByMatrices(Gaussian):
+    """What Full and Tied share: covariances are matrices, measured with inv(L)."""
+
+    by_matrices: ClassVar[bool] = True
+
+    def precisions(self, covariances: Array) -> Array:
+        return whitener(covariances)
+
+    def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
+        return log_det(covariances, precisions)
+
+    def traces(self, precisions: Array, scatter: Array) -> Array:
+        return jnp.sum(dot("...ij,jk->...ik", precisions, scatter) * precisions, axis=(-2, -1))
+
+    def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
+        return degrees + scale.shape[0] + 1.0, scale
+
+    def variances(self, covariances: Array, k: int, d: int) -> Array:
+        return jnp.broadcast_to(jnp.diagonal(covariances, axis1=-2, axis2=-1), (k, d))
+
+    def sizes(self, covariances: Array) -> Array:
+        deviations = jnp.sqrt(jnp.diagonal(covariances, axis1=-2, axis2=-1))
+        return deviations[..., :, None] * deviations[..., None, :]
+
+    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
+        return smallest_eigenvalue(covariances, inverse_scale, least)
+
+    def of_columns(self, covariances: Array, columns: np.ndarray) -> Array:
+        return covariances[..., columns, :][..., columns]
+
+    def conditional(
+        self, params: GaussianParams, columns: np.ndarray, values: Array, others: np.ndarray
+    ) -> tuple[Family, GaussianParams, Array]:
+        _, given = self.marginal(params, columns)
+        white, away = self.precisions(given.covariances), values[None, :] - given.means
+        rooted = dot("...ij,...kj->...ik", white, params.covariances[..., others, :][..., columns])  # [..., m, others]
+        means = params.means[:, others] + dot("...ji,...j->...i", rooted, dot("...ij,...j->...i", white, away))
+        covariances = self.of_columns(params.covariances, others) - dot("...ji,...jk->...ik", rooted, rooted)
+        return self, GaussianParams(means, covariances), self.log_prob(given, values[None, :])[0]
+
+    def check(self, params: GaussianParams) -> str | None:
+        return None if is_positive_definite(np.asarray(params.covariances)) else NOT_PROPER
+
+
+@dataclasses.dataclass(frozen=True)
+class Full(ByMatrices):
+    """N(x; mu_j, Sigma_j): a covariance matrix `[k, d, d]` for each component."""
+
+    def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
+        return (k, d, d)
+
+    def squares(self, means: Array, precisions: Array, x: Array) -> Array:
+        return whitened_squares(means, precisions, x)
+
+    def moments(
+        self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: FirstMoments
+    ) -> tuple[Array, Array]:
+        def of_one(mean: Array, resp: Array) -> tuple[Array, Array]:
+            diff = difference(mean, x)
+            weighted = resp[None, :] * diff
+            return jnp.sum(weighted, axis=1), dot("ib,jb->ij", weighted, diff)
+
+        return over_components(of_one, x.shape[0])(means, resp)
+
+    def recentre(self, stats: GaussianStats, delta: Array) -> Array:
+        second = stats.second / positive(stats.degrees)[:, None, None]
+        return covariance_about_new_mean(second, move_ratio(stats)[:, None, None] * self.outer(delta))
+
+    def scatter(self, matrix: Array, weights: Array) -> Array:
+        return weights[:, None, None] * matrix[None]
+
+    def outer(self, moves: Array) -> Array:
+        return moves[:, :, None] * moves[:, None, :]
+
+    def from_pooled(self, covariance: Array, k: int) -> Array:
+        return jnp.broadcast_to(covariance[None], (k, *covariance.shape))
+
+    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
+        return covariances
+
+    def unconstrain_covariances(self, covariances: Array) -> Array:
+        return jax.vmap(log_cholesky)(covariances).ravel()
+
+    def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
+        return jax.vmap(lambda row: from_log_cholesky(row, d))(free.reshape(k, -1))
+
+    def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
+        return (jax.vmap(log_cholesky_units)(covariances) * jax.lax.rsqrt(weights)[:, None]).ravel()
+
+
+# -- steps ---------------------------------------------------------------------------------------------------------------
+
+
+def covariance_about_new_mean(second: Array, moved: Array) -> Array:
+    """Covariance matrices `[..., d, d]` from moments about the old mean and the outer product of the mean's move."""
+    identity = jnp.broadcast_to(jnp.eye(moved.shape[-1], dtype=moved.dtype), moved.shape)
+    covariances = second - moved + identity * rounding_margin(moved)
+    return 0.5 * (covariances + jnp.swapaxes(covariances, -1, -2))
