@@ -14,7 +14,18 @@ from scipy import optimize, special, stats
 import jaxem
 from jaxem import Categorical, Full, Mixture, Poisson, Product, Regression, StudentT, Uniform, Union
 from tests import oracle
-from tests.cases import BEHIND, MIXED, NUMERICAL, OTHER_KINDS, OTHERS, RESPONSES, Case, named, slow_but_first
+from tests.cases import (
+    BEHIND,
+    MIXED,
+    NUMERICAL,
+    OTHER_KINDS,
+    OTHERS,
+    RESPONSES,
+    SEMI_SUPERVISED,
+    Case,
+    named,
+    slow_but_first,
+)
 from tests.conftest import DTYPE, ROUNDING, STATISTICAL, X64
 
 # -- priors as plain numbers ---------------------------------------------------------------------------------------------
@@ -401,16 +412,23 @@ def intercepts(params):
     return [] if hasattr(params, "_fields") else [value for part in params for value in intercepts(part)]
 
 
+LEAST = 1e-3 if X64 else 1.0
+"""in float32 to rounding of the rows' own scale, about one"""
+
+
 def agree(found, expected, factor=1.0, atol=None):
     """To rounding of the largest number of each array."""
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        largest = np.max(np.abs(other), initial=1e-3, where=np.isfinite(other))
+        largest = np.max(np.abs(other), initial=LEAST, where=np.isfinite(other))
         np.testing.assert_allclose(one, other, rtol=0, atol=factor * ROUNDING * largest if atol is None else atol)
 
 
 def tolerance(family):
-    """A Newton step by autodiff to 1e-7, all else to 1e-10."""
+    """A Newton step by autodiff to 1e-7, all else to 1e-10; the ridge of a regression is 1e-4 in float32."""
+    kinds = (family, *getattr(family, "families", ()))
+    if not X64 and any(isinstance(kind, Regression) for kind in kinds):
+        return 10
     return 1000 if isinstance(family, jaxem.Numerical) else 1
 
 
@@ -504,7 +522,7 @@ def at_work(case):
 # -- the pass and the M-step ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", **named(STEPS))
+@pytest.mark.parametrize("case", **named(STEPS, first=29))
 def test_one_step(case):
     """Log-likelihood, counts, weights, parameters, and the prior's own density."""
     mixture, x, w, x64, w64 = at_work(case)
@@ -519,7 +537,7 @@ def test_one_step(case):
     agree(new.weights, weights)
     agree(new.components, expected, tolerance(case.family))
     for one, other in zip(intercepts(new.components), intercepts(expected), strict=True):
-        agree(one, other)
+        agree(one, other, tolerance(case.family))
     if case.prior is not None:
         log_prior = textbook(case.family).log_prior(in_numpy(mixture)[1], prior)
         log_prior += (prior.shares - 1) * np.sum(np.log(in_numpy(mixture)[0]))
@@ -572,7 +590,9 @@ def test_degrees_of_freedom_stay_within_bounds(dof, rows_of, bound):
     new = jaxem.m_step(mixture, jaxem.e_step(mixture, x)).components
     expected = m_step(mixture, np.ones((60, 1)), x.astype(float), Known())[1]
     assert expected.dofs[0] == bound
-    agree(new, expected)
+    agree(new.dofs, expected.dofs)
+    if X64:  # of absurd rows float32 keeps the degrees of freedom alone
+        agree(new, expected)
 
 
 @pytest.mark.parametrize("sure", [True, False])
@@ -588,6 +608,29 @@ def test_newton_where_the_proxy_bends_down_and_else_its_slopes(sure):
         assert (resp[:, j] @ e**2 * resp[:, j].sum() > 2 * (resp[:, j] @ e) ** 2) == sure
     new = jaxem.m_step(mixture, jaxem.e_step(mixture, x)).components
     agree(new, m_step(mixture, resp, x.astype(float), Known())[1], 1000)
+
+
+@pytest.mark.parametrize(
+    ("case", "columns"),
+    argvalues=slow_but_first(
+        [
+            (Case(StudentT(), 2, 3), (2, 0)),
+            (Case(MIXED, 2, 4), (0, 1)),
+            (MORE[0], (1,)),
+            (Case(Poisson(), 2, 2), (0,)),
+        ]
+    ),
+)
+def test_marginal_times_conditional(case, columns):
+    """p(x) is p(some columns) p(the others | those): all three densities by scipy, at the parameters that jaxem finds."""
+    mixture, x, _, x64, _ = at_work(case)
+    columns = list(columns)
+    others = [i for i in range(x.shape[1]) if i not in columns]
+    whole = e_step(mixture, x64)[0]
+    of_columns = e_step(mixture.marginal(columns), x64[:, columns])[0]
+    for row, row64, all_of_it, some in zip(x[:5], x64[:5], whole, of_columns, strict=False):
+        rest = e_step(mixture.conditional(columns, row[columns]), row64[None, others])[0]
+        agree(some + rest[0], all_of_it)
 
 
 # -- drawn rows ----------------------------------------------------------------------------------------------------------
@@ -606,8 +649,8 @@ def test_moments_of_drawn_rows(case):
     mixture = case.mixture()
     x, labels = (np.asarray(leaf, float) for leaf in mixture.sample(jax.random.key(1), DRAWN))
     weights, params = in_numpy(mixture)
-    parts = getattr(case.family, "parts", ())
-    label_column = next((i[0] for family, i in parts if isinstance(family, jaxem.Labelled)), None)
+    parts = case.family.parts if isinstance(case.family, Product) else ()
+    label_column = next((min(i) for family, i in parts if isinstance(family, jaxem.Labelled)), None)
     if label_column is not None:  # the others have moments
         x, of_labels = np.delete(x, label_column, axis=1), x[:, label_column]
         assert set(np.unique(of_labels[of_labels != labels])) <= {-1.0}
@@ -683,7 +726,7 @@ def test_weights_are_copies(case):
 def test_components_without_rows_stay(case):
     """A component of weight zero keeps its parameters, and those of the others are those of a mixture without it."""
     mixture, x, w, x64, w64 = at_work(case)
-    if case.family == OTHERS[4].family:  # a row that is labelled so can come from no other component
+    if case.family == SEMI_SUPERVISED:  # a row that is labelled so can come from no other component
         x, x64 = (np.where(value == case.k - 1, -1.0, value).astype(value.dtype) for value in (x, x64))
     weights = np.append(np.full(case.k - 1, 1 / (case.k - 1)), 0.0)
     mixture = Mixture(jnp.log(jnp.asarray(weights)), mixture.components, case.family)
@@ -694,7 +737,7 @@ def test_components_without_rows_stay(case):
     np.testing.assert_array_equal(resp[:, -1], 0)
     agree(found.log_likelihood, w64 @ log_prob)
     old = textbook(case.family)
-    some = np.array(resp)
+    some = resp.copy()
     some[:, -1] = 1.0  # only so that numpy divides by something: these parameters are not looked at
     expected = old.m_step(in_numpy(mixture)[1], some * w64[:, None], x64, Known())
     assert float(new.weights[-1]) == 0
@@ -714,8 +757,8 @@ def _moved(family, params, by):
     """The family and its parameters where all rows have been moved by `by` [d]."""
     if isinstance(family, Product):
         moved = [_moved(part, q, by[list(i)]) for (part, i), q in zip(family.parts, params, strict=True)]
-        parts = [(new, i) for (new, _), (_, i) in zip(moved, family.parts, strict=True)]
-        return Product(*parts), tuple(q for _, q in moved)
+        groups = [(new, i) for (new, _), (_, i) in zip(moved, family.parts, strict=True)]
+        return Product(*groups), tuple(q for _, q in moved)
     if isinstance(family, Union):
         moved = [_moved(part, q, by) for (part, _), q in zip(family.parts, params, strict=True)]
         parts = [(new, count) for (new, _), (_, count) in zip(moved, family.parts, strict=True)]
