@@ -561,7 +561,7 @@ def test_rows_of_a_mixture(case):
     np.testing.assert_array_equal(mixture.predict(x)[clear], np.argmax(resp, axis=1)[clear])
 
 
-@pytest.mark.parametrize("case", **named([case for case in STEPS if case.prior is None], first=8))
+@pytest.mark.parametrize("case", **named([case for case in STEPS if case.prior is None], first=5))
 def test_proxy(case):
     """l-hat of the new mixture; for Student's t that of rows and their latent scales. At the old one it is l."""
     mixture, x, w, x64, w64 = at_work(case)
@@ -644,7 +644,7 @@ SAMPLED = [
 ]
 
 
-@pytest.mark.parametrize("case", **named(SAMPLED, first=7))
+@pytest.mark.parametrize("case", **named(SAMPLED, first=5))
 def test_moments_of_drawn_rows(case):
     """Shares of components; means of columns, of each component and of all; variances where tails are not heavy."""
     mixture = case.mixture()
@@ -711,7 +711,7 @@ def test_drawn_responses():
 # -- what must hold whatever the formulas --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", **named(OTHERS, first=8))
+@pytest.mark.parametrize("case", **named(OTHERS, first=6))
 def test_weights_are_copies(case):
     """A row of weight 3 is three rows, one of weight 0 none."""
     mixture, x = case.mixture(), case.data(40).astype(DTYPE)
@@ -723,7 +723,7 @@ def test_weights_are_copies(case):
     agree(new.components, jax.tree.map(np.asarray, again.components), tolerance(case.family))
 
 
-@pytest.mark.parametrize("case", **named([case for case in STEPS if case.k > 1 and case.prior is None], first=9))
+@pytest.mark.parametrize("case", **named([case for case in STEPS if case.k > 1 and case.prior is None], first=6))
 def test_components_without_rows_stay(case):
     """A component of weight zero keeps its parameters, and those of the others are those of a mixture without it."""
     mixture, x, w, x64, w64 = at_work(case)
