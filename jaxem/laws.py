@@ -441,10 +441,7 @@ def of_derivatives(
     # a coordinate nothing depends on (of a dead component) has no curvature to judge
     correlation = correlation - jnp.diag(jnp.where(curvature > 0, 0.0, 1.0))
 
-    def objective_at(at: Mixture) -> Array:
-        return objective(at, e_step(at, x, sample_weight), prior)
-
-    ascent = jax.grad(objective_at)(mixture)
+    ascent = jax.grad(lambda at: objective(at, e_step(at, x, sample_weight), prior))(mixture)
     by_chart = jax.vjp(mixture.constrain, free)[1](ascent)[0]
     laws = {
         "fisher": jnp.max(jnp.abs((by_chart - at_theta)[coordinates]) / unit),

@@ -267,11 +267,7 @@ def select(
     n = as_sample_size(n, weights, data.shape[0])
     for k in counts:
         as_components(k, data.shape[0] if weights is None else int(np.count_nonzero(weights)))
-    defaults = cast(dict[str, Any], search.__kwdefaults__)
-    for name in options:
-        if name not in defaults:
-            raise TypeError(f"select() got an unexpected keyword argument {name!r}")
-    options = {**defaults, **options}
+    options = _search_options(options)
     shared = max(counts) if data.size * max(counts) <= SHARED and options["prior"] is None else 0
     found: list[Search] = []
     candidates: list[Candidate] = []
@@ -285,6 +281,15 @@ def select(
             callback(candidates[-1])
     chosen = min(range(len(candidates)), key=lambda i: (candidates[i].status.failed, getattr(candidates[i], criterion)))
     return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found), n)
+
+
+def _search_options(options: dict[str, Any]) -> dict[str, Any]:
+    """All options of a search, given some."""
+    defaults = cast(dict[str, Any], search.__kwdefaults__)
+    for name in options:
+        if name not in defaults:
+            raise TypeError(f"select() got an unexpected keyword argument {name!r}")
+    return {**defaults, **options}
 
 
 class Criteria(NamedTuple):

@@ -104,15 +104,20 @@ class Recipe:
                 fresh = ground.resp((1.0 - SHARE) * member + even[None, :])
                 if mixture is None:
                     return fresh
-                joint = log_joint(mixture, x)
-                joint = jnp.where(is_swapped & (jnp.arange(k) == component)[None, :], -jnp.inf, joint)
-                resp = normalise(joint, axis=1)[1]
-                moved = jnp.where((cell == chosen)[:, None], jax.nn.one_hot(component, k, dtype=x.dtype)[None, :], resp)
+                moved = _moved_resp(mixture, x, cell == chosen, component, is_swapped)
                 return jnp.where(is_moved, moved, fresh)
 
             return m_step_from(family, x, sample_weight, k, resp_of, z=z)
 
         return jax.lax.cond(self.nearest, group_cells, place_components)
+
+
+def _moved_resp(mixture: Mixture, x: Array, chosen: Array, component: Array, is_swapped: Array) -> Array:
+    """Responsibilities `[b, k]` of a mixture after the `chosen` rows `[b]` went to a component, which perhaps lost its own."""
+    joint = log_joint(mixture, x)
+    own = jnp.arange(joint.shape[1]) == component
+    resp = normalise(jnp.where(is_swapped & own[None, :], -jnp.inf, joint), axis=1)[1]
+    return jnp.where(chosen[:, None], own.astype(x.dtype)[None, :], resp)
 
 
 def whole(number: Array, below: Array) -> Array:

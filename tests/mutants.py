@@ -98,7 +98,7 @@ MUTANTS = (
     Mutant("categories in a chart of the wrong order", DISCRETE, "before = jnp.cumsum(rest, axis=2) - rest",
            "before = jnp.cumsum(rest, axis=2)", "Categorical"),
     Mutant("degrees of freedom solved without the dimension", STUDENT,
-           "more = gammaln(0.5 * (dof + d)) - gammaln(0.5 * dof)", "more = gammaln(0.5 * (dof + 1)) - gammaln(0.5 * dof)",
+           "constants=normal.constants + _log_gamma_ratio(0.5 * dof, d)", "constants=normal.constants + _log_gamma_ratio(0.5 * dof, d + 1)",
            "StudentT"),
     Mutant("rows far away count fully in the scale", STUDENT, "counted, counts = resp * u,", "counted, counts = resp,",
            "StudentT"),

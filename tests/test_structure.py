@@ -49,7 +49,7 @@ ENGINE_ROOM = {
     "primitives": 180, "linalg": 185, "distances": 85, "checks": 430, "moments": 80, "rows": 510, "devices": 70,
     "kept": 260, "program": 320, "threads": 105, "parts": 110, "init": 435, "recipes": 140, "saddles": 85, "penalties": 115,
     "lanes": 450, "queue": 360, "rounds": 400, "racing": 405, "display": 310, "laws": 650, "ordering": 90,
-    "families.ellipsoidal": 600, "newton": 145, "rotations": 170, "standard": 90, "dependence": 135, "slots": 45, "divergence": 40,
+    "newton": 145, "rotations": 170, "standard": 90, "dependence": 135, "slots": 45, "divergence": 40,
 }  # fmt: skip
 LONGEST = 60
 """lines of a function of either"""

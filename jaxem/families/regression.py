@@ -1,18 +1,18 @@
 """Regression: a mixture of linear regressions, the last column given the others.
 
-    log p(y | z, params_j) = log N(y; a_j + b_j . (z - o), s_j),     x = (z, y), z the `n_covariates` first columns
+    log p(y | z, params_j) = log N(y; a_j + b_j . (z - o_j), s_j),     x = (z, y), z the `n_covariates` first columns
 
 The M-step is weighted least squares (DeSarbo and Cron 1988; flexmix calls it FLXMRglm). Statistics are taken about the
-current plane, as those of a Gaussian about its current mean: with u = (1, z - o) and e = y - a_j - b_j . (z - o),
+current plane, as those of a Gaussian about its current mean: with u = (1, z - o_j) and e = y - a_j - b_j . (z - o_j),
 
     G = sum r u u',  g = sum r u e,  q = sum r e^2;   (a, b) moves by delta = inv(G) g,   s = (q - g . delta) / sum r.
 
 Near the optimum delta is small, and nothing is lost in the difference. Where covariates depend on each other G is singular:
 a small ridge keeps delta finite, and since it holds delta back, not the plane, fixed points stay where they are.
 
-The origin o is a place among the covariates, chosen by the first fit and then held, so that no digit is lost where they lie
-far from 0. The covariates are given: their own density is not modelled, and no rows can be drawn. In a `Product` other
-parts may model them, or further responses be regressed on the same covariates.
+The origin o_j is the mean of the covariates of the component's rows, as the last M-step saw it; it only says where the level
+a_j is meant, so that no digit is lost where covariates lie far from 0. The covariates are given: their own density is not
+modelled, and no rows can be drawn. In a `Product` other parts may model them, or further responses be regressed on them.
 """
 
 import dataclasses
@@ -35,14 +35,14 @@ from jaxem.families.gaussian import (
 from jaxem.linalg import whitener
 from jaxem.primitives import alive, dot, epsilon, positive, tiny
 
-RIDGE = 64
+RIDGE = 8
 """units of rounding of each variance that are added to it"""
 
 
 class RegressionParams(NamedTuple):
     """Planes: levels `[k]` at the origins `[k, c]` of the covariates, coefficients `[k, c]`, variances of residuals `[k]`.
 
-    The origins are held: they say where the levels are meant. `intercepts` are the levels at covariates of 0.
+    `intercepts` are the levels at covariates of 0.
     """
 
     levels: Array
@@ -95,9 +95,9 @@ class Regression(Family):
         w = jnp.ones(x.shape[0], x.dtype) if sample_weight is None else sample_weight.astype(x.dtype)
         k, anchor = n_components, x[jnp.argmax(w > 0)]
         x = jnp.where(w[:, None] > 0, x, anchor[None, :])
-        origin = anchor[:-1] + jnp.sum(w[:, None] * (x - anchor[None, :])[:, :-1], axis=0) / jnp.sum(w)
-        found = RegressionParams(anchor[None, -1], jnp.zeros_like(origin)[None], jnp.ones(1, x.dtype), origin[None])
-        for _ in range(2):  # about the anchor, then about the plane: no digit is lost to an offset
+        flat = jnp.zeros((1, self.n_covariates), x.dtype)
+        found = RegressionParams(anchor[None, -1], flat, jnp.ones(1, x.dtype), anchor[None, :-1])
+        for _ in range(3):  # about the anchor, then about the plane: no digit is lost to an offset
             found = self.m_step(found, self.suff_stats(found, x, w[:, None]))
         proper = jnp.where(found.variances > 0, found.variances, 1.0)
         found = found._replace(variances=proper)
@@ -128,17 +128,22 @@ class Regression(Family):
         delta = jnp.where(owned[:, None], inverse * solved, 0.0)  # [k, c + 1]
         gained = jnp.sum(delta * (2.0 * stats.slope - dot("kij,kj->ki", stats.gram, delta)), axis=1)
         variances = jnp.maximum(stats.squares - gained, 0.0) / counts
-        levels, coefficients = params.levels + delta[:, 0], params.coefficients + delta[:, 1:]
-        return RegressionParams(levels, coefficients, jnp.where(owned, variances, params.variances), params.origins)
+        coefficients = params.coefficients + delta[:, 1:]
+        moved = jnp.where(owned[:, None], stats.gram[:, 0, 1:] / counts[:, None], 0.0)  # of the origins
+        levels = params.levels + delta[:, 0] + jnp.sum(coefficients * moved, axis=1)
+        variances = jnp.where(owned, variances, params.variances)
+        return RegressionParams(levels, coefficients, variances, params.origins + moved)
 
     def unconstrain(self, params: RegressionParams) -> Array:
         log_variances = jnp.log(jnp.maximum(params.variances, tiny(params.variances.dtype)))
-        return jnp.concatenate([params.levels, params.coefficients.ravel(), log_variances])
+        # intercepts, not levels: the same coordinates wherever the origins are
+        return jnp.concatenate([params.intercepts, params.coefficients.ravel(), log_variances])
 
     def constrain(self, params: RegressionParams, free: Array) -> RegressionParams:
         k, c = params.coefficients.shape
         coefficients, variances = free[k : k + k * c].reshape(k, c), jnp.exp(free[k + k * c :])
-        return RegressionParams(free[:k], coefficients, variances, params.origins)
+        levels = free[:k] + dot("kc,kc->k", coefficients, params.origins)
+        return RegressionParams(levels, coefficients, variances, params.origins)
 
     def sample(self, key: Array, params: RegressionParams, labels: Array) -> Array:
         if self.n_covariates:
@@ -164,7 +169,7 @@ class Regression(Family):
         deviation = jnp.sqrt(old.variances)
         size = jnp.maximum(jnp.max(jnp.abs(old.coefficients), axis=0, initial=0.0), tiny(deviation.dtype))
         steps = (
-            jnp.max(jnp.abs(new.levels - old.levels) / deviation),
+            jnp.max(jnp.abs(new.intercepts - old.intercepts) / deviation),
             jnp.max(jnp.abs(new.coefficients - old.coefficients) / size[None, :], initial=0.0),
             jnp.max(jnp.abs(new.variances - old.variances) / old.variances),
         )

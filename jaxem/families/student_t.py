@@ -34,6 +34,8 @@ from jaxem.stats import Stats
 LEAST_DOF, MOST_DOF, FIRST_DOF = 0.5, 1e3, 10.0
 """degrees of freedom are estimated between the first two, and begin at the third: below the first the likelihood of a point
 has no bound, above the second the density is that of a Gaussian"""
+LARGE = 16.0
+"""half the degrees of freedom from which Stirling's series is exact to rounding"""
 NEWTON_STEPS = 8
 """steps that solve the equation of the degrees of freedom"""
 RANGE = math.log(MOST_DOF / LEAST_DOF)
@@ -91,8 +93,7 @@ class StudentT(Family):
     def prepare(self, params: StudentTParams, log_weights: Array | None = None) -> Any:
         normal = NORMAL.prepare(_normal(params), log_weights)
         d, dof = params.means.shape[1], params.dofs
-        more = gammaln(0.5 * (dof + d)) - gammaln(0.5 * dof) - 0.5 * d * jnp.log(0.5 * dof)
-        return normal._replace(constants=normal.constants + more), dof
+        return normal._replace(constants=normal.constants + _log_gamma_ratio(0.5 * dof, d)), dof
 
     def block_stats(self, prepared: Any, x: Array, w: Array, norms: Array) -> Stats:
         del norms
@@ -229,6 +230,21 @@ class StudentT(Family):
 
 def _normal(params: StudentTParams) -> GaussianParams:
     return GaussianParams(params.means, params.scales)
+
+
+def _log_gamma_ratio(y: Array, d: int) -> Array:
+    """log Gamma(y + d / 2) - log Gamma(y) - d / 2 log y, `[k]`, without a difference of large numbers."""
+    begin = 0.5 * (d % 2)
+    steps = begin + jnp.arange(d // 2, dtype=y.dtype)
+    whole = jnp.sum(jnp.log1p(steps[:, None] / y[None, :]), axis=0)
+    if not d % 2:
+        return whole
+    # half a step: Stirling's series for large y
+    inverse = 1.0 / jnp.maximum(y, LARGE)
+    series = -inverse * (1 / 8 - inverse**2 * (1 / 192 - inverse**2 * (1 / 640 - inverse**2 * 17 / 14336)))
+    near = jnp.minimum(y, LARGE)
+    direct = gammaln(near + 0.5) - gammaln(near) - 0.5 * jnp.log(near)
+    return whole + jnp.where(y > LARGE, series, direct)
 
 
 def _solve_dof(excess: Array) -> Array:
