@@ -63,8 +63,7 @@ class Recipe:
         k, n_behind = n_components, int(in_background(family, n_components).sum())
         most = max(CELLS * (k - n_behind), LEAST_CELLS)
         count = jnp.asarray(k if count is None else count)
-        present = jnp.arange(k) < count
-        count = count - n_behind  # of those that get rows of their own
+        present, count = jnp.arange(k) < count, count - n_behind  # the latter of those that get rows of their own
         row_key, centre_key, number_key = jax.random.split(key, 3)
         # every random number but those of rows: many small draws would make most of the program
         numbers = jax.random.uniform(number_key, (5 + 2 * most,), x.dtype)

@@ -160,7 +160,7 @@ def test_labels_hold_components_apart_and_give_them_their_numbers():
     """Two clusters that overlap, and a label for a few rows of each; component j is that of label j, from every seed."""
     rng = np.random.default_rng(0)
     truth = np.repeat([0, 1], 150)
-    x = rng.normal(size=(300, 2)) + np.where(truth == 1, 2.5, 0.0)[:, None]
+    x = rng.normal(size=(300, 2)) + np.where(truth == 1, 3.0, 0.0)[:, None]
     label = np.where(rng.uniform(size=300) < 0.1, truth, -1.0)
     rows = np.column_stack([x, label])
     for seed in range(3):
