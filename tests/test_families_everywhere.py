@@ -113,7 +113,7 @@ def test_a_family_of_a_users_own_is_registered(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="name = 'Full'"):
         io.register(Own, "Full")
     with pytest.raises(TypeError, match="give a Family"):
-        io.register(3)  # type: ignore[arg-type]
+        io.register(3)
     io.register(NUMERICAL, "normal")
     numerical = next(case for case in OTHERS if case.family == NUMERICAL).mixture()
     with pytest.raises(ValueError, match="columns"):

@@ -269,11 +269,12 @@ class OfPlanes(Textbook):
         return np.column_stack([stats.norm.logpdf(y, m, np.sqrt(s)) for m, s in zip(planes, p.variances, strict=True)])
 
     def m_step(self, p, r, x, prior):
-        new = p._replace(levels=p.levels.copy(), coefficients=p.coefficients.copy(), variances=p.variances.copy())
+        new = type(p)(*(leaf.copy() for leaf in p))
         design = np.column_stack([np.ones(len(x)), x[:, :-1]])
         for j, root in enumerate(np.sqrt(r).T):
             plane = np.linalg.lstsq(root[:, None] * design, root * x[:, -1], rcond=None)[0]
-            new.levels[j] = plane[0] + p.origins[j] @ plane[1:]
+            new.origins[j] = np.average(x[:, :-1], axis=0, weights=r[:, j])  # where the level is meant
+            new.levels[j] = plane[0] + new.origins[j] @ plane[1:]
             new.coefficients[j] = plane[1:]
             new.variances[j] = np.average((x[:, -1] - design @ plane) ** 2, weights=r[:, j])
         return new
