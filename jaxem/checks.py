@@ -96,6 +96,16 @@ FAMILY_NAMES: dict[str, tuple[str, ...]] = {
     **{form.lower(): ("Ellipsoidal", form) for form in FORMS},
 }
 """names by which a family may be given: the class that each stands for, and the arguments of that"""
+WITH_SETTINGS = {
+    "categorical": "jaxem.Categorical(n_categories)",
+    "regression": "jaxem.Regression(n_covariates)",
+    "uniform": "jaxem.Uniform(low, high)",
+    "ellipsoidal": 'jaxem.Ellipsoidal("VEV") or another form',
+    "product": "jaxem.Product((family, columns), ...)",
+    "union": "jaxem.Union((family, count), ...)",
+    "numerical": "jaxem.Numerical(log_prob, init)",
+}
+"""families that a name alone does not tell, and what to write"""
 INSTEAD = "jaxem.search(jax.random.key(0), jaxem.Full(), x, {k})"
 """what to write where data were given in place of a mixture"""
 
@@ -104,6 +114,8 @@ def as_family(family: Any) -> "Family":
     """A family, also from its name such as "full"; a TypeError or ValueError that says what to write for anything else."""
     if isinstance(family, str):
         name = family.strip().lower()
+        if name in WITH_SETTINGS:
+            raise ValueError(f"family = {family!r} has settings; write {WITH_SETTINGS[name]}")
         if name not in FAMILY_NAMES:
             close = difflib.get_close_matches(name, FAMILY_NAMES, 1)
             meant = f"; did you mean {close[0]!r}?" if close else ""

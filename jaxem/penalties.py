@@ -60,7 +60,7 @@ def fraley_raftery(
         shrinkage: kappa, positive.
     """
     family = as_family(family)
-    if NormalInverseWishart not in family.conjugate:
+    if not hasattr(family, "inverse_wishart"):
         raise TypeError(f"family = {family!r} is no Gaussian one; give Spherical(), Diagonal(), Tied() or Full()")
     n, mean, covariance = _moments(x, sample_weight)
     k, d = as_components(n_components, np.shape(x)[0]), mean.shape[0]

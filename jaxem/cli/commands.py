@@ -163,7 +163,7 @@ def fit(
         typer.Option(
             metavar="FORM",
             show_default="full",
-            help="Form of the covariances: full, tied, diag or spherical; all tries each.",
+            help="Form of the covariances: full, tied, diag, spherical or mclust's letters; all tries four, mclust fourteen.",
         ),
     ] = None,
     family: Annotated[

@@ -74,6 +74,8 @@ class Layers(NamedTuple):
 
 def kinds(covariance: str | None, family: str | None) -> tuple[Kind, ...]:
     """The kinds that --covariance or --family name."""
+    from jaxem.checks import FORMS as MCLUST
+
     if covariance is not None and family is not None:
         raise UsageError("--covariance and --family exclude each other; give one of the two")
     option, text = ("--family", family) if family is not None else ("--covariance", covariance or "full")
@@ -81,6 +83,8 @@ def kinds(covariance: str | None, family: str | None) -> tuple[Kind, ...]:
     for name in (part.strip() for part in (text or "").split(",")):
         if name.lower() == "all":
             found += [_kind(form, option) for form in FORMS]
+        elif name.lower() == "mclust":
+            found += [_kind(form.lower(), option) for form in MCLUST]
         else:
             found.append(_kind(name, option))
     if len({kind.name for kind in found}) < len(found):
@@ -99,7 +103,7 @@ def _kind(name: str, option: str) -> Kind:
     try:
         known = as_family(name.lower())
     except ValueError as error:
-        known_as = ", ".join([*FORMS, "all", *(OTHERS if option == "--family" else ()), "mclust's letters"])
+        known_as = ", ".join([*FORMS, "all", *(OTHERS if option == "--family" else ()), "mclust or its letters"])
         close = str(error).partition("; did you mean ")[2]
         hint = f"; did you mean {close}" if close else ""
         raise typer.BadParameter(f"{name!r} is none of {known_as}{hint}", param_hint=option) from None
