@@ -242,11 +242,13 @@ def as_supported(
 
     `n_features` is how many columns the mixture has, if there is one.
     """
-    if n_features is None and family.width is not None and np.ndim(x) == 2 and np.shape(x)[1] != family.width:
-        raise ValueError(f"x has {np.shape(x)[1]} columns, {family!r} takes {family.width}; give these, in its order")
+    if n_features is None and family.n_columns is not None and np.ndim(x) == 2 and np.shape(x)[1] != family.n_columns:
+        raise ValueError(
+            f"x has {np.shape(x)[1]} columns, {family!r} takes {family.n_columns}; give these, in its order"
+        )
     data = as_data(x, n_features=n_features, exact=exact)
-    if family.n_components not in (None, n_components):
-        raise ValueError(f"n_components = {n_components} does not fit {family!r}; give {family.n_components}")
+    if family.required_components not in (None, n_components):
+        raise ValueError(f"n_components = {n_components} does not fit {family!r}; give {family.required_components}")
     if is_traced(data):
         return data
     with jax.ensure_compile_time_eval():  # the data may be a constant inside somebody's jit

@@ -119,7 +119,7 @@ def mixture_card(mixture: "Mixture") -> Card | None:
     """Weights and parameters of the first components; of a batch the weights of the first mixtures."""
     if not _has_values(mixture) or mixture.log_weights.ndim == 0:
         return None
-    family, k = mixture.family.name, mixture.n_components
+    family, k = mixture.family.shown_name, mixture.n_components
     weights = np.exp(np.asarray(mixture.log_weights, float))
     if weights.ndim > 1:
         shape, flat = weights.shape[:-1], weights.reshape(-1, k)
@@ -232,7 +232,7 @@ def selection_card(selection: "Selection") -> Card:
     rows = [
         (
             str(one.n_components),
-            one.family.name,
+            one.family.shown_name,
             f"{one.log_likelihood:.5f}",
             str(one.n_parameters),
             *(f"{value:.3f}" for value in (one.bic, one.aic, one.icl)),

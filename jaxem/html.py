@@ -271,7 +271,9 @@ def _as_lists(values: np.ndarray, digits: int = 5) -> Any:
 
 def _description(mixture: Mixture) -> str:
     k = mixture.n_components
-    return f"{k} {'component' if k == 1 else 'components'}, {mixture.family.name}, {mixture.n_parameters} parameters"
+    return (
+        f"{k} {'component' if k == 1 else 'components'}, {mixture.family.shown_name}, {mixture.n_parameters} parameters"
+    )
 
 
 def _cards(result: Result, n: int) -> str:

@@ -288,8 +288,8 @@ def _from_description(described: Any, depth: int) -> Family:
 
 def _shapes(family: Family, k: int, d: int) -> tuple[dict[str, tuple[int, ...]], Any]:
     """The shapes of the family's parameters by their names, in order, and the structure they make."""
-    if family.width not in (None, d):
-        raise ValueError(f"n_features is {d}, the family takes {family.width}")
+    if family.n_columns not in (None, d):
+        raise ValueError(f"n_features is {d}, the family takes {family.n_columns}")
     if isinstance(family, (Product, Union)):
         numbers = family.counts(k)
         widths = [len(columns) for _, columns in family.parts] if isinstance(family, Product) else [d] * len(numbers)
@@ -314,7 +314,7 @@ def _patterns(family: Family) -> tuple[dict[str, tuple[tuple[int, int], ...]], A
     """
     small, large = (
         jax.eval_shape(
-            functools.partial(family.init, n_components=k), jax.ShapeDtypeStruct((1, family.width or d), np.float32)
+            functools.partial(family.init, n_components=k), jax.ShapeDtypeStruct((1, family.n_columns or d), np.float32)
         )
         for k, d in zip(*PROBES, strict=True)
     )

@@ -193,7 +193,9 @@ def _faults(family: Family, d: int) -> tuple[str | None, str | None]:
     """Why a family cannot draw rows of d columns, and why not be fitted to one or two and draw them; None if it can."""
 
     def draw(x: Array) -> Array:
-        return family.sample(jax.random.key(0), family.init(x, family.n_components or 1, None), jnp.zeros(2, int))
+        return family.sample(
+            jax.random.key(0), family.init(x, family.required_components or 1, None), jnp.zeros(2, int)
+        )
 
     def fault(function: Callable[[Array], Any]) -> str | None:
         try:
@@ -591,7 +593,7 @@ def _fitted_and_drawn(family: Family, x: Array | np.ndarray, key: Array) -> tupl
     """A component fitted to two columns of `x`, or to all if the family is made for all, and rows drawn from it."""
 
     def fitted_and_drawn(x: Array) -> tuple[Any, Array]:
-        params = family.init(x, family.n_components or 1, None)
+        params = family.init(x, family.required_components or 1, None)
         drawn = family.sample(key, params, jnp.zeros(2 * BOX_DRAWS, int))
         family.log_prob(params, drawn[:2])
         return params, drawn

@@ -53,7 +53,7 @@ def sorted_components(mixture: Mixture, by: str | ArrayLike | Callable[[Mixture]
     k = mixture.n_components
     if not mixture.family.interchangeable:
         raise ValueError(
-            f"components of {mixture.family.name} have fixed places; only those of one kind can be put in order"
+            f"components of {mixture.family.shown_name} have fixed places; only those of one kind can be put in order"
         )
     if numbers.ndim not in (1, 2) or numbers.shape[0] != k:
         raise ValueError(f"by gives numbers of shape {numbers.shape}; give [k] = ({k},), or [k, m]")

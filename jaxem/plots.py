@@ -207,7 +207,7 @@ def _by_density(
 ) -> "Axes":
     """A mixture of any family: one feature by lines or bars, two by contours over the rows."""
     if x is None:
-        raise ValueError(f"x is None, and {mixture.family.name} tells no place to draw; give the data")
+        raise ValueError(f"x is None, and {mixture.family.shown_name} tells no place to draw; give the data")
     data = _even_sample(np.asarray(x, float))[0]
     shown = _shown(features, data.shape[1])
     shade: Any = GREY

@@ -717,7 +717,7 @@ def _select(weighted: Weighted, settings: Settings) -> Outcome:
 
         def show(candidate: Candidate) -> None:
             done.append(candidate)
-            name = candidate.family.name
+            name = candidate.family.shown_name
             update(len(done), f"{name}, k = {candidate.n_components}, BIC {candidate.bic:.3f}")
 
         key, options = jax.random.key(settings.seed), settings.of_search(weighted)

@@ -66,8 +66,8 @@ class _Composed(Family):
     _sign = ""
 
     @property
-    def name(self) -> str:
-        return self._sign.join(family.name for family in self.families)
+    def shown_name(self) -> str:
+        return self._sign.join(family.shown_name for family in self.families)
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -195,8 +195,10 @@ class Product(_Composed):
         owner: dict[int, Family] = {}
         parts = [(family, _as_columns(columns)) for family, columns in parts]
         for family, columns in parts:
-            if family.width not in (None, len(columns)):
-                raise ValueError(f"columns = {columns} has {len(columns)} for {family!r}, which takes {family.width}")
+            if family.n_columns not in (None, len(columns)):
+                raise ValueError(
+                    f"columns = {columns} has {len(columns)} for {family!r}, which takes {family.n_columns}"
+                )
             for column in columns[family.n_given :]:
                 if column in owner:
                     raise ValueError(f"column {column} is that of {owner[column]!r} and of {family!r}; give it to one")
@@ -220,10 +222,10 @@ class Product(_Composed):
         return [n_components] * len(self.parts)
 
     def _priors(self, prior: Any) -> Sequence[Any]:
-        return [prior.of_columns(np.asarray(columns), self.width) for _, columns in self.parts]
+        return [prior.of_columns(np.asarray(columns), self.n_columns) for _, columns in self.parts]
 
     @property
-    def width(self) -> int:
+    def n_columns(self) -> int:
         return 1 + max(column for _, columns in self.parts for column in columns)
 
     @property
@@ -231,19 +233,21 @@ class Product(_Composed):
         return all(family.interchangeable for family in self.families)
 
     @property
-    def n_components(self) -> int | None:
-        return next((family.n_components for family in self.families if family.n_components is not None), None)
+    def required_components(self) -> int | None:
+        return next(
+            (family.required_components for family in self.families if family.required_components is not None), None
+        )
 
     @property
     def location(self) -> bool | tuple[int, ...]:
         pairs = [(f.location, j, column) for f, columns in self.parts for j, column in enumerate(columns)]
         held = {column for movable, j, column in pairs if not (movable is True or (movable and j in movable))}
-        return tuple(column for column in range(self.width) if column not in held) or False
+        return tuple(column for column in range(self.n_columns) if column not in held) or False
 
     @property
     def n_given(self) -> int:
         made = {column for family, columns in self.parts for column in columns[family.n_given :]}
-        return self.width - len(made)
+        return self.n_columns - len(made)
 
     def sample(self, key: Array, params: Any, labels: Array) -> Array:
         drawn: dict[int, Array] = {}
@@ -260,11 +264,11 @@ class Product(_Composed):
             rows = family.complete(jax.random.fold_in(key, i), of, labels, before)
             drawn |= {column: rows[:, j] for j, column in enumerate(columns[family.n_given :])}
             waiting = [one for one in waiting if one[0] != i]
-        return jnp.stack([drawn[column] for column in range(self.width)], axis=1)
+        return jnp.stack([drawn[column] for column in range(self.n_columns)], axis=1)
 
     def support(self, x: Any) -> Any:
         xp = np if isinstance(x, np.ndarray) else jnp
-        possible = [x[:, j] == x[:, j] for j in range(self.width)]
+        possible = [x[:, j] == x[:, j] for j in range(self.n_columns)]
         for (family, columns), own in zip(self.parts, self._rows(x), strict=True):
             entries = family.support(own)
             for j, column in enumerate(columns) if entries is not True else ():
@@ -319,7 +323,7 @@ class Product(_Composed):
         return parts
 
     def n_features(self, params: Any) -> int:
-        return self.width
+        return self.n_columns
 
     def subset(self, params: Any, index: Any) -> tuple[Family, Any]:
         pairs = self._each(lambda f, p: f.subset(p, index), params)
@@ -331,7 +335,7 @@ class Product(_Composed):
         for (_, columns), of in zip(self.parts, self._each(lambda f, p: f.table(p), params), strict=True):
             for name, values in of.items():
                 if np.ndim(values) == 2 and np.shape(values)[1] == len(columns):
-                    whole = np.array(shown.get(name, np.full((len(values), self.width), np.nan)))
+                    whole = np.array(shown.get(name, np.full((len(values), self.n_columns), np.nan)))
                     whole[:, list(columns)] = values
                     values = whole
                 shown[name] = values
@@ -361,7 +365,10 @@ class Union(_Composed):
                 )
         if sum(count is None for _, count in parts) > 1:
             raise ValueError("count is None for two parts; give all but one a number")
-        for what, every in (("columns", {f.width for f, _ in parts}), ("given columns", {f.n_given for f, _ in parts})):
+        for what, every in (
+            ("columns", {f.n_columns for f, _ in parts}),
+            ("given columns", {f.n_given for f, _ in parts}),
+        ):
             if len(every - {None}) > 1:
                 raise ValueError(
                     f"parts take different numbers of {what}, {sorted(every - {None})}; give families of the same"
@@ -395,11 +402,11 @@ class Union(_Composed):
         return self.families[0].n_given
 
     @property
-    def width(self) -> int | None:
-        return next((family.width for family in self.families if family.width is not None), None)
+    def n_columns(self) -> int | None:
+        return next((family.n_columns for family in self.families if family.n_columns is not None), None)
 
     @property
-    def n_components(self) -> int | None:
+    def required_components(self) -> int | None:
         counts = [count for _, count in self.parts]
         return None if None in counts else sum(cast(list[int], counts))
 

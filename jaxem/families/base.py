@@ -42,7 +42,7 @@ class Family(abc.ABC):
         return 0
 
     @property
-    def name(self) -> str:
+    def shown_name(self) -> str:
         """What a table calls it."""
         return type(self).__name__
 
@@ -63,12 +63,12 @@ class Family(abc.ABC):
         return ()
 
     @property
-    def width(self) -> int | None:
+    def n_columns(self) -> int | None:
         """How many columns data must have; None if any number will do."""
         return None
 
     @property
-    def n_components(self) -> int | None:
+    def required_components(self) -> int | None:
         """How many components a mixture must have; None if any number will do."""
         return None
 

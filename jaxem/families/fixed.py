@@ -66,7 +66,7 @@ class Uniform(_Fixed):
 
     Example:
         >>> import jaxem
-        >>> jaxem.Union((jaxem.Full(), 2), (jaxem.Uniform((0.0, 40.0), (6.0, 100.0)), 1)).n_components
+        >>> jaxem.Union((jaxem.Full(), 2), (jaxem.Uniform((0.0, 40.0), (6.0, 100.0)), 1)).required_components
         3
     """
 
@@ -85,7 +85,7 @@ class Uniform(_Fixed):
             raise ValueError(f"low = {self.low} is not below high = {self.high}; give a box with a volume")
 
     @property
-    def width(self) -> int | None:
+    def n_columns(self) -> int | None:
         sizes = [len(bound) for bound in (self.low, self.high) if isinstance(bound, tuple)]
         return max(sizes, default=None)
 
@@ -141,14 +141,14 @@ class Labelled(_Fixed):
 
     Example:
         >>> import jaxem
-        >>> jaxem.Product((jaxem.Full(), (0, 1)), (jaxem.Labelled(), (2,))).width
+        >>> jaxem.Product((jaxem.Full(), (0, 1)), (jaxem.Labelled(), (2,))).n_columns
         3
     """
 
     interchangeable = False
 
     @property
-    def width(self) -> int:
+    def n_columns(self) -> int:
         return 1
 
     def init(self, x: Array, n_components: int, sample_weight: Array | None = None) -> LabelledParams:

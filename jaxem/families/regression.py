@@ -88,7 +88,7 @@ class Regression(Family):
         return self.n_covariates
 
     @property
-    def width(self) -> int:
+    def n_columns(self) -> int:
         return self.n_covariates + 1
 
     def init(self, x: Array, n_components: int, sample_weight: Array | None = None) -> RegressionParams:
