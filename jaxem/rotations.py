@@ -30,8 +30,6 @@ def eigenvectors(matrix: Array) -> tuple[Array, Array]:
     Eigenvectors of equal eigenvalues have the derivative 0.
     """
     d = matrix.shape[0]
-    if d == 1:
-        return matrix[0], jnp.ones_like(matrix)
     partners = jnp.asarray(_round_robin(d))
     index = jnp.arange(d)
     largest = jnp.max(jnp.abs(matrix))
