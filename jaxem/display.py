@@ -140,9 +140,13 @@ def mixture_card(mixture: "Mixture") -> Card | None:
     for name, leaf in found.items():
         alone = leaf.ndim == 1
         for j in range(1 if alone else min(leaf.shape[1], most)):
+            column = leaf if alone else leaf[:, j]
+            if np.isnan(column).all() and len(found) > 1:  # of a part with other columns
+                continue
             header.append(name if alone else f"{name} x{j + 1}")
-            columns.append(leaf if alone else leaf[:, j])
-    rows = [tuple(_short(column[j]) for column in columns) for j in range(min(k, MOST_ROWS))]
+            columns.append(column)
+    cells = [["" if np.isnan(column[j]) else _short(column[j]) for column in columns] for j in range(min(k, MOST_ROWS))]
+    rows = [tuple(line) for line in cells]
     d = max((leaf.shape[1] for leaf in found.values() if leaf.ndim == 2), default=0)
     columns_hidden = (f"({d - most} more columns of x are not shown)",) if d > most else ()
     title = f"Mixture of {count_of(k, f'{family} component')}, {count_of(mixture.n_parameters, 'parameter')}"

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.checks import as_count, as_key, as_mixture
-from jaxem.mixture import Mixture
+from jaxem.mixture import Mixture, log_joint
+from jaxem.primitives import normalise
 
 
 class Divergence(NamedTuple):
@@ -20,7 +21,7 @@ class Divergence(NamedTuple):
 def kl_divergence(p: Mixture, q: Mixture, key: Array, n_samples: int = 10_000) -> Divergence:
     """The Kullback-Leibler divergence of q from p, E_p log p(x) / q(x), by rows drawn from p.
 
-    It has no closed form for mixtures. It is infinite where p draws rows that q cannot.
+    It has no closed form for mixtures. It is infinite where p draws rows that q cannot, and so is its error then.
 
     Args:
         p, q: mixtures of the same columns, of whatever families.
@@ -29,5 +30,7 @@ def kl_divergence(p: Mixture, q: Mixture, key: Array, n_samples: int = 10_000) -
     """
     p, q, n = as_mixture(p), as_mixture(q), as_count("n_samples", n_samples, least=2)
     x = p.sample(as_key(key), n)[0]
-    ratio = p.log_prob(x) - q.log_prob(x)
-    return Divergence(jnp.mean(ratio), jnp.std(ratio, ddof=1) / math.sqrt(n))
+    possible = jnp.all(jnp.broadcast_to(jnp.asarray(q.family.support(x)), x.shape), axis=1)
+    ratio = p.log_prob(x) - jnp.where(possible, normalise(log_joint(q, x), axis=1)[0], -jnp.inf)
+    error = jnp.std(ratio, ddof=1) / math.sqrt(n)
+    return Divergence(jnp.mean(ratio), jnp.where(jnp.all(jnp.isfinite(ratio)), error, jnp.inf))

@@ -92,7 +92,12 @@ class KMeans:
         # a cluster that lost all rows (fewer distinct rows than clusters) keeps a row's worth of weight
         counts = jnp.maximum(counts, jnp.sum(sample_weight) / jnp.sum(sample_weight > 0))
         if z is not x:  # the row that lies nearest to each centre
-            centres = x[jax.lax.map(lambda centre: jnp.argmin(jnp.sum((z - centre[None, :]) ** 2, axis=1)), centres)]
+            counted = sample_weight > 0
+
+            def nearest(centre: Array) -> Array:
+                return jnp.argmin(jnp.where(counted, jnp.sum((z - centre[None, :]) ** 2, axis=1), jnp.inf))
+
+            centres = x[jax.lax.map(nearest, centres)]
         components = family.place(pooled, x, centres[ground.places], sample_weight)
         return Mixture(ground.log_weights(jnp.log(counts / jnp.sum(counts))), components, family)
 

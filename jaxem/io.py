@@ -35,6 +35,7 @@ from jaxem.families.ellipsoidal import Ellipsoidal
 from jaxem.families.fixed import Labelled, Uniform
 from jaxem.families.gaussian import Diagonal, Spherical
 from jaxem.families.matrices import Full
+from jaxem.families.numerical import Numerical
 from jaxem.families.regression import Regression
 from jaxem.families.student_t import StudentT
 from jaxem.families.tied import Tied, TiedDiagonal, TiedSpherical
@@ -61,6 +62,8 @@ METADATA = {
 """what each version that is read says of a model"""
 MAX_DEPTH = 8
 """families inside families that a file may have"""
+MAX_UNKNOWN = 10**7
+"""components times features of a family of a user's own; its `init` is asked for shapes of these sizes"""
 MAX_HEADER = 2**26
 """bytes a header may have; those that `save` writes have a few hundred, and the names of the columns"""
 MAX_NAME = 1000
@@ -126,7 +129,7 @@ def save(mixture: Mixture, path: str | Path, *, columns: Sequence[str] | None = 
         FileExistsError: if the path exists and `overwrite` is false.
         OSError: if the file cannot be written, with its name; the old file is then whole.
     """
-    family = json.dumps(_described(mixture.family))
+    family, k = json.dumps(_described(mixture.family)), mixture.n_components
     if mixture.log_weights.ndim != 1:
         raise ValueError(f"mixture has log_weights of shape {mixture.log_weights.shape}; save one mixture, not a batch")
     params = jax.tree.map(np.asarray, mixture.components)
@@ -150,6 +153,14 @@ def save(mixture: Mixture, path: str | Path, *, columns: Sequence[str] | None = 
         "n_features": str(mixture.family.n_features(mixture.components) or len(columns or ())),
         "columns": json.dumps(None if columns is None else [*columns]),
     }
+    d = int(metadata["n_features"])
+    if not d:
+        raise ValueError(
+            f"columns is None, and {mixture.family.shown_name} does not tell how many there are; give columns="
+        )
+    expected = {"log_weights": (k,), **_shapes(mixture.family, k, d)[0]}
+    if {name: array.shape for name, array in arrays.items()} != expected:
+        raise ValueError(f"parameters have the shapes {arrays_in_words(arrays)}; the family's init gives {expected}")
     if columns is not None:
         wrong = wrong_columns([*columns], int(metadata["n_features"]))
         if wrong:
@@ -189,7 +200,7 @@ def _read(path: str | Path) -> Model:
         family = _family(path, metadata)
         try:
             shapes, tree = _shapes(family, k, d)
-        except ValueError as error:
+        except Exception as error:  # of a family of somebody's own, too
             raise ModelFormatError(f"{path}: {error}") from error
         expected = {"log_weights": (k,), **shapes}
         _check_arrays(path, header, expected, size)
@@ -256,7 +267,7 @@ def _family(path: Path, metadata: Mapping[str, str]) -> Family:
     try:
         described = json.loads(text, object_pairs_hook=_no_duplicates) if metadata["version"] > "2" else {text: {}}
         return _from_description(described, 0)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise ModelFormatError(f"{path}: family is {_short(text)}: {error}") from error
 
 
@@ -300,10 +311,20 @@ def _shapes(family: Family, k: int, d: int) -> tuple[dict[str, tuple[int, ...]],
             for name, shape in shapes.items()
         }
         return named, jax.tree.structure(tuple(jax.tree.unflatten(tree, [0] * len(shapes)) for shapes, tree in every))
+    if not type(family).__module__.startswith("jaxem.") or isinstance(family, Numerical):
+        if k * d > MAX_UNKNOWN:
+            raise ValueError(f"n_components and n_features are {k} and {d}, too many for a family that is not jaxem's")
+        made = jax.eval_shape(functools.partial(family.init, n_components=k), jax.ShapeDtypeStruct((1, d), np.float32))
+        return {name: leaf.shape for name, leaf in _by_name(made).items()}, jax.tree.structure(made)
     patterns, tree = _patterns(family)
     sizes = {PROBES[0]: k, PROBES[1]: d}
     shapes = {name: tuple(sizes.get(pair, pair[0]) for pair in pattern) for name, pattern in patterns.items()}
     return shapes, tree
+
+
+def arrays_in_words(arrays: Mapping[str, np.ndarray]) -> str:
+    """Names and shapes of arrays."""
+    return ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
 
 
 @functools.lru_cache

@@ -175,7 +175,9 @@ class Trial(NamedTuple):
                 data, wide = data - centre, wide.shift(-centre)
                 prior = None if prior is None else prior.shift(cast(Array, -centre))
         chance = Chance.draw(rng, data.shape[0], mixture.n_components, coordinates.size, p)
-        draws, density = _faults(family, data.shape[1])
+        # components that may change places are tried alone
+        k = 1 if family.interchangeable else mixture.n_components
+        draws, density = _faults(family, data.shape[1], k)
         if not family.exact:
             notes.append(
                 "stationary, maximal, unbeaten, rate: not promised by this family, whose step only leads upwards"
@@ -189,13 +191,11 @@ class Trial(NamedTuple):
 
 
 @functools.lru_cache(maxsize=128)
-def _faults(family: Family, d: int) -> tuple[str | None, str | None]:
+def _faults(family: Family, d: int, k: int) -> tuple[str | None, str | None]:
     """Why a family cannot draw rows of d columns, and why not be fitted to one or two and draw them; None if it can."""
 
     def draw(x: Array) -> Array:
-        return family.sample(
-            jax.random.key(0), family.init(x, family.required_components or 1, None), jnp.zeros(2, int)
-        )
+        return family.sample(jax.random.key(0), family.init(x, k, None), jnp.zeros(2, int))
 
     def fault(function: Callable[[Array], Any]) -> str | None:
         try:
@@ -206,9 +206,9 @@ def _faults(family: Family, d: int) -> tuple[str | None, str | None]:
         return None
 
     def both() -> tuple[str | None, str | None]:
-        return fault(draw), fault(lambda x: _fitted_and_drawn(family, x, jax.random.key(0)))
+        return fault(draw), fault(lambda x: _fitted_and_drawn(family, x, k, jax.random.key(0)))
 
-    return cast(tuple[str | None, str | None], kept.fact(["faults", family, d], both))
+    return cast(tuple[str | None, str | None], kept.fact(["faults", family, d, k], both))
 
 
 TOLERANCES = {
@@ -263,13 +263,14 @@ def _try_all(
     """The residuals of all laws, in one program; those of `sample` and `normalised` if the family lets them be tried."""
     weight, key = chance.weight, jax.random.wrap_key_data(chance.key)
     theta, other = _displace_twice(mixture, x, chance, prior)
+    k = 1 if mixture.family.interchangeable else mixture.n_components
     return {
         **of_derivatives(theta, x, weight, chance, coordinates, prior),
         **of_stats(theta, x, weight, prior),
         **of_bounds(theta, x, weight, chance.noise[2], [mixture, other], prior),
         **of_maximum(mixture, x, chance.directions[0], prior),
         **(of_draws(theta, key, coordinates) if draws else {}),
-        **(of_density(mixture.family, x, key) if density else {}),
+        **(of_density(mixture.family, x, k, key) if density else {}),
     }
 
 
@@ -544,14 +545,14 @@ def _compose(mixture: Mixture, x: Array, sample_weight: Array) -> Stats:
     return dataclasses.replace(stats, log_likelihood=weighted_sum(sample_weight, log_prob))
 
 
-def of_density(family: Family, x: Array, key: Array) -> dict[str, Array]:
+def of_density(family: Family, x: Array, k: int, key: Array) -> dict[str, Array]:
     """The law `normalised`: catches a wrong constant of the density, which no derivative sees.
 
     One component is fitted to the data. Its density is integrated over a box in the middle of its own draws and compared
     with the share of other draws in the box, in standard errors. Up to two columns the integral is a sum over nodes, of
     discrete columns over values; above, a mean over random points.
     """
-    params, drawn = _fitted_and_drawn(family, x, key)
+    params, drawn = _fitted_and_drawn(family, x, k, key)
 
     def density(points: Array) -> Array:
         possible = jnp.all(jnp.broadcast_to(family.support(points), points.shape), axis=1)
@@ -589,11 +590,11 @@ def of_density(family: Family, x: Array, key: Array) -> dict[str, Array]:
     return {"normalised": jnp.abs(integral - inside) / jnp.sqrt(variance)}
 
 
-def _fitted_and_drawn(family: Family, x: Array | np.ndarray, key: Array) -> tuple[Any, Array]:
+def _fitted_and_drawn(family: Family, x: Array | np.ndarray, k: int, key: Array) -> tuple[Any, Array]:
     """A component fitted to two columns of `x`, or to all if the family is made for all, and rows drawn from it."""
 
     def fitted_and_drawn(x: Array) -> tuple[Any, Array]:
-        params = family.init(x, family.required_components or 1, None)
+        params = family.init(x, k, None)
         drawn = family.sample(key, params, jnp.zeros(2 * BOX_DRAWS, int))
         family.log_prob(params, drawn[:2])
         return params, drawn

@@ -419,7 +419,9 @@ def decide(
     met = jnp.where(accepted, stop(progress), Status.RUNNING)
     hits = jnp.where(met == Status.RUNNING, 0, state.hits + 1).astype(jnp.int32)
     status = jnp.where(hits >= getattr(stop, "patience", 1), met, Status.RUNNING)
-    goes_on = finite | ~is_plain | (not exact and ~first)
+    goes_on = finite | ~is_plain
+    if not exact:  # while there is a step to halve
+        goes_on |= ~first & all_finite((here.plain.components, here.plain.weights))
     status = jnp.where(goes_on, status, Status.NONFINITE)
     n_iter = state.n_iter + goes_on
     status = jnp.where((status == Status.RUNNING) & (n_iter >= max_iter), Status.MAX_ITER, status).astype(jnp.int32)

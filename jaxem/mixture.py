@@ -132,11 +132,13 @@ class Mixture:
             NotImplementedError: for a family that has no conditional densities in closed form.
         """
         d = self.family.n_features(self.components)
+        if d is None:
+            raise NotImplementedError(f"{self.family.shown_name} has no conditional densities in closed form")
         index = as_columns("columns", columns, d)
         given = jnp.asarray(values, self.log_weights.dtype).reshape(-1)
         if given.shape[0] != index.size:
             raise ValueError(f"values has {given.shape[0]} numbers for {index.size} columns; give one for each")
-        others = np.setdiff1d(np.arange(d or 0), index)
+        others = np.setdiff1d(np.arange(d), index)
         if not others.size:
             raise ValueError("columns names all columns; leave at least one whose density is wanted")
         family, components, log_prob = self.family.conditional(self.components, index, given, others)
@@ -174,6 +176,10 @@ class Mixture:
     def from_frame(self, frame: Frame) -> "Mixture":
         """Inverse of `to_frame`: the mixture where the data lie."""
         return self.shift(frame.centre) if self.family.location else self
+
+    def settled(self, centre: Array) -> "Mixture":
+        """A start in a frame with this centre `[d]`, with what is given about the data where they lie (`Family.settle`)."""
+        return dataclasses.replace(self, components=self.family.settle(self.components, centre))
 
     def astype(self, dtype: Any) -> "Mixture":
         """The same mixture with floating-point parameters of another dtype; integer leaves stay as they are."""

@@ -28,6 +28,7 @@ except ModuleNotFoundError as error:  # the extra is missing
 
 from jaxem.checks import as_mixture
 from jaxem.display import as_moments, has_moments
+from jaxem.families.student_t import StudentT
 from jaxem.loop import Result
 from jaxem.mixture import Mixture
 from jaxem.queue import Landscape
@@ -80,7 +81,7 @@ def plot_mixture(
         NotImplementedError: for two of many columns of a family without marginal densities.
     """
     mixture = as_mixture(mixture)
-    if not has_moments(mixture.family):
+    if not _has_ellipses(mixture, x, features):
         return _by_density(mixture, x, features, columns, ax, soft=False)
     means, covariances, shown = _moments(mixture, features)
     ax = _axes(ax)
@@ -106,7 +107,7 @@ def plot_responsibilities(
     The less sure a row's component, the smaller its dot, so that doubt shows in grey as well.
     """
     mixture = as_mixture(mixture)
-    if not has_moments(mixture.family):
+    if not _has_ellipses(mixture, x, features):
         return _by_density(mixture, x, features, columns, ax, soft=True)
     means, covariances, shown = _moments(mixture, features)
     ax = _axes(ax)
@@ -194,6 +195,12 @@ def _shown(features: Sequence[int], d: int) -> list[int]:
     if len(shown) not in (1, 2) or any(not -d <= feature < d for feature in shown):
         raise ValueError(f"features = {tuple(features)}; give one or two columns from 0 to {d - 1}")
     return [feature % d for feature in shown]
+
+
+def _has_ellipses(mixture: Mixture, x: ArrayLike | None, features: Sequence[int]) -> bool:
+    """Whether components are drawn as ellipses, or as Gaussians in one column; there Student's t is drawn by its density."""
+    alone = len(features) == 1 or mixture.family.n_features(mixture.components) == 1
+    return has_moments(mixture.family) and not (alone and x is not None and isinstance(mixture.family, StudentT))
 
 
 def _by_density(

@@ -180,7 +180,8 @@ class DirichletProbs(_Conjugate):
         _check_at_least_one("alpha", self.alpha)
 
     def of_columns(self, index: Any, d: int) -> "DirichletProbs":
-        return self if jnp.ndim(self.alpha) < 2 else DirichletProbs(jnp.asarray(self.alpha)[index])
+        whole = jnp.ndim(self.alpha) == 2 and jnp.shape(self.alpha)[0] == d
+        return DirichletProbs(jnp.asarray(self.alpha)[index]) if whole else self
 
 
 @jax.tree_util.register_dataclass

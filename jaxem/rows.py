@@ -25,7 +25,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_components, as_count, as_supported, as_weights, warn_of_coarse, warn_of_small
+from jaxem.checks import as_components, as_count, as_supported, as_weights, check_start, warn_of_coarse, warn_of_small
 from jaxem.devices import ROWS, mesh_under
 from jaxem.moments import CHUNK, zeros_like_result
 from jaxem.primitives import is_traced
@@ -135,6 +135,7 @@ def as_rows(
     if isinstance(x, Rows):
         return _ready_before(x, sample_weight, expected)
     data = as_supported(family, x, n_components, expected, exact=True)
+    check_start(family, data, sample_weight, like)
     dtype: Any = jax.dtypes.canonicalize_dtype(data.dtype)
     if like is not None:
         dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, like.log_weights.dtype))

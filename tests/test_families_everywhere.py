@@ -69,6 +69,8 @@ WRONG = [
     ({"Union": {"parts": [[{"Full": {}}, 7]]}}, "does not fit"),
     ({"Product": {"parts": 3}}, "family is"),
     ([1, 2], "expected one name"),
+    ({"StudentT": {"dof": 10**400}}, "dof = 1000"),
+    ({"StudentT": {"dof": "4"}}, "dof = '4'"),
     ({"Full": {}, "Tied": {}}, "expected one name"),
 ]
 
@@ -116,8 +118,12 @@ def test_a_family_of_a_users_own_is_registered(tmp_path, monkeypatch):
         io.register(3)
     io.register(NUMERICAL, "normal")
     numerical = next(case for case in OTHERS if case.family == NUMERICAL).mixture()
-    with pytest.raises(ValueError, match="columns"):
-        io.save(numerical, tmp_path / "n", columns=["a", "a"])
+    with pytest.raises(ValueError, match="columns is None"):
+        io.save(numerical, tmp_path / "n")
+    with pytest.raises(ValueError, match="init gives"):
+        io.save(numerical, tmp_path / "n", columns=["a", "b"])
+    io.save(numerical, tmp_path / "n", columns=["a"])
+    assert io.load(tmp_path / "n").family is NUMERICAL
 
 
 # -- the command line ----------------------------------------------------------------------------------------------------
@@ -161,6 +167,11 @@ def test_labels_on_the_command_line(table, tmp_path):
     assert saved.columns == ("a", "b")
     assert saved.mixture.family == jaxem.Full()
     assert np.all(np.asarray(saved.mixture.components.means)[1] > 3)
+    code, said = command("fit", table, "--columns", "a,b", "--labels", "class", "-k", 1)
+    assert code != 0
+    assert "give at least -k 2" in " ".join(said.replace("│", " ").split())
+    code, said = command("fit", table, "--columns", "a,b", "--labels", "class", "--order", "mean")
+    assert code != 0
     code, said = command("fit", table, "--columns", "a", "--labels", "b")
     assert code == 1
     assert "give whole numbers" in said

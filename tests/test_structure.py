@@ -36,19 +36,19 @@ FLOORS = {
     "cli.commands": 19, "cli.__main__": 20,
 }  # fmt: skip
 READ_CORE = {
-    "stats": 40, "families.base": 320, "families.gaussian": 560, "priors": 265, "mixture": 255,
+    "stats": 40, "families.base": 350, "families.gaussian": 560, "priors": 265, "mixture": 255,
     "em": 185, "stopping": 230, "accelerate": 230, "loop": 525,
 }  # fmt: skip
 """what a person reads to understand the library, and the most lines that each file may have"""
 FAMILIES = {
-    "families.discrete": 340, "families.matrices": 140, "families.tied": 185, "families.student_t": 270, "families.algebra": 505,
-    "families.fixed": 200, "families.regression": 215, "families.numerical": 195, "families.ellipsoidal": 570,
+    "families.discrete": 340, "families.matrices": 140, "families.tied": 185, "families.student_t": 270, "families.algebra": 540,
+    "families.fixed": 205, "families.regression": 215, "families.numerical": 195, "families.ellipsoidal": 570,
 }  # fmt: skip
 """the other families, a page each under the contract of `families.base`"""
 ENGINE_ROOM = {
-    "primitives": 180, "linalg": 185, "distances": 85, "checks": 430, "moments": 80, "rows": 510, "devices": 70,
+    "primitives": 180, "linalg": 185, "distances": 85, "checks": 455, "moments": 80, "rows": 510, "devices": 70,
     "kept": 260, "program": 320, "threads": 105, "parts": 110, "init": 435, "recipes": 140, "saddles": 85, "penalties": 115,
-    "lanes": 450, "queue": 360, "rounds": 400, "racing": 415, "display": 310, "laws": 650, "ordering": 90,
+    "lanes": 450, "queue": 360, "rounds": 400, "racing": 415, "display": 320, "laws": 650, "ordering": 90,
     "newton": 145, "rotations": 170, "standard": 90, "dependence": 135, "slots": 45, "divergence": 40,
 }  # fmt: skip
 LONGEST = 60

@@ -239,6 +239,11 @@ def fit(
         reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, labels)
         source = reading.open()
         weighted = reading.read(source)
+        if weighted.labels is not None and int(weighted.labels.max()) >= min(counts):
+            raise UsageError(
+                f"--labels {labels} names {int(weighted.labels.max()) + 1} components, and -k asks for {min(counts)}; give at "
+                f"least -k {int(weighted.labels.max()) + 1}"
+            )
         generated = not source.named and weighted.table.columns == source.columns
         names = None if generated else weighted.table.columns
         _fit(weighted, names, data, settings, files, verified=not no_verify, keep=not no_cache)
@@ -441,6 +446,10 @@ class Settings(NamedTuple):
         _check_whole("--budget", self.budget)
         _check_whole("--restarts", self.restarts, most=2**20)
         _check_whole("--max-iter", self.max_iter, least=0, most=10**7)
+        if self.order is not None and (self.layers.labels or self.layers.background):
+            raise typer.BadParameter(
+                "components with labels or a background have fixed places; leave --order out", param_hint="--order"
+            )
         if self.restarts is not None and (self.several or self.budget is not None):
             other = "--budget" if self.budget is not None else "-k A:B and several kinds"
             raise typer.BadParameter(f"{other} and --restarts or --init exclude each other; give one of the two")
@@ -452,7 +461,8 @@ class Settings(NamedTuple):
 
     def families(self, weighted: Weighted) -> list[Family]:
         """The families of a table."""
-        return [self.layers.wrap(kind.make(weighted.table.values), weighted.values) for kind in self.kinds]
+        counted = weighted.values if weighted.weights is None else weighted.values[weighted.weights > 0]
+        return [self.layers.wrap(kind.make(weighted.table.values), counted) for kind in self.kinds]
 
     @property
     def stop(self) -> StoppingRule | None:
@@ -598,7 +608,7 @@ def _fit(
             mixture, status = outcome.result.mixture, Status(int(outcome.result.status))
             if files.out is not None and not status.failed:  # before anything is printed: stdout may be closed
                 save(settings.layers.without_labels(mixture), files.out, columns=names, overwrite=files.force)
-            print_fit(source, shown, outcome, status)
+            print_fit(source, shown, outcome, status, settings.layers.without_labels(mixture))
             if status.failed:
                 raise WorkError(advice(outcome, shown.table.columns, status))
     finally:  # a process that ends while XLA compiles is aborted

@@ -58,8 +58,8 @@ class Outcome(NamedTuple):
         return self._replace(result=self.result._replace(mixture=mixture))
 
 
-def print_fit(source: str, weighted: Weighted, outcome: Outcome, status: Status) -> None:
-    """The mixture, its log-likelihood and BIC, how the climb ended, and the optima that others ended in."""
+def print_fit(source: str, weighted: Weighted, outcome: Outcome, status: Status, shown: Mixture) -> None:
+    """The mixture, of the columns that are `shown`, its log-likelihood and BIC, how the climb ended, and the optima."""
     from jaxem.display import count_of
     from jaxem.racing import criteria
     from jaxem.stopping import Status
@@ -75,7 +75,7 @@ def print_fit(source: str, weighted: Weighted, outcome: Outcome, status: Status)
         f"{source}: {count_of(n, 'row')}, {count_of(d, 'column')}{of_sum}; {count_of(k, 'component')}, "
         f"{outcome.described}, {count_of(p, 'parameter')}\n"
     )
-    _print_components(mixture, table.columns)
+    _print_components(shown, table.columns)
     meaning = "" if status == Status.CONVERGED else f": {in_options(status.meaning)}"
     print(f"log-likelihood  {total:.5f}")
     of_n = "" if total_weight == n else f"; n is {total_weight:.10g}, the sum of the weights"
@@ -125,8 +125,12 @@ def _print_components(mixture: Mixture, columns: tuple[str, ...]) -> None:
     header, body = ["component", "weight"], [[str(j), f"{weights[j]:.5f}"] for j in range(min(k, MOST_SHOWN))]
     further = {}
     for what, values in table.items():
-        if np.ndim(values) > 2 or np.ndim(values) == 0 or len(values) != k:
-            further[what] = values
+        if np.ndim(values) == 0 or len(values) != k:
+            continue
+        if np.ndim(values) > 2:
+            further[what] = (
+                np.asarray(values) if np.ndim(values) == 3 else np.reshape(values, (*np.shape(values)[:2], -1))
+            )
             continue
         by_column = np.ndim(values) == 2 and np.shape(values)[1] <= len(columns)
         header += [f"{what} {name}" for name in names[: np.shape(values)[1]]] if by_column else [what]
@@ -139,9 +143,10 @@ def _print_components(mixture: Mixture, columns: tuple[str, ...]) -> None:
         print()
     for what, values in further.items():  # [k, d, c], such as probabilities of categories
         rows = [
-            [str(j) if i == 0 else "", name, *(f"{number:.5g}" for number in np.ravel(values[j, i])[:MOST_SHOWN])]
+            [str(j), name, *("" if np.isnan(number) else f"{number:.5g}" for number in values[j, i, :MOST_SHOWN])]
             for j in range(min(k, MOST_SHOWN))
             for i, name in enumerate(names[: np.shape(values)[1]])
+            if not np.isnan(values[j, i]).all()
         ]
         _print_table(
             ["component", "feature", *(f"{what} {c}" for c in range(min(np.shape(values)[2], MOST_SHOWN)))], rows

@@ -119,6 +119,10 @@ class _Composed(Family):
         own = params, self._rows(offset[None, :])
         return tuple(self._each(lambda f, p, by: f.shift(p, by[0]) if f.location else p, *own))
 
+    def settle(self, params: Any, centre: Array) -> Any:
+        own = params, self._rows(centre[None, :])
+        return tuple(self._each(lambda f, p, at: f.settle(p, at[0]), *own))
+
     def degenerate(self, params: Any, counts: Array, variance: Array) -> Array:
         own = params, self._share(counts, params), self._rows(variance[None, :])
         lost = self._each(lambda f, p, n, v: jnp.broadcast_to(f.degenerate(p, n, v[0]), n.shape), *own)
@@ -153,6 +157,9 @@ class _Composed(Family):
     def _priors(self, prior: Any) -> Sequence[Any]:
         """What a prior says of each part."""
         return [prior] * len(self.parts)
+
+    def objection(self, x: Any) -> str | None:
+        return next(filter(_is_there, self._each(lambda f, x: f.objection(x), self._rows(x))), None)
 
     def complaint(self, x: Any, n_components: int) -> str | None:
         own = self._rows(x), self.counts(n_components)
@@ -260,7 +267,8 @@ class Product(_Composed):
                 )
             i, ((family, columns), of) = ready[0]
             given = [drawn[column] for column in columns[: family.n_given]]
-            before = jnp.stack(given, axis=1) if given else jnp.zeros((labels.shape[0], 0))
+            nothing = jnp.zeros((labels.shape[0], 0), jax.tree.leaves(of)[0].dtype)
+            before = jnp.stack(given, axis=1) if given else nothing
             rows = family.complete(jax.random.fold_in(key, i), of, labels, before)
             drawn |= {column: rows[:, j] for j, column in enumerate(columns[family.n_given :])}
             waiting = [one for one in waiting if one[0] != i]
@@ -310,16 +318,15 @@ class Product(_Composed):
         return Product(*pairs), tuple(of for *_, of in parts), total
 
     def _some(self, params: Any, columns: np.ndarray) -> list[tuple[Family, tuple[int, ...], Any]]:
-        """The parts of some columns, with the places of these and parameters."""
+        """The parts that make some columns, with the places of these and parameters."""
         place, parts = {column: j for j, column in enumerate(columns.tolist())}, []
         for (family, own), of in zip(self.parts, params, strict=True):
             here = np.asarray([j for j, column in enumerate(own) if column in place], int)
-            if here.size == len(own):
-                parts.append((family, tuple(place[column] for column in own), of))
-            elif here.size:
-                parts.append(
-                    (*family.marginal(of, here)[:1], tuple(place[own[j]] for j in here), family.marginal(of, here)[1])
-                )
+            if not np.any(here >= family.n_given):
+                continue
+            if here.size < len(own):
+                family, of = family.marginal(of, here)
+            parts.append((family, tuple(place[own[j]] for j in here), of))
         return parts
 
     def n_features(self, params: Any) -> int:
@@ -331,14 +338,24 @@ class Product(_Composed):
         return Product(*zip([f for f, _ in pairs], columns, strict=True)), tuple(p for _, p in pairs)
 
     def table(self, params: Any) -> dict[str, Any]:
+        """The parts' tables, numbers of columns in the places of these, NaN elsewhere; a name of two parts with its number."""
         shown: dict[str, Any] = {}
-        for (_, columns), of in zip(self.parts, self._each(lambda f, p: f.table(p), params), strict=True):
+        for i, ((_, columns), of) in enumerate(
+            zip(self.parts, self._each(lambda f, p: f.table(p), params), strict=True)
+        ):
             for name, values in of.items():
-                if np.ndim(values) == 2 and np.shape(values)[1] == len(columns):
-                    whole = np.array(shown.get(name, np.full((len(values), self.n_columns), np.nan)))
-                    whole[:, list(columns)] = values
-                    values = whole
-                shown[name] = values
+                values = np.asarray(values)
+                place = (
+                    list(columns)[: values.shape[1]] if values.ndim > 1 and values.shape[1] <= len(columns) else None
+                )
+                if place is not None:
+                    whole = np.full((len(values), self.n_columns, *values.shape[2:]), np.nan)
+                    whole[:, place] = values
+                    values, before = whole, shown.get(name)
+                    if before is not None and before.shape == whole.shape and np.isnan(before[:, place]).all():
+                        shown[name] = np.where(np.isnan(whole), before, whole)
+                        continue
+                shown[name if name not in shown else f"{name} {i}"] = values
         return shown
 
     def row_floats(self, n_components: int, n_features: int) -> int:
@@ -416,10 +433,17 @@ class Union(_Composed):
         return tuple(sorted(reduce(operator.and_, some))) or False if some else True
 
     def sample(self, key: Array, params: Any, labels: Array) -> Array:
+        return self._drawn(lambda f, *of: f.sample(*of), key, params, labels)
+
+    def complete(self, key: Array, params: Any, labels: Array, given: Array) -> Array:
+        return self._drawn(lambda f, *of: f.complete(*of, given), key, params, labels)
+
+    def _drawn(self, draw: Callable[..., Array], key: Array, params: Any, labels: Array) -> Array:
+        """Rows of each kind, of which the label picks one."""
         begins, rows = self._begins(params), []
         for i, (family, of) in enumerate(zip(self.families, params, strict=True)):
             own = jnp.clip(labels - begins[i], 0, begins[i + 1] - begins[i] - 1)
-            rows.append(family.sample(jax.random.fold_in(key, i), of, own))
+            rows.append(draw(family, jax.random.fold_in(key, i), of, own))
         kind = jnp.searchsorted(jnp.asarray(begins[1:]), labels, side="right")
         return jnp.stack(rows)[kind, jnp.arange(labels.shape[0])]
 
@@ -456,12 +480,17 @@ class Union(_Composed):
         return next(filter(_is_there, self._each(lambda f, p: f.n_features(p), params)), None)
 
     def subset(self, params: Any, index: Any) -> tuple[Family, Any]:
-        """The components in `index`, which must name those of one kind together; a kind without any is left out."""
+        """The components in `index`, in the order of the kinds; a kind without any is left out. Their numbers are known:
+        they say which families there are."""
+        if isinstance(index, jax.core.Tracer):
+            raise TypeError("components of a Union are picked by numbers that are known; take them outside jit")
         begins = self._begins(params)
         chosen = np.arange(begins[-1])[index]
         kinds = np.searchsorted(begins, chosen, side="right") - 1
         if np.any(np.diff(kinds) < 0):
-            raise ValueError(f"components {chosen.tolist()} mix the kinds of a Union; name those of one kind together")
+            raise ValueError(
+                f"components {chosen.tolist()} are not in the order of the kinds; name those of the first kind first"
+            )
         own = {u: self.families[u].subset(params[u], chosen[kinds == u] - begins[u]) for u in np.unique(kinds).tolist()}
         parts = [(family, int(np.sum(kinds == u))) for u, (family, _) in own.items()]
         return Union(*parts), tuple(of for _, of in own.values())

@@ -22,6 +22,8 @@ from jax import Array
 from jaxem.primitives import normalise, tiny, weighted_sum
 from jaxem.stats import Stats
 
+FIRST_STEPS = 12
+"""steps, or halves of steps, that make a start where the M-step is not exact"""
 Params = Any
 """a family's parameters: a pytree whose leaves lead with the component axis, except where components share one"""
 
@@ -180,12 +182,34 @@ class Family(abc.ABC):
         return jnp.sum(jnp.where(resp > 0, resp * self.log_prob(params, x), 0.0)), stats
 
     def maximise(self, params: Params, look: Callable[[Params], tuple[Array, Any]]) -> Params:
-        """The parameters that maximise a proxy, where `look` tells its value `[]` and the statistics about any parameters."""
-        return self.m_step(params, look(params)[1])
+        """The parameters that maximise a proxy, where `look` tells its value `[]` and the statistics about any parameters.
+
+        Where the M-step is not exact these are `FIRST_STEPS` steps, or halves of steps, that raise the proxy.
+        """
+        if self.exact:
+            return self.m_step(params, look(params)[1])
+
+        def step(_: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            best, value, tried = carry
+            found, stats = look(self.constrain(params, tried))
+            rises = found >= value  # not where it is NaN
+            onward = self.unconstrain(self.m_step(self.constrain(params, tried), stats))
+            onward = jnp.where(rises, onward, 0.5 * (best + tried))
+            return jnp.where(rises, tried, best), jnp.where(rises, found, value), onward
+
+        free = self.unconstrain(params)
+        lowest = jnp.full((), -jnp.inf, free.dtype)
+        return self.constrain(params, jax.lax.fori_loop(0, FIRST_STEPS, step, (free, lowest, free))[0])
 
     def shift(self, params: Params, offset: Array) -> Params:
         """Parameters of x + offset `[d]`; needed where `location` is not False."""
         raise NotImplementedError(f"{type(self).__name__} is not a location family: it has no shift")
+
+    def settle(self, params: Params, centre: Array) -> Params:
+        """Parameters of a start, with what is given about the data put where rows less `centre` `[d]` lie; as they are by
+        default."""
+        del centre
+        return params
 
     def degenerate(self, params: Params, counts: Array, variance: Array) -> Array:
         """Which components have collapsed, `[k]` or `[]` of bool, given counts `[k]` in rows and feature variances `[d]`.
@@ -244,6 +268,11 @@ class Family(abc.ABC):
     def complaint(self, x: Any, n_components: int) -> str | None:
         """What is wrong with rows `x` `[n, d]` for a mixture of so many components, in words; None if nothing is."""
         del x, n_components
+        return None
+
+    def objection(self, x: Any) -> str | None:
+        """Why no start can be drawn from rows `x` `[n, d]` that count, in words; None if one can."""
+        del x
         return None
 
     def possible(self, x: Array, n_components: int) -> Array | None:

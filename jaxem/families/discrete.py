@@ -203,7 +203,7 @@ class Categorical(Discrete):
     def __post_init__(self) -> None:
         c = self.n_categories
         if isinstance(c, bool) or not isinstance(c, (int, np.integer)) or not 2 <= c <= MOST_CODE:
-            raise ValueError(f"n_categories = {c!r}; give a whole number of at least 2")
+            raise ValueError(f"n_categories = {c!r}; give a whole number from 2 to {MOST_CODE}")
         object.__setattr__(self, "n_categories", int(c))
 
     def features(self, x: Array) -> Array:

@@ -99,6 +99,10 @@ class Uniform(_Fixed):
         inside = (x[:, None, :] >= lows) & (x[:, None, :] <= highs)
         return jnp.where(jnp.all(inside, axis=2), -jnp.sum(jnp.log(high - low)), -jnp.inf)
 
+    def settle(self, params: UniformParams, centre: Array) -> UniformParams:
+        absolute = self.init(centre[None, :], params.lows.shape[0])
+        return self.shift(absolute, -centre)
+
     def sample(self, key: Array, params: UniformParams, labels: Array) -> Array:
         shape = labels.shape[0], params.lows.shape[1]
         part = jax.random.uniform(key, shape, params.lows.dtype)
@@ -125,7 +129,9 @@ class Uniform(_Fixed):
         return {"low": params.lows, "high": params.highs}
 
     def check(self, params: UniformParams) -> str | None:
-        return None if np.all(params.lows < params.highs) else "lows is not below highs"
+        low, high, margin = self._bounds(np.float64, params.lows.shape[-1])
+        off = np.abs(params.highs - params.lows - (high - low)) > 1e-4 * (high - low) + margin
+        return "lows and highs do not belong to the box of the family" if off.any() else None
 
     def _bounds(self, dtype: Any, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         low, high = (np.broadcast_to(np.asarray(bound, dtype), (d,)) for bound in (self.low, self.high))
@@ -185,10 +191,10 @@ def _may_be(x: Array, k: int) -> Array:
 
 
 def _numbers(name: str, value: Any) -> float | tuple[float, ...]:
-    several = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str) and np.ndim(value) == 1
+    several = (isinstance(value, Sequence) and not isinstance(value, str)) or getattr(value, "ndim", 0) == 1
     try:
         numbers = tuple(float(one) for one in (value if several else [value]))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, ArithmeticError):
         numbers = ()
     if not numbers or not all(map(math.isfinite, numbers)):
         raise ValueError(f"{name} = {value!r}; give a finite number, or one for each column")

@@ -24,8 +24,6 @@ from jaxem.primitives import alive, dot, epsilon
 
 LOOKED_AT = 256
 """rows at which a density is tried before a fit"""
-FIRST_STEPS = 12
-"""steps, or halves of steps, that make a start"""
 RIDGE = 64
 """units of rounding of each entry of the diagonal of H or B that are added to it"""
 
@@ -122,20 +120,6 @@ class Numerical(Family):
         step = jnp.where(jnp.isfinite(newton).all(axis=1, keepdims=True), newton, scoring)
         return NumericalParams(params.free + jnp.where(alive(stats.counts)[:, None], step, 0.0))
 
-    def maximise(self, params: NumericalParams, look: Callable[[Any], tuple[Array, Any]]) -> NumericalParams:
-        """So many steps at most, each halved until it raises the proxy."""
-
-        def step(_: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            best, value, tried = carry
-            found, stats = look(NumericalParams(tried))
-            rises = found >= value  # not where it is NaN
-            onward = jnp.where(rises, self.m_step(NumericalParams(tried), stats).free, 0.5 * (best + tried))
-            return jnp.where(rises, tried, best), jnp.where(rises, found, value), onward
-
-        lowest = jnp.full((), -jnp.inf, params.free.dtype)
-        free = jax.lax.fori_loop(0, FIRST_STEPS, step, (params.free, lowest, params.free))[0]
-        return NumericalParams(free)
-
     def unconstrain(self, params: NumericalParams) -> Array:
         return params.free.ravel()
 
@@ -148,15 +132,14 @@ class Numerical(Family):
         rows = jax.vmap(self.sample_row)(jax.random.split(key, labels.shape[0]), params.free[labels])
         return rows.astype(params.free.dtype)
 
-    def complaint(self, x: Any, n_components: int) -> str | None:
-        x = jnp.asarray(x[:LOOKED_AT])
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            return None
-        values = np.asarray(_tried(self, x))
+    def objection(self, x: Any) -> str | None:
+        values = np.asarray(_tried(self, jnp.asarray(x[:LOOKED_AT])))
         bad = np.flatnonzero(np.isnan(values))
         if not bad.size:
             return None
-        return f"has NaN for the log_prob of row {bad[0]} at the params of init; mend one of the two functions"
+        return (
+            f"log_prob is NaN at {np.asarray(x[bad[0]]).tolist()} and the params of init; mend one of the two functions"
+        )
 
     def row_floats(self, n_components: int, n_features: int) -> int:
         return n_components * n_features * 8  # scores and derivatives of a row
@@ -171,13 +154,13 @@ class Numerical(Family):
 @jax.jit
 def _solve(matrices: Array, slopes: Array) -> Array:
     """inv(matrix) slope of each component, `[k, q]`; NaN where it is not positive definite."""
-    scale = jnp.sqrt(jnp.maximum(jnp.diagonal(matrices, axis1=1, axis2=2), 0.0))
-    inverse = jnp.where(scale > 0, 1.0 / jnp.where(scale > 0, scale, 1.0), 0.0)
-    # a parameter that nothing depends on does not move
+    diagonal = jnp.diagonal(matrices, axis1=1, axis2=2)
+    still = (diagonal == 0) & (slopes == 0)  # a parameter that nothing depends on does not move
+    scale = jnp.sqrt(jnp.where(still, 1.0, jnp.where(diagonal > 0, diagonal, jnp.nan)))
     eye = jnp.eye(scale.shape[1], dtype=bool)[None]
-    unit = jnp.where(eye, 1.0 + RIDGE * epsilon(scale.dtype), matrices * inverse[:, :, None] * inverse[:, None, :])
-    white = whitener(unit)
-    return inverse * dot("kji,kj->ki", white, dot("kij,kj->ki", white, inverse * slopes))
+    unit = jnp.where(eye, 1.0 + RIDGE * epsilon(scale.dtype), matrices / (scale[:, :, None] * scale[:, None, :]))
+    white = whitener(jnp.where(jnp.isnan(scale)[:, :, None] & eye, jnp.nan, unit))
+    return dot("kji,kj->ki", white, dot("kij,kj->ki", white, slopes / scale)) / scale
 
 
 def _tried_at_init(family: Numerical, x: Array) -> Array:

@@ -74,7 +74,8 @@ class StudentT(Family):
 
     def __post_init__(self) -> None:
         if self.dof is not None:
-            if isinstance(self.dof, (bool, str)) or not np.isreal(self.dof) or not 0 < float(self.dof) < np.inf:
+            is_number = isinstance(self.dof, (int, float, np.number)) and not isinstance(self.dof, bool)
+            if not is_number or not 0 < self.dof < 1e300:
                 raise ValueError(f"dof = {self.dof!r}; give a positive number, or None to estimate it")
             object.__setattr__(self, "dof", float(self.dof))
 
@@ -205,6 +206,8 @@ class StudentT(Family):
     def check(self, params: StudentTParams) -> str | None:
         if not np.all(params.dofs > 0):
             return "dofs holds values that are not positive"
+        if self.dof is not None and not np.allclose(params.dofs, self.dof, rtol=1e-5):
+            return f"dofs are not {self.dof:g}, that of the family"
         wrong = NORMAL.check(_normal(params))
         return None if wrong is None else wrong.replace("covariances", "scales")
 
