@@ -269,8 +269,7 @@ def check_start(family: Any, x: Any, sample_weight: Any, like: Any) -> None:
     """A ValueError if no start of a family can be drawn from rows that `as_supported` gave; with a mixture none need be."""
     if like is not None or is_traced(x, sample_weight):
         return
-    counted = x if sample_weight is None or np.shape(sample_weight) != x.shape[:1] else x[np.asarray(sample_weight) > 0]
-    objection = family.objection(counted) if counted.shape[0] else None
+    objection = family.objection(x if sample_weight is None else x[np.asarray(sample_weight) > 0])
     if objection is not None:
         raise ValueError(objection)
 

@@ -135,7 +135,6 @@ def as_rows(
     if isinstance(x, Rows):
         return _ready_before(x, sample_weight, expected)
     data = as_supported(family, x, n_components, expected, exact=True)
-    check_start(family, data, sample_weight, like)
     dtype: Any = jax.dtypes.canonicalize_dtype(data.dtype)
     if like is not None:
         dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, like.log_weights.dtype))
@@ -143,6 +142,7 @@ def as_rows(
         data = data.astype(dtype)
     n, d = data.shape
     weights = as_weights(sample_weight, n, dtype)
+    check_start(family, data, weights, like)
     centred, row_floats = family.location if centred is None else centred, family.row_floats(n_components * lanes, d)
     size_of_block = functools.partial(block_size, row_floats=row_floats, dtype=dtype, chunk_size=chunk_size)
     if isinstance(data, np.ndarray):

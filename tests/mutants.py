@@ -38,16 +38,17 @@ class Mutant(NamedTuple):
     prior: bool = False  # whether a Gaussian is judged with mclust's prior
 
 
+MATRICES, TIED = "families/matrices.py", "families/tied.py"
 GAUSSIAN, DISCRETE, EM = "families/gaussian.py", "families/discrete.py", "em.py"
 STUDENT, ALGEBRA, FIXED = "families/student_t.py", "families/algebra.py", "families/fixed.py"
 REGRESSION, NUMERICAL = "families/regression.py", "families/numerical.py"
 LINALG, DISTANCES, PRIMITIVES, PRIORS = "linalg.py", "distances.py", "primitives.py", "priors.py"
 MUTANTS = (
-    Mutant("unbiased variance, N_k - 1", GAUSSIAN, "second = stats.second / positive(stats.degrees)[:, None, None]",
+    Mutant("unbiased variance, N_k - 1", MATRICES, "second = stats.second / positive(stats.degrees)[:, None, None]",
            "second = stats.second / (positive(stats.degrees) - 1.0)[:, None, None]", "Full"),
-    Mutant("d forgotten in the spherical variance", GAUSSIAN, "_rounding_margin(moved)) / delta.shape[1]",
-           "_rounding_margin(moved))", "Spherical"),
-    Mutant("stale mean in the variance", GAUSSIAN, "positive(stats.degrees)[:, None] - moved + _rounding_margin(moved)",
+    Mutant("d forgotten in the spherical variance", GAUSSIAN, "rounding_margin(moved)) / delta.shape[1]",
+           "rounding_margin(moved))", "Spherical"),
+    Mutant("stale mean in the variance", GAUSSIAN, "positive(stats.degrees)[:, None] - moved + rounding_margin(moved)",
            "positive(stats.degrees)[:, None]", "Diagonal"),
     Mutant("a half missing in the density", GAUSSIAN, "_log_constants(params, precisions)[:, None] - 0.5 * squares",
            "_log_constants(params, precisions)[:, None] - 1.0 * squares", "Spherical"),
@@ -63,11 +64,11 @@ MUTANTS = (
            'dot("ji,jb->ib", whitener, difference(mean, x))', "Full"),
     Mutant("transposed Cholesky factor in the sampler", GAUSSIAN, 'dot("ij,nj->ni", factors[j], noise)',
            'dot("ji,nj->ni", factors[j], noise)', "Full"),
-    Mutant("deviation for variance in the density", GAUSSIAN, "return distances(means, x) * precisions[:, None]",
-           "return distances(means, x) * precisions[:, None] ** 2", "Spherical"),
+    Mutant("deviation for variance in the density", GAUSSIAN, "return distances(means, x) * precisions.reshape(-1, 1)",
+           "return distances(means, x) * precisions.reshape(-1, 1) ** 2", "Spherical"),
     Mutant("a damped step of the means", GAUSSIAN, "GaussianParams(params.means + delta, covariances)",
            "GaussianParams(params.means + 0.9 * delta, covariances)", "Tied"),
-    Mutant("tied moves weighted alike", GAUSSIAN, "(stats.counts / total)[:, None] * delta, delta)",
+    Mutant("tied moves weighted alike", TIED, "(stats.counts / total)[:, None] * delta, delta)",
            "delta / total.size / delta.shape[0], delta)", "Tied"),
     Mutant("variances averaged over features", GAUSSIAN, 'return dot("db,b->d", difference(mean, x) ** 2, resp)',
            'return jnp.full(x.shape[0], jnp.mean(dot("db,b->d", difference(mean, x) ** 2, resp)))', "Diagonal"),
@@ -116,9 +117,10 @@ MUTANTS = (
            "origins=params.origins)", "Regression"),
     Mutant("Newton's step the wrong way", NUMERICAL, "return slope, -jax.jacfwd(jax.grad(total))(free), squares",
            "return -slope, -jax.jacfwd(jax.grad(total))(free), squares", "Numerical"),
-    Mutant("the chart loses a sign", GAUSSIAN, "return jnp.exp(free).reshape(k, d)", "return jnp.exp(-free).reshape(k, d)",
+    Mutant("the chart loses a sign", GAUSSIAN, "return jnp.exp(free).reshape(self.covariance_shape(k, d))\n\n\n@dataclasses.dataclass(frozen=True)\nclass Diagonal",
+           "return jnp.exp(-free).reshape(self.covariance_shape(k, d))\n\n\n@dataclasses.dataclass(frozen=True)\nclass Diagonal",
            "Diagonal"),
-    Mutant("pairs of means counted twice", GAUSSIAN, "between = 0.5 * dot", "between = 1.0 * dot", "Tied"),
+    Mutant("pairs of means counted twice", TIED, 'between = 0.5 * dot("jli', 'between = 1.0 * dot("jli', "Tied"),
     Mutant("cross term halved in distances by products", DISTANCES, '- 2.0 * dot("kd,db->kb", means, x)',
            '- dot("kd,db->kb", means, x)', "Spherical", 10),
     Mutant("cross term halved in scaled distances by products", GAUSSIAN, '- 2.0 * dot("kd,db->kb", scaled, x)',
