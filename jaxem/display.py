@@ -136,16 +136,20 @@ def mixture_card(mixture: "Mixture") -> Card | None:
         found = {name: np.asarray(leaf) for name, leaf in mixture.family.table(mixture.components).items()}
     found = {name: leaf for name, leaf in found.items() if leaf.ndim in (1, 2) and leaf.shape[0] == k}
     most = max(1, MOST_NUMBERS // max(1, len(found)))
+    composed = hasattr(mixture.family, "families")  # NaN where a part has no such number
     header, columns = ["component", "weight"], [list(range(k)), weights]
     for name, leaf in found.items():
         alone = leaf.ndim == 1
         for j in range(1 if alone else min(leaf.shape[1], most)):
             column = leaf if alone else leaf[:, j]
-            if np.isnan(column).all() and len(found) > 1:  # of a part with other columns
+            if composed and np.isnan(column).all():  # of a part with other columns
                 continue
             header.append(name if alone else f"{name} x{j + 1}")
             columns.append(column)
-    cells = [["" if np.isnan(column[j]) else _short(column[j]) for column in columns] for j in range(min(k, MOST_ROWS))]
+    cells = [
+        ["" if composed and np.isnan(column[j]) else _short(column[j]) for column in columns]
+        for j in range(min(k, MOST_ROWS))
+    ]
     rows = [tuple(line) for line in cells]
     d = max((leaf.shape[1] for leaf in found.values() if leaf.ndim == 2), default=0)
     columns_hidden = (f"({d - most} more columns of x are not shown)",) if d > most else ()

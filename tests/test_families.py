@@ -31,7 +31,7 @@ DEATHS = np.arange(10.0)[:, None], np.array([162.0, 267, 271, 185, 111, 61, 27, 
 
 
 @pytest.mark.skipif(not X64, reason="verify computes in float64 in either mode")
-@pytest.mark.parametrize("case", **named(OTHERS, first=7))
+@pytest.mark.parametrize("case", **named(OTHERS, first=6))
 def test_laws_hold(case):
     report = laws.verify(case.mixture(), case.data(), prior=case.prior)
     assert report.ok, f"\n{report}"
@@ -418,7 +418,7 @@ def test_divergence_of_gaussians_is_the_closed_form():
 
 def test_a_selection_among_families_takes_the_right_one():
     x = np.random.default_rng(0).poisson(np.repeat([2.0, 15.0], 100))[:, None] * 1.0
-    found = jaxem.select(KEY, [jaxem.Poisson(), Spherical()], x, [1, 2, 3])
+    found = jaxem.select(KEY, [jaxem.Poisson(), Spherical()], x, [1, 2])
     chosen = found.candidates[found.chosen]
     assert (chosen.family, chosen.n_components) == (jaxem.Poisson(), 2)
 
@@ -499,7 +499,7 @@ def test_nasty_data_end_in_a_status_or_in_one_line(part):
 
 
 def test_some_nasty_data_end_in_a_status_or_in_one_line():
-    _fit_nasty(np.random.default_rng(99), 24)
+    _fit_nasty(np.random.default_rng(99), 8)
 
 
 def _fit_nasty(rng, times):

@@ -61,7 +61,18 @@ def test_a_new_family_is_one_row(tmp_path, monkeypatch):
         io.save(wrong, tmp_path / "m")
 
 
-@pytest.mark.parametrize("family", io.FAMILIES.values(), ids=io.FAMILIES)
+PLAIN = [
+    jaxem.Spherical(),
+    jaxem.Diagonal(),
+    jaxem.Tied(),
+    jaxem.Full(),
+    jaxem.Bernoulli(),
+    jaxem.Poisson(),
+    jaxem.StudentT(),
+]
+
+
+@pytest.mark.parametrize("family", PLAIN, ids=repr)
 def test_shapes_in_a_file_are_the_familys(family):
     """For sizes of which nothing could be computed, too."""
     for k, d in ((1, 1), (2, 4), (3, 5), (5, 3)):
@@ -191,13 +202,12 @@ def test_the_digest_covers_what_is_said_of_a_model(tmp_path):
     for changed in (
         {"columns": '["b", "a"]'},
         {"columns": "null"},
-        {"version": "1", "columns": None},
-        {"family": "Tied"},
+        {"version": "1", "columns": None, "family": "Full"},
+        {"family": '{"Tied": {}}'},
     ):
-        params = jaxem.GaussianParams(
-            np.zeros((2, 2)), np.stack([np.eye(2)] * 2) if "family" not in changed else np.ones((2, 2))
-        )
-        family = jaxem.Diagonal() if "family" in changed else jaxem.Full()
+        is_tied = "version" not in changed and "family" in changed
+        params = jaxem.GaussianParams(np.zeros((2, 2)), np.ones((2, 2)) if is_tied else np.stack([np.eye(2)] * 2))
+        family = jaxem.Diagonal() if is_tied else jaxem.Full()
         io.save(jaxem.Mixture(np.log([0.5, 0.5]), params, family), path, columns=["a", "b"])
         edit(path, lambda header, changed=changed: header["__metadata__"].update(changed))
         if changed.get("version") == "1":
