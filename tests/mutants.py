@@ -156,7 +156,10 @@ def data(family, d):
 def judged(copy, family, d, *, with_prior):
     """A mixture of the copy's own family, rows for it, and a prior."""
     if family not in ("Bernoulli", "Spherical", "Diagonal", "Tied", "Full"):
-        case = next(case for case in OTHERS if family in (type(case.family).__name__, *inner(case.family)))
+        cases = [case for case in OTHERS if family in (type(case.family).__name__, *inner(case.family))]
+        case = max(
+            cases, key=lambda case: len(getattr(case.family, "families", ()))
+        )  # the first of those with most parts
         mixture = case.mixture()
         own = copied(copy, case.family)
         prior = None if case.prior is None else getattr(copy, type(case.prior).__name__)(**vars(case.prior))
