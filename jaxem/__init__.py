@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import loop as loop
     from jaxem import mixture as mixture
     from jaxem import moments as moments
+    from jaxem import names as names
     from jaxem import newton as newton
     from jaxem import ordering as ordering
     from jaxem import parts as parts
@@ -266,6 +267,7 @@ _MODULES = (
     "loop",
     "mixture",
     "moments",
+    "names",
     "newton",
     "ordering",
     "parts",

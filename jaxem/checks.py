@@ -23,6 +23,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxem.names import FAMILY_NAMES, WITH_SETTINGS
 from jaxem.primitives import all_lanes, check_not_forked, is_traced
 
 if TYPE_CHECKING:
@@ -80,32 +81,6 @@ def as_components(n_components: Any, n: int) -> int:
     return k
 
 
-FORMS = ["EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVE", "VVE", "EEV", "VEV", "EVV", "VVV"]
-"""mclust's forms of a covariance: volume, shape and orientation are equal (E), varying (V) or those of the axes (I)"""
-FAMILY_NAMES: dict[str, tuple[str, ...]] = {
-    "spherical": ("Spherical",),
-    "diagonal": ("Diagonal",),
-    "diag": ("Diagonal",),
-    "tied": ("Tied",),
-    "full": ("Full",),
-    "tied-spherical": ("TiedSpherical",),
-    "tied-diagonal": ("TiedDiagonal",),
-    "student-t": ("StudentT",),
-    "bernoulli": ("Bernoulli",),
-    "poisson": ("Poisson",),
-    **{form.lower(): ("Ellipsoidal", form) for form in FORMS},
-}
-"""names by which a family may be given: the class that each stands for, and the arguments of that"""
-WITH_SETTINGS = {
-    "categorical": "jaxem.Categorical(n_categories)",
-    "regression": "jaxem.Regression(n_covariates)",
-    "uniform": "jaxem.Uniform(low, high)",
-    "ellipsoidal": 'jaxem.Ellipsoidal("VEV") or another form',
-    "product": "jaxem.Product((family, columns), ...)",
-    "union": "jaxem.Union((family, count), ...)",
-    "numerical": "jaxem.Numerical(log_prob, init)",
-}
-"""families that a name alone does not tell, and what to write"""
 INSTEAD = "jaxem.search(jax.random.key(0), jaxem.Full(), x, {k})"
 """what to write where data were given in place of a mixture"""
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxem
-from jaxem.checks import FAMILY_NAMES
+from jaxem.names import FAMILY_NAMES
 from jaxem.rows import as_rows
 from tests.cases import blobs
 from tests.sklearn_pair import only_once

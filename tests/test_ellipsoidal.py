@@ -13,7 +13,7 @@ import scipy.linalg
 import scipy.optimize
 
 import jaxem
-from jaxem.checks import FORMS
+from jaxem.names import FORMS
 from tests.cases import reference_data, slow_but_first
 from tests.conftest import ROUNDING, X64
 

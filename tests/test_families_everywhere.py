@@ -1,6 +1,7 @@
 """Every family in model files, on the command line and in pictures."""
 
 import json
+import subprocess
 import sys
 
 import jax
@@ -145,6 +146,20 @@ def table(tmp_path):
     counts = rng.poisson(np.where(truth == 2, 12, 2))
     np.savetxt(path, np.column_stack([x, label, counts]), "%.6g", ",", header="a,b,class,n", comments="")
     return path
+
+
+def test_a_wrong_file_is_told_before_jax_starts():
+    code = """
+import sys
+from typer.testing import CliRunner
+from jaxem.cli.commands import app
+for options in ([], ["--family", "poisson,student-t"], ["--covariance", "mclust"], ["--family", "module:Class"]):
+    done = CliRunner().invoke(app, ["fit", "missing.csv", *options])
+    assert done.exit_code and "missing.csv" in done.output, done.output
+assert "jax" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not X64, reason="the command line chooses its own precision")

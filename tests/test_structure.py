@@ -14,7 +14,7 @@ import jaxem
 
 PACKAGE = Path(jaxem.__file__).parent
 FLOORS = {
-    "primitives": 0, "stats": 0, "accelerate": 0, "stopping": 0,
+    "primitives": 0, "names": 0, "stats": 0, "accelerate": 0, "stopping": 0,
     "checks": 1, "kept": 1, "moments": 1, "linalg": 1, "distances": 1, "display": 1, "program": 2, "families.base": 1,
     "devices": 2, "priors": 2, "newton": 2, "rotations": 2, "threads": 3,
     "rows": 4, "penalties": 3, "families.gaussian": 3, "families.discrete": 3, "families.fixed": 2, "families.algebra": 2,
@@ -46,7 +46,7 @@ FAMILIES = {
 }  # fmt: skip
 """the other families, a page each under the contract of `families.base`"""
 ENGINE_ROOM = {
-    "primitives": 180, "linalg": 185, "distances": 85, "checks": 455, "moments": 80, "rows": 510, "devices": 70,
+    "names": 40, "primitives": 180, "linalg": 185, "distances": 85, "checks": 455, "moments": 80, "rows": 510, "devices": 70,
     "kept": 260, "program": 320, "threads": 105, "parts": 110, "init": 435, "recipes": 140, "saddles": 85, "penalties": 115,
     "lanes": 450, "queue": 360, "rounds": 400, "racing": 415, "display": 320, "laws": 650, "ordering": 90,
     "newton": 145, "rotations": 170, "standard": 90, "dependence": 135, "slots": 45, "divergence": 40,

@@ -6,6 +6,7 @@ lies, only the table tells.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -16,6 +17,8 @@ import typer
 
 import jaxem
 from jaxem.cli.terminal import UsageError
+from jaxem.names import FAMILY_NAMES
+from jaxem.names import FORMS as MCLUST
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,44 +76,35 @@ class Layers(NamedTuple):
 
 
 def kinds(covariance: str | None, family: str | None) -> tuple[Kind, ...]:
-    """The kinds that --covariance or --family name."""
-    from jaxem.checks import FORMS as MCLUST
-
+    """The kinds that --covariance or --family name; nothing is imported yet."""
     if covariance is not None and family is not None:
         raise UsageError("--covariance and --family exclude each other; give one of the two")
     option, text = ("--family", family) if family is not None else ("--covariance", covariance or "full")
+    several = {"all": FORMS, "mclust": tuple(form.lower() for form in MCLUST)}
     found: list[Kind] = []
     for name in (part.strip() for part in (text or "").split(",")):
-        if name.lower() == "all":
-            found += [_kind(form, option) for form in FORMS]
-        elif name.lower() == "mclust":
-            found += [_kind(form.lower(), option) for form in MCLUST]
-        else:
-            found.append(_kind(name, option))
+        found += [_kind(one, option) for one in several.get(name.lower(), (name,))]
     if len({kind.name for kind in found}) < len(found):
         raise typer.BadParameter(f"{text!r} names a kind twice; give each once", param_hint=option)
     return tuple(found)
 
 
 def _kind(name: str, option: str) -> Kind:
-    from jaxem.checks import as_family
-
-    if ":" in name and option == "--family":
-        own = from_module(name)
-        return Kind(name, lambda _: own)
-    if name.lower() == "categorical" and option == "--family":
-        return Kind("categorical", lambda values: jaxem.Categorical(max(2, int(values.max()) + 1)))
-    try:
-        known = as_family(name.lower())
-    except ValueError as error:
-        known_as = ", ".join([*FORMS, "all", *(OTHERS if option == "--family" else ()), "mclust or its letters"])
-        close = str(error).partition("; did you mean ")[2]
-        hint = f"; did you mean {close}" if close else ""
-        raise typer.BadParameter(f"{name!r} is none of {known_as}{hint}", param_hint=option) from None
-    if option == "--covariance" and name.lower() in OTHERS:
-        raise typer.BadParameter(f"{name!r} is no form of covariances; write --family {name}", param_hint=option)
-    short = {"diagonal": "diag"}.get(name.lower(), name.lower())
-    return Kind(short, lambda _: known)
+    own, lower = option == "--family", name.lower()
+    if ":" in name and own:
+        return Kind(name, lambda _: from_module(name))
+    if lower in OTHERS and not own:
+        raise typer.BadParameter(f"{name!r} is no form of covariances; write --family {lower}", param_hint=option)
+    if lower == "categorical":
+        return Kind(lower, lambda values: jaxem.Categorical(max(2, int(values.max()) + 1)))
+    if lower not in FAMILY_NAMES:
+        known = [*FORMS, "all", *(OTHERS if own else ()), "mclust or its letters"]
+        close = difflib.get_close_matches(lower, [*FAMILY_NAMES, *OTHERS], 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}{hint}", param_hint=option)
+    of_class, *arguments = FAMILY_NAMES[lower]
+    short = {"diagonal": "diag"}.get(lower, lower)
+    return Kind(short, lambda _: getattr(jaxem, of_class)(*arguments))
 
 
 def from_module(name: str) -> Family:

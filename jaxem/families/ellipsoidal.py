@@ -32,7 +32,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.checks import FORMS
 from jaxem.families.base import Family
 from jaxem.families.gaussian import (
     FEW,
@@ -55,6 +54,7 @@ from jaxem.linalg import (
     log_det,
     whitener,
 )
+from jaxem.names import FORMS
 from jaxem.newton import Problem, minimise
 from jaxem.primitives import alive, dot, epsilon, positive, tiny
 from jaxem.priors import NormalInverseWishart
