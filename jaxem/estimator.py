@@ -301,7 +301,7 @@ class MixtureModel(Estimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        with contextlib.suppress(Exception):  # a family of particular columns, or none at all: nothing is known
+        with contextlib.suppress(TypeError, ValueError, IndexError):  # no family, or one of certain columns
             possible = as_family(self.family).support(np.full((1, 1), -1.0))
             tags.input_tags.positive_only = not np.all(possible)
         return tags

@@ -373,7 +373,7 @@ def m_step_from(
         def of_chunk(x: Array, w: Array, *of_rows: Array) -> tuple[Array, Any]:
             # the square of 1e200 is infinite, and 0 times that is NaN
             x = jnp.where(w[:, None] > 0, x, anchor[None, :])
-            return family.look(components, x, weighted_resp(x, w, *of_rows))
+            return family.proxy_stats(components, x, weighted_resp(x, w, *of_rows))
 
         return sum_chunks(of_chunk, x, sample_weight, *more, size=block)
 

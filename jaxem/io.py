@@ -302,7 +302,7 @@ def _shapes(family: Family, k: int, d: int) -> tuple[dict[str, tuple[int, ...]],
     if family.n_columns not in (None, d):
         raise ValueError(f"n_features is {d}, the family takes {family.n_columns}")
     if isinstance(family, (Product, Union)):
-        numbers = family.counts(k)
+        numbers = family.lengths(k)
         widths = [len(columns) for _, columns in family.parts] if isinstance(family, Product) else [d] * len(numbers)
         every = [_shapes(*part) for part in zip(family.families, numbers, widths, strict=True)]
         named = {

@@ -177,7 +177,7 @@ class Mixture:
         """Inverse of `to_frame`: the mixture where the data lie."""
         return self.shift(frame.centre) if self.family.location else self
 
-    def settled(self, centre: Array) -> "Mixture":
+    def settle(self, centre: Array) -> "Mixture":
         """A start in a frame with this centre `[d]`, with what is given about the data where they lie (`Family.settle`)."""
         return dataclasses.replace(self, components=self.family.settle(self.components, centre))
 

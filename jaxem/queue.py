@@ -264,7 +264,7 @@ def draw(key: Array, family: Family, rows: Rows, k: int, index: Array, initializ
 
     def start(i: Array) -> Mixture:
         drawn = initializer(jax.random.fold_in(key, i), family, data, k, weight)
-        return drawn.settled(rows.frame.centre) if moves else drawn
+        return drawn.settle(rows.frame.centre) if moves else drawn
 
     drawn = map_starts(start, index, data)
     return jax.vmap(lambda one: one.from_frame(rows.frame))(drawn) if moves else drawn

@@ -103,7 +103,7 @@ class Recipe:
                 fresh = ground.resp((1.0 - SHARE) * member + even[None, :])
                 if mixture is None:
                     return fresh
-                moved = _moved_resp(mixture, x, cell == chosen, component, is_swapped)
+                moved = _move_resp(mixture, x, cell == chosen, component, is_swapped)
                 return jnp.where(is_moved, moved, fresh)
 
             return m_step_from(family, x, sample_weight, k, resp_of, z=z)
@@ -111,7 +111,7 @@ class Recipe:
         return jax.lax.cond(self.nearest, group_cells, place_components)
 
 
-def _moved_resp(mixture: Mixture, x: Array, chosen: Array, component: Array, is_swapped: Array) -> Array:
+def _move_resp(mixture: Mixture, x: Array, chosen: Array, component: Array, is_swapped: Array) -> Array:
     """Responsibilities `[b, k]` of a mixture after the `chosen` rows `[b]` went to a component, which perhaps lost its own."""
     joint = log_joint(mixture, x)
     own = jnp.arange(joint.shape[1]) == component

@@ -143,7 +143,7 @@ def in_chart(rotation: Array) -> Array:
     return rotation * jnp.where(stays, jnp.ones_like(signs), signs)[None, :]
 
 
-def aligned(rotation: Array, old: Array) -> Array:
+def align(rotation: Array, old: Array) -> Array:
     """`rotation` `[d, d]` with the signs of columns that are nearest to those of `old`, if these are in the chart."""
     along = jax.lax.stop_gradient(jnp.sum(rotation * old, axis=0))
     return in_chart(rotation * jnp.where(along < 0, -1.0, 1.0)[None, :])

@@ -367,7 +367,7 @@ def _open_round(
 
     def start(lane: tuple[Array, Recipe, Mixture]) -> Mixture:
         i, recipe, mixture = lane
-        return recipe(jax.random.fold_in(key, i), family, data, slots, weight, mixture, k).settled(rows.frame.centre)
+        return recipe(jax.random.fold_in(key, i), family, data, slots, weight, mixture, k).settle(rows.frame.centre)
 
     drawn = map_starts(start, (index, recipes, mixtures), data)
     present = jnp.arange(slots) < k

@@ -43,17 +43,6 @@ def test_laws_hold(case):
     assert {law.name for law in report.laws} == always | exact | drawn
 
 
-@pytest.mark.parametrize("case", **named(OTHERS))
-def test_chart_has_as_many_coordinates_as_parameters(case):
-    mixture = case.mixture()
-    free = mixture.unconstrain()
-    assert free.shape == (case.n_parameters,)
-    assert mixture.n_parameters == case.n_parameters
-    other = free + 0.3 * jnp.asarray(np.random.default_rng(0).normal(size=case.n_parameters), free.dtype)
-    again = mixture.constrain(other).unconstrain()
-    np.testing.assert_allclose(again, other, rtol=50 * ROUNDING, atol=50 * ROUNDING)
-
-
 # -- what is known of the answer -----------------------------------------------------------------------------------------
 
 
@@ -309,7 +298,7 @@ def test_a_step_that_fell_is_halved():
     start = Mixture(jnp.zeros(1, FLOAT), jaxem.NumericalParams(jnp.asarray([[3.5, -4.0]], FLOAT)), GAMMA)
     result = jaxem.fit(start, x, stop=jaxem.GainBelow(1e-7), max_iter=500)
     trace = np.asarray(result.trace)[: int(result.n_iter) + 1]
-    assert np.all(np.diff(trace) >= -1e-5 * np.abs(trace[1:]))
+    assert np.all(np.diff(trace) >= -ROUNDING * np.abs(trace[1:]))
     assert not np.all(np.diff(trace) > 0)  # some step was refused
     shape, _, scale = stats.gamma.fit(x[:, 0], floc=0)
     expected = stats.gamma(shape, scale=scale).logpdf(x[:, 0]).sum()
@@ -390,11 +379,13 @@ def test_a_joint_density_is_marginal_times_conditional(case):
 
 @pytest.mark.parametrize("family", [Full(), jaxem.Tied(), Diagonal(), Spherical(), StudentT()], ids=repr)
 def test_a_marginal_is_an_integral(family):
-    case = jaxem.search(KEY, family, blobs(100), 2).best.mixture
-    grid = np.linspace(-40.0, 40.0, 4001)
-    rows = np.column_stack([np.full_like(grid, 1.3), grid])
-    integral = np.trapezoid(np.exp(np.asarray(case.log_prob(rows), float)), grid)
-    np.testing.assert_allclose(np.exp(case.marginal(0).log_prob([[1.3]])[0]), integral, rtol=2e-3)
+    """By the trapezoidal rule in u, where the other column is 10 tan u: it converges fast, also for heavy tails."""
+    mixture = jaxem.search(KEY, family, blobs(100), 2).best.mixture
+    u = np.linspace(-np.pi / 2, np.pi / 2, 4002)[1:-1]
+    rows = np.column_stack([np.full_like(u, 1.3), 10.0 * np.tan(u)])
+    density = np.exp(np.asarray(mixture.log_prob(rows), float)) * 10.0 / np.cos(u) ** 2
+    integral = np.sum(density) * (u[1] - u[0])
+    np.testing.assert_allclose(np.exp(mixture.marginal(0).log_prob([[1.3]])[0]), integral, rtol=max(1e-9, 5 * ROUNDING))
 
 
 def test_a_regression_given_its_covariates_predicts():

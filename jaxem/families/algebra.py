@@ -59,7 +59,7 @@ class _Composed(Family):
         """One array of the parts' arrays, which have components at `axis`."""
         raise NotImplementedError
 
-    def counts(self, n_components: int) -> Sequence[int]:
+    def lengths(self, n_components: int) -> Sequence[int]:
         """How many components each part has."""
         raise NotImplementedError
 
@@ -75,7 +75,7 @@ class _Composed(Family):
         return tuple(family for family, _ in self.parts)
 
     @property
-    def exact(self) -> bool:  # type: ignore[override]
+    def exact(self) -> bool:
         return all(family.exact for family in self.families)
 
     @property
@@ -86,7 +86,7 @@ class _Composed(Family):
         return [of_part(*part) for part in zip(self.families, *trees, strict=True)]
 
     def init(self, x: Array, n_components: int, sample_weight: Array | None = None) -> Any:
-        own = self._rows(x), self.counts(n_components)
+        own = self._rows(x), self.lengths(n_components)
         return tuple(self._each(lambda f, x, k: f.init(x, k, sample_weight), *own))
 
     def log_prob(self, params: Any, x: Array) -> Array:
@@ -162,11 +162,11 @@ class _Composed(Family):
         return next(filter(_is_there, self._each(lambda f, x: f.objection(x), self._rows(x))), None)
 
     def complaint(self, x: Any, n_components: int) -> str | None:
-        own = self._rows(x), self.counts(n_components)
+        own = self._rows(x), self.lengths(n_components)
         return next(filter(_is_there, self._each(lambda f, *of: f.complaint(*of), *own)), None)
 
     def possible(self, x: Array, n_components: int) -> Array | None:
-        counts = self.counts(n_components)
+        counts = self.lengths(n_components)
         every = self._each(lambda f, *of: f.possible(*of), self._rows(x), counts)
         if not any(map(_is_there, every)):
             return None
@@ -174,11 +174,11 @@ class _Composed(Family):
         return cast(Array, self._join(whole, operator.and_, 1))
 
     def background(self, n_components: int) -> np.ndarray:
-        every = self._each(lambda f, k: f.background(k), self.counts(n_components))
+        every = self._each(lambda f, k: f.background(k), self.lengths(n_components))
         return np.asarray(self._join(every, operator.and_))
 
-    def count(self, params: Any) -> int:
-        return int(self._join(self._each(lambda f, p: np.empty(f.count(p)), params), operator.add).shape[0])
+    def length(self, params: Any) -> int:
+        return int(self._join(self._each(lambda f, p: np.empty(f.length(p)), params), operator.add).shape[0])
 
     def check(self, params: Any) -> str | None:
         wrong = self._each(lambda f, p: f.check(p), params)
@@ -225,7 +225,7 @@ class Product(_Composed):
     def _join(self, values: list[Any], op: Callable[[Any, Any], Any], axis: int = 0) -> Any:
         return reduce(op, values)
 
-    def counts(self, n_components: int) -> Sequence[int]:
+    def lengths(self, n_components: int) -> Sequence[int]:
         return [n_components] * len(self.parts)
 
     def _priors(self, prior: Any) -> Sequence[Any]:
@@ -287,7 +287,7 @@ class Product(_Composed):
         """Those of each part, each part scaled to a variance of one for each of its columns."""
         spaces = self._each(lambda f, x: f.coordinates(x, sample_weight), self._rows(x))
         return jnp.concatenate(
-            [_scaled(own, sample_weight, len(c)) for own, (_, c) in zip(spaces, self.parts, strict=True)], 1
+            [_scale(own, sample_weight, len(c)) for own, (_, c) in zip(spaces, self.parts, strict=True)], 1
         )
 
     def apart(self, params: Any, i: Array, j: Array) -> Array:
@@ -301,7 +301,7 @@ class Product(_Composed):
         self, params: Any, columns: np.ndarray, values: Array, others: np.ndarray
     ) -> tuple[Family, Any, Array]:
         given, parts = dict(zip(columns.tolist(), values, strict=True)), []
-        total = jnp.zeros(self.count(params), values.dtype)
+        total = jnp.zeros(self.length(params), values.dtype)
         for (family, own), of in zip(self.parts, params, strict=True):
             here = np.asarray([j for j, column in enumerate(own) if column in given], int)
             rest = np.asarray([j for j, column in enumerate(own) if column not in given], int)
@@ -401,7 +401,7 @@ class Union(_Composed):
     def _join(self, values: list[Any], op: Callable[[Any, Any], Any], axis: int = 0) -> Any:
         return (np if isinstance(values[0], np.ndarray) else jnp).concatenate(values, axis=axis)
 
-    def counts(self, n_components: int) -> Sequence[int]:
+    def lengths(self, n_components: int) -> Sequence[int]:
         known, open_ = sum(count or 0 for _, count in self.parts), any(count is None for _, count in self.parts)
         if n_components < known + open_ or (n_components > known and not open_):
             asked = f"at least {known + 1}" if open_ else f"{known}"
@@ -410,7 +410,7 @@ class Union(_Composed):
 
     def _begins(self, params: Any) -> list[int]:
         """The first component of each kind, and the number of all."""
-        return [0, *np.cumsum(self._each(lambda f, p: f.count(p), params)).tolist()]
+        return [0, *np.cumsum(self._each(lambda f, p: f.length(p), params)).tolist()]
 
     interchangeable = False
 
@@ -433,12 +433,12 @@ class Union(_Composed):
         return tuple(sorted(reduce(operator.and_, some))) or False if some else True
 
     def sample(self, key: Array, params: Any, labels: Array) -> Array:
-        return self._drawn(lambda f, *of: f.sample(*of), key, params, labels)
+        return self._draw_each(lambda f, *of: f.sample(*of), key, params, labels)
 
     def complete(self, key: Array, params: Any, labels: Array, given: Array) -> Array:
-        return self._drawn(lambda f, *of: f.complete(*of, given), key, params, labels)
+        return self._draw_each(lambda f, *of: f.complete(*of, given), key, params, labels)
 
-    def _drawn(self, draw: Callable[..., Array], key: Array, params: Any, labels: Array) -> Array:
+    def _draw_each(self, draw: Callable[..., Array], key: Array, params: Any, labels: Array) -> Array:
         """Rows of each kind, of which the label picks one."""
         begins, rows = self._begins(params), []
         for i, (family, of) in enumerate(zip(self.families, params, strict=True)):
@@ -465,14 +465,14 @@ class Union(_Composed):
 
     def marginal(self, params: Any, columns: np.ndarray) -> tuple[Family, Any]:
         pairs = self._each(lambda f, p: f.marginal(p, columns), params)
-        counts = self._each(lambda f, p: f.count(p), params)
+        counts = self._each(lambda f, p: f.length(p), params)
         return Union(*zip([f for f, _ in pairs], counts, strict=True)), tuple(of for _, of in pairs)
 
     def conditional(
         self, params: Any, columns: np.ndarray, values: Array, others: np.ndarray
     ) -> tuple[Family, Any, Array]:
         every = self._each(lambda f, p: f.conditional(p, columns, values, others), params)
-        counts = self._each(lambda f, p: f.count(p), params)
+        counts = self._each(lambda f, p: f.length(p), params)
         family = Union(*zip([f for f, _, _ in every], counts, strict=True))
         return family, tuple(of for _, of, _ in every), jnp.concatenate([of_values for *_, of_values in every])
 
@@ -526,7 +526,7 @@ def _as_columns(columns: Any) -> tuple[int, ...]:
     return tuple(int(c) for c in several)
 
 
-def _scaled(x: Array, w: Array, variance: int) -> Array:
+def _scale(x: Array, w: Array, variance: int) -> Array:
     """Rows scaled so that the variances of their columns sum to `variance`."""
     if not x.shape[1]:
         return x

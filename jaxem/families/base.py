@@ -12,7 +12,7 @@ must write `shift`. The laws in laws.py bind the methods together; `jaxem.verify
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,11 @@ class Family(abc.ABC):
     Subclass as a frozen dataclass whose fields, if any, are hashable settings.
     """
 
-    exact: ClassVar[bool] = True
-    """Whether the M-step maximises what `bound` says. If not, it is a step towards the maximum, which may overshoot: a climb
-    then halves a step that lowers the objective."""
+    @property
+    def exact(self) -> bool:
+        """Whether the M-step maximises what `bound` says. If not, it is a step towards the maximum, which may overshoot: a
+        climb then halves a step that lowers the objective."""
+        return True
 
     @property
     def n_given(self) -> int:
@@ -168,12 +170,12 @@ class Family(abc.ABC):
         halves = ((x, pooled), (centres, 0.5 * jnp.eye(k, dtype=x.dtype)))
 
         def look(params: Params) -> tuple[Array, Any]:
-            values, stats = zip(*(self.look(params, rows, resp) for rows, resp in halves), strict=True)
+            values, stats = zip(*(self.proxy_stats(params, rows, resp) for rows, resp in halves), strict=True)
             return values[0] + values[1], jax.tree.map(jnp.add, *stats)
 
         return self.maximise(params, look)
 
-    def look(self, params: Params, x: Array, resp: Array) -> tuple[Array, Any]:
+    def proxy_stats(self, params: Params, x: Array, resp: Array) -> tuple[Array, Any]:
         """The proxy's part of rows `x` `[n, d]` at `resp` `[n, k]`, `[]`, and their statistics; 0 where an exact M-step needs
         only these."""
         stats = self.suff_stats(params, x, resp)
@@ -306,7 +308,7 @@ class Family(abc.ABC):
         given, of_given = self.marginal(params, columns)
         return *self.marginal(params, others), given.log_prob(of_given, values[None, :])[0]
 
-    def count(self, params: Params) -> int:
+    def length(self, params: Params) -> int:
         """Number of components k; by default what the first leaf leads with."""
         return int(jax.tree.leaves(params)[0].shape[0])
 

@@ -32,6 +32,8 @@ from jaxem.stats import Stats
 
 MOST_CODE = 2**24
 """whole numbers from which float32 has gaps"""
+LEAST_INFORMATION = 1e-3
+"""information of a row that units take a coordinate to have at least: at the edge it has none"""
 
 
 class BernoulliParams(NamedTuple):
@@ -318,10 +320,6 @@ class Poisson(Discrete):
 
     def check(self, params: PoissonParams) -> str | None:
         return None if np.all(params.rates >= 0) else "rates holds negative values"
-
-
-LEAST_INFORMATION = 1e-3
-"""information of a row that units take a coordinate to have at least: at the edge it has none"""
 
 
 def _later(probs: Array) -> Array:

@@ -58,7 +58,7 @@ from jaxem.names import FORMS
 from jaxem.newton import Problem, minimise
 from jaxem.primitives import alive, dot, epsilon, positive, tiny
 from jaxem.priors import NormalInverseWishart
-from jaxem.rotations import aligned, cayley, cayley_entries, eigenvectors, in_chart, orthonormal, skew
+from jaxem.rotations import align, cayley, cayley_entries, eigenvectors, in_chart, orthonormal, skew
 from jaxem.stats import Stats
 
 OTHERS: dict[str, type[Family]] = {
@@ -271,14 +271,14 @@ class Ellipsoidal(Family):
         if self.orientation == "V":
             vectors = jax.vmap(eigenvectors)(covariances)[1]
             rank = jnp.argsort(jnp.argsort(-params.shapes))  # the largest variance belongs to the largest entry of A
-            return jax.vmap(aligned)(vectors[:, :, rank], old)
+            return jax.vmap(align)(vectors[:, :, rank], old)
         problem = AXES_OF_EQUAL_VOLUMES if self.volume == "E" else AXES
         data = (covariances, shares)
         pooled = eigenvectors(jax.lax.stop_gradient(dot("k,kij->ij", shares, covariances)))[1]
         ends = jax.vmap(lambda start: minimise(problem, start, data))(jnp.stack([old, pooled]))
         losses = jax.vmap(lambda end: problem.loss(end, data))(ends)
         lower = losses[1] < losses[0] - 1e3 * epsilon(losses.dtype) * (1.0 + jnp.abs(losses[0]))
-        return aligned(orthonormal(jnp.where(lower, ends[1], ends[0])), old)
+        return align(orthonormal(jnp.where(lower, ends[1], ends[0])), old)
 
     def unconstrain(self, params: EllipsoidalParams) -> Array:
         d = params.means.shape[1]

@@ -11,7 +11,7 @@ The step may overshoot: the family is not `exact`, and a climb halves a step tha
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ class Numerical(Family):
     init_from: Callable[[Array, Array], Array]
     sample_row: Callable[[Array, Array], Array] | None = None
 
-    exact: ClassVar[bool] = False
+    exact = False
 
     def __init__(
         self,
