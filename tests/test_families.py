@@ -167,6 +167,21 @@ def test_labels_hold_components_apart_and_give_them_their_numbers():
         assert np.mean(np.asarray(best.predict(rows)) == truth) > 0.95, initializer
 
 
+def test_a_component_begins_at_a_row_of_its_label():
+    """Where one cluster has all labels but a few, so that rows drawn at random would hardly ever fit them."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2))
+    label = np.full(200, -1.0)
+    label[[3, 7]], label[[11, 12, 13]], label[42] = 0, 1, 2
+    family = Product((Spherical(), (0, 1)), (Labelled(), (2,)))
+    rows = np.column_stack([x, label])
+    starts = jaxem.starts(KEY, family, rows, 3, 12, jaxem.RandomParameters())
+    means = np.asarray(starts.components[0].means, float)  # [12, 3, 2]
+    nearest = np.argmin(((means[:, :, None] - x[None, None]) ** 2).sum(axis=-1), axis=-1)
+    np.testing.assert_array_equal(label[nearest], np.tile([0.0, 1.0, 2.0], (12, 1)))
+    assert len(set(nearest[:, 0].tolist())) == 2  # drawn, not the first
+
+
 def test_a_background_takes_the_outliers():
     x, truth = _contaminated()
     family = Union((Full(), 2), (Uniform((-70, -70), (70, 70)), 1))
