@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import accelerate as accelerate
     from jaxem import checks as checks
     from jaxem import collapse as collapse
+    from jaxem import curvature as curvature
     from jaxem import datasets as datasets
     from jaxem import dependence as dependence
     from jaxem import devices as devices
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import families as families
     from jaxem import files as files
     from jaxem import html as html
+    from jaxem import implicit as implicit
+    from jaxem import inference as inference
     from jaxem import init as init
     from jaxem import io as io
     from jaxem import lanes as lanes
@@ -94,6 +97,14 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.families.tied import Tied as Tied
     from jaxem.families.tied import TiedDiagonal as TiedDiagonal
     from jaxem.families.tied import TiedSpherical as TiedSpherical
+    from jaxem.inference import Parameters as Parameters
+    from jaxem.inference import Summary as Summary
+    from jaxem.inference import em_rate as em_rate
+    from jaxem.inference import influence as influence
+    from jaxem.inference import information as information
+    from jaxem.inference import leave_one_out as leave_one_out
+    from jaxem.inference import scores as scores
+    from jaxem.inference import summary as summary
     from jaxem.init import FromMixture as FromMixture
     from jaxem.init import FromResponsibilities as FromResponsibilities
     from jaxem.init import KMeans as KMeans
@@ -228,6 +239,14 @@ _HOME = {
     "set_threads": "threads",
     "collapse_of": "collapse",
     "Collapse": "reasons",
+    "Parameters": "inference",
+    "Summary": "inference",
+    "em_rate": "inference",
+    "influence": "inference",
+    "information": "inference",
+    "leave_one_out": "inference",
+    "scores": "inference",
+    "summary": "inference",
     "verify": "laws",
     "Report": "laws",
 }
@@ -247,6 +266,7 @@ _MODULES = (
     "accelerate",
     "checks",
     "collapse",
+    "curvature",
     "datasets",
     "dependence",
     "devices",
@@ -258,6 +278,8 @@ _MODULES = (
     "families",
     "files",
     "html",
+    "implicit",
+    "inference",
     "init",
     "io",
     "lanes",

@@ -16,14 +16,19 @@ import numpy as np
 from jaxem.stopping import Status
 
 if TYPE_CHECKING:
+    from jaxem.comparison import LikelihoodRatioTest
+    from jaxem.inference import Summary
     from jaxem.laws import Report
     from jaxem.loop import Result
     from jaxem.mixture import Mixture
     from jaxem.queue import Landscape
     from jaxem.racing import Search, Selection
+    from jaxem.resampling import Bootstrap
 
 MOST_ROWS = 8
 """components, climbs or optima that a card shows"""
+MOST_ERRORS = 100
+"""parameters whose errors a card shows"""
 MOST_NUMBERS = 8
 """numbers of a component that a card shows"""
 
@@ -250,6 +255,68 @@ def selection_card(selection: "Selection") -> Card:
     ]
     notes = (f"n = {selection.n:.10g} observations in BIC and ICL",) if np.isfinite(selection.n) else ()
     return Card(header=header, rows=tuple(rows), notes=notes)
+
+
+def summary_card(summary: "Summary") -> Card:
+    """A line for each parameter: estimate, errors and interval; of symmetric matrices the upper triangle."""
+    columns = (summary.estimate, summary.standard_error, summary.robust_error, summary.lower, summary.upper)
+    header = ("parameter", "estimate", "std. error", "robust", f"{100 * summary.level:g}% interval from", "to")
+    return _errors_card("", header, columns, tuple(f"beware: {one}" for one in summary.cautions))
+
+
+def bootstrap_card(bootstrap: "Bootstrap") -> Card:
+    """A line for each parameter: estimate, error and interval over the refits."""
+    n = len(bootstrap.status)
+    title = f"Bootstrap, {bootstrap.kind}: {count_of(n, 'refit')}, {bootstrap.failed} failed"
+    header = ("parameter", "estimate", "std. error", "95% interval from", "to")
+    return _errors_card(title, header, (bootstrap.estimate, bootstrap.standard_error, *bootstrap.interval()), ())
+
+
+def test_card(test: "LikelihoodRatioTest") -> Card:
+    """The statistic, the p-value, and a picture of what the statistic is where the smaller model is true."""
+    small, large = test.null, test.alternative
+    models = (f"{one.n_components} x {one.family.shown_name}" for one in (small, large))
+    n = len(test.replicates)
+    facts = (
+        ("statistic", f"{test.statistic:.4f}"),
+        ("p-value", f"{test.p_value:.4g}, of {count_of(n, 'replicate')}"),
+    )
+    notes = histogram_lines(np.asarray(test.replicates), test.statistic)
+    if test.failed:
+        notes += (f"{count_of(test.failed, 'replicate')} had no sound optimum",)
+    return Card(f"Likelihood ratio test of {' against '.join(models)}", facts, notes=notes)
+
+
+def histogram_lines(values: np.ndarray, mark: float, bins: int = 12, width: int = 40) -> tuple[str, ...]:
+    """A histogram in lines of text, with an arrow at the bin of `mark`."""
+    top = max(float(values.max(initial=0.0)), mark)
+    edges = np.linspace(0.0, top or 1.0, bins + 1)
+    counts = np.histogram(values, edges)[0]
+    place = min(bins - 1, int(np.searchsorted(edges, mark, side="right")) - 1)
+    longest = max(1, int(counts.max()))
+    return tuple(
+        f"{edges[i]:>9.2f} {'#' * round(width * int(counts[i]) / longest):<{width}} {counts[i]:>4}"
+        + (" <- the data" if i == place else "")
+        for i in range(bins)
+    )
+
+
+def _errors_card(title: str, header: tuple[str, ...], columns: Sequence[Any], notes: tuple[str, ...]) -> Card:
+    leaves = [jax.tree_util.tree_flatten_with_path(one)[0] for one in columns]
+    rows = []
+    for several in zip(*leaves, strict=True):
+        path, arrays = several[0][0], [np.asarray(leaf) for _, leaf in several]
+        name = jax.tree_util.keystr(path, simple=True, separator=".").removeprefix("components.")
+        if not np.issubdtype(arrays[0].dtype, np.floating):
+            continue
+        symmetric = arrays[0].ndim > 1 and np.array_equal(arrays[0], np.swapaxes(arrays[0], -1, -2))
+        for index in np.ndindex(arrays[0].shape):
+            if not (symmetric and index[-2] > index[-1]):
+                place = f"[{', '.join(map(str, index))}]" if index else ""
+                rows.append((name + place, *(_short(array[index]) for array in arrays)))
+    shown = rows[:MOST_ERRORS]
+    rest = (f"({count_of(len(rows) - len(shown), 'more parameter')} not shown)",) if len(rows) > len(shown) else ()
+    return Card(title, header=header, rows=tuple(shown), notes=rest + notes)
 
 
 def report_card(report: "Report") -> Card:

@@ -10,6 +10,7 @@ Where passes are cheap the whole loop is one program, and each thread has a queu
 make their turns together, each thread passes over its part of the rows, and lanes without a climb are left out.
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -41,6 +42,7 @@ from jaxem.moments import zeros_like_result
 from jaxem.parts import Sample, n_parts, pass_in_parts
 from jaxem.priors import Prior
 from jaxem.program import BRISK, HASTY, PIECE_SECONDS, Pace, Program
+from jaxem.replicas import Replicas, lanes_of
 from jaxem.rows import Frame, Rows, turn_seconds, turn_work
 from jaxem.stats import Stats
 from jaxem.stopping import StoppingRule
@@ -166,7 +168,7 @@ def _is_busy(queue: Queue) -> Array:
 
 
 def _advance(
-    queue: Queue, rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array, settings: Settings
+    queue: Queue, rows: Rows | Replicas, prior: Prior | None, stop: StoppingRule, n_steps: Array, settings: Settings
 ) -> Queue:
     """Up to `n_steps` turns of all lanes, or all there are to make.
 
@@ -175,13 +177,18 @@ def _advance(
     """
     r, width = queue.order.shape[0], queue.climb.shape[0]
     options = {"stop": stop, "prior": prior, "accelerator": settings.accelerator, "max_iter": settings.max_iter}
-    turn_all = jax.vmap(lambda state, limit: turn(state, rows, limit, **options))
+
+    def turn_one(shared: Rows, state: State, limit: Array, own: dict[str, Any]) -> State:
+        return turn(state, dataclasses.replace(shared, **own), limit, **options)
+
     index_all = jax.vmap(functools.partial(trace_index, max_iter=settings.max_iter))
 
     def fill_and_turn(carry: tuple[Queue, Array]) -> tuple[Queue, Array]:
         queue, step = carry
         queue = _refill(queue, settings.accelerator)
         limits = _lane_limits(queue)
+        shared, own = lanes_of(rows, queue.climb)
+        turn_all = jax.vmap(functools.partial(turn_one, shared))
         # climbs that wait need one vacant lane; once none waits, the lanes turn until all are vacant
         enough = jnp.where(_one_waits(queue), 1, width)
 
@@ -190,7 +197,7 @@ def _advance(
 
         def one_turn(inner: tuple[State, Array, Array, Array]) -> tuple[State, Array, Array, Array]:
             lanes, traces, useful, step = inner
-            new = turn_all(lanes, limits)
+            new = turn_all(lanes, limits, own)
             traces = traces.at[queue.climb, index_all(lanes, new)].set(new.here.objective, mode="drop")
             return new, traces, useful + jnp.sum(is_going(lanes, limits), dtype=jnp.int32), step + 1
 
@@ -219,7 +226,7 @@ def _results(states: State, traces: Array, frame: Frame, prior: Prior | None) ->
 
 
 def _piece(
-    queue: Queue, rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array, settings: Settings
+    queue: Queue, rows: Rows | Replicas, prior: Prior | None, stop: StoppingRule, n_steps: Array, settings: Settings
 ) -> tuple[Queue, Result]:
     """Some turns, and the Results if those were the last; zeros before. The prior is where the data lie."""
     prior = to_frame(prior, rows.frame)
@@ -229,7 +236,7 @@ def _piece(
 
 
 def _run(
-    queue: Queue, rows: Rows, prior: Prior | None, stop: StoppingRule, n_steps: Array, settings: Settings
+    queue: Queue, rows: Rows | Replicas, prior: Prior | None, stop: StoppingRule, n_steps: Array, settings: Settings
 ) -> tuple[Queue, Result]:
     made = _on_each_device(functools.partial(_piece, settings=settings), settings, queue, rows, prior, stop, n_steps)
     if rows.mesh is None:
@@ -240,7 +247,7 @@ def _run(
 
 def _open_and_run(
     mixtures: Mixture,
-    rows: Rows,
+    rows: Rows | Replicas,
     prior: Prior | None,
     stop: StoppingRule,
     limit: Array,
@@ -295,9 +302,9 @@ def _settled(
     return new, is_going(new, limits), places, new.here.objective
 
 
-def _work(climbs: Queue | Mixture, rows: Rows, *options: Any) -> int:
+def _work(climbs: Queue | Mixture, rows: Rows | Replicas, *options: Any) -> int:
     mixture = climbs if isinstance(climbs, Mixture) else climbs.lanes.here.mixture
-    return turn_work(rows, mixture.n_components, options[-1].width)
+    return turn_work(rows.rows if isinstance(rows, Replicas) else rows, mixture.n_components, options[-1].width)
 
 
 open_and_run = Program(_open_and_run, (6,), work=_work, nan_is_data=True)
@@ -345,7 +352,7 @@ def run_through(
 
 def run_by_threads(
     mixtures: Mixture,
-    rows: Rows,
+    rows: Rows | Replicas,
     prior: Prior | None,
     stop: StoppingRule,
     settings: Settings,
@@ -353,20 +360,23 @@ def run_by_threads(
 ) -> Result:
     """All turns of new climbs, of which each thread has a queue of its own; `look` sees the queues after each piece."""
     r, k = mixtures.log_weights.shape
-    threads = min(n_threads(), r) if r * turn_work(rows, k) > SHARED and jax.default_backend() == "cpu" else 1
-    if threads == 1 or settings.mesh is not None or n_parts(rows, k, settings.width) > 1:
+    shared, alone = (rows.rows, True) if isinstance(rows, Replicas) else (rows, False)
+    threads = min(n_threads(), r) if r * turn_work(shared, k) > SHARED and jax.default_backend() == "cpu" else 1
+    if not alone and (threads == 1 or settings.mesh is not None or n_parts(shared, k, settings.width) > 1):
         of_one = None if look is None else lambda queue: look([queue])
-        return run_through(mixtures, rows, prior, stop, settings, look=of_one)[1]
+        return run_through(mixtures, shared, prior, stop, settings, look=of_one)[1]
     mine = np.arange(-(-r // threads) * threads).reshape(-1, threads).T  # in turn; those of number r and above are none
-    own = settings._replace(width=lane_count(mine.shape[1]))
-    pace = Pace(turn_seconds(rows, mixtures, own.width))
+    own = settings._replace(width=min(settings.width, mine.shape[1]))
+    pace = Pace(turn_seconds(shared, mixtures, own.width))
     turns = pace.turns()
 
-    def begin_climbs(index: np.ndarray) -> tuple[Queue, Result]:
+    data = [rows.of(np.minimum(index, r - 1)) if isinstance(rows, Replicas) else rows for index in mine]
+
+    def begin_climbs(index: np.ndarray, rows: Any) -> tuple[Queue, Result]:
         starts = jax.tree.map(lambda leaf: np.asarray(leaf)[np.minimum(index, r - 1)], mixtures)
         return open_and_run(starts, rows, prior, stop, np.where(index < r, NO_LIMIT, -1).astype(np.int32), turns, own)
 
-    made = run_all([functools.partial(begin_climbs, index) for index in mine])
+    made = run_all([functools.partial(begin_climbs, *of_one) for of_one in zip(mine, data, strict=True)])
     while True:
         if look is not None:
             look([queue for queue, _ in made])
@@ -374,7 +384,7 @@ def run_by_threads(
         if not busy:
             break
         turns = pace.turns()
-        more = run_all([functools.partial(run, made[i][0], rows, prior, stop, turns, own) for i in busy])
+        more = run_all([functools.partial(run, made[i][0], data[i], prior, stop, turns, own) for i in busy])
         for i, one in zip(busy, more, strict=True):
             made[i] = one
     place = np.argsort(mine.ravel(), kind="stable")[:r]

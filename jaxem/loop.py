@@ -40,10 +40,11 @@ from jaxem.checks import as_count, as_mixture, check_options, on_host
 from jaxem.display import readable, result_card
 from jaxem.em import m_step, objective, pass_over, to_frame
 from jaxem.families.base import Family
+from jaxem.implicit import from_optimum
 from jaxem.mixture import Mixture
 from jaxem.moments import zeros_like_result
 from jaxem.parts import n_parts, pass_in_parts
-from jaxem.primitives import alive, all_finite, epsilon, forward_only, is_traced, select, take
+from jaxem.primitives import alive, all_finite, epsilon, is_traced, select, take
 from jaxem.priors import Prior
 from jaxem.program import Program, in_pieces
 from jaxem.rows import Frame, Rows, as_rows, turn_seconds, turn_work
@@ -191,17 +192,9 @@ def advance(
 
 def finish(state: State, frame: Frame, prior: Prior | None = None) -> Result:
     """The Result of a climb, back where the data lie."""
-    result = Result(
-        mixture=state.here.mixture.from_frame(frame),
-        log_likelihood=state.here.log_likelihood,
-        objective=state.here.objective,
-        n_iter=state.n_iter + (state.n_iter < 0),
-        status=final_status(state, frame, prior),
-        trace=state.trace,
-        rate=state.rate,
-        remaining_gain=state.remaining_gain,
-    )
-    return jax.tree.map(forward_only, result)
+    here, n_iter = state.here, state.n_iter + (state.n_iter < 0)
+    seen = here.mixture.from_frame(frame), here.log_likelihood, here.objective, n_iter
+    return Result(*seen, final_status(state, frame, prior), state.trace, state.rate, state.remaining_gain)
 
 
 def final_status(state: State, frame: Frame, prior: Prior | None) -> Array:
@@ -241,8 +234,9 @@ def fit(
 ) -> Result:
     """Climb from `mixture` to a maximum of the objective by EM.
 
-    Pure: use it under jit, vmap (over `mixture`, or anything else), jvp and jacfwd. From the host a long climb is made in
-    pieces, and Ctrl-C is heard. For many starts `fit_restarts` is faster than `vmap(fit)`. No reverse mode.
+    Pure: use it under jit, vmap (over `mixture`, or anything else), grad and jvp. Derivatives by `x`, `sample_weight` and
+    `prior` are those of the optimum (implicit.py), NaN if there is no isolated maximum. From the host a long climb is made in
+    pieces, and Ctrl-C is heard. For many starts `fit_restarts` is faster than `vmap(fit)`.
 
     Args:
         mixture: the start.
@@ -280,12 +274,15 @@ def fit(
     rows = rows_to_fit(mixture, x, sample_weight, chunk_size=chunk_size)
     stop, prior = as_options(mixture.family, rows, stop, prior, accelerator)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
-    parts = 1 if is_traced(mixture, stop, prior) else n_parts(rows, mixture.n_components)
-    if parts > 1:
-        return _fit_in_parts(mixture, rows, prior, stop, max_iter, accelerator, parts)
-    return in_pieces(
-        _fit, mixture, (rows, prior, stop), (max_iter, accelerator), max_iter + 1, turn_seconds(rows, mixture)
-    )
+
+    def find(mixture: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule) -> Result:
+        parts = 1 if is_traced(mixture, stop, prior) else n_parts(rows, mixture.n_components)
+        if parts > 1:
+            return _fit_in_parts(mixture, rows, prior, stop, max_iter, accelerator, parts)
+        options, seconds = (rows, prior, stop), turn_seconds(rows, mixture)
+        return cast(Result, in_pieces(_fit, mixture, options, (max_iter, accelerator), max_iter + 1, seconds))
+
+    return cast(Result, from_optimum(find, mixture, rows, prior, stop))
 
 
 def _climb(

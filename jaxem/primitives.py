@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import batching, mlir
 
 HIGHEST = jax.lax.Precision.HIGHEST
 """the precision of every contraction: by default a GPU may multiply in TF32 and a TPU in bfloat16, which destroys
@@ -94,28 +94,6 @@ batching.primitive_batchers[_all_lanes_p] = _over_lanes
 def all_lanes(yes: Array) -> Array:
     """Whether `yes` `[]` of bool holds in every lane of the vmaps around it; without any, `yes` itself."""
     return _all_lanes_p.bind(yes)
-
-
-# The primitive is an identity with a derivative but no transpose.
-_forward_only_p = Primitive("forward_only")
-_forward_only_p.def_impl(lambda x: x)
-_forward_only_p.def_abstract_eval(lambda x: x)
-mlir.register_lowering(_forward_only_p, lambda _, x: [x])
-batching.primitive_batchers[_forward_only_p] = lambda args, dims: (_forward_only_p.bind(args[0]), dims[0])
-
-
-def _no_reverse(cotangent: Any, x: Any) -> Any:
-    raise NotImplementedError(
-        "fit has no reverse-mode derivative (jax.grad, jax.vjp); use forward mode, jax.jvp or jax.jacfwd"
-    )
-
-
-ad.deflinear2(_forward_only_p, _no_reverse)
-
-
-def forward_only(leaf: Array) -> Array:
-    """The same array, without a reverse-mode derivative: that is one clear line, not the fault of a loop."""
-    return _forward_only_p.bind(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def take(batch: Any, index: Any) -> Any:

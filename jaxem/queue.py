@@ -6,7 +6,7 @@ alone: more starts do not change the earlier ones. The climbs run in the lanes o
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from jaxem.checks import (
 )
 from jaxem.display import landscape_card, readable
 from jaxem.families.base import Family
+from jaxem.implicit import from_optimum
 from jaxem.init import EQUIVARIANT, FromResponsibilities, Initializer, KMeansPlusPlus
 from jaxem.lanes import Queue, Settings, lane_count, open_and_run, run_by_threads
 from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, NOISE, Result, as_options, rows_to_fit
@@ -154,7 +155,7 @@ def fit_restarts(
 ) -> Result:
     """`fit` from every mixture of a batch, leaves `[r, ...]`, at once.
 
-    Pure under jit. Called from the host the climbs are made in pieces of a fraction of a second, with the same result. The
+    Pure under jit, with the derivatives of `fit`. From the host the climbs are made in pieces, with the same result. The
     callback receives the progress after each piece; an exception in it, or Ctrl-C, ends the climbs.
 
     Threads of a CPU share the restarts, or the rows where these are many. Of several GPUs or TPUs each has a queue of its
@@ -184,6 +185,15 @@ def fit_restarts(
     stop, prior = as_options(mixtures.family, rows, stop, prior, accelerator)
     if settings.mesh is not None:
         rows = jax.device_put(rows, NamedSharding(settings.mesh, PartitionSpec()))
+    find = functools.partial(_climb_all, settings=settings, callback=callback)
+    return cast(Result, from_optimum(find, mixtures, rows, prior, stop))
+
+
+def _climb_all(
+    mixtures: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule, settings: Settings, callback: Any
+) -> Result:
+    """`fit_restarts` of checked arguments, without derivatives."""
+    r = mixtures.log_weights.shape[0]
     if is_traced(mixtures, rows, prior, stop) or is_staging():
         return open_and_run(mixtures, rows, prior, stop, np.int32(NO_LIMIT), np.int32(NO_LIMIT), settings)[1]
     useful, executed = 0, 0

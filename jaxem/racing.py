@@ -44,10 +44,12 @@ from jaxem.collapse import collapse_of
 from jaxem.devices import mesh_of, mesh_under
 from jaxem.display import readable, search_card, selection_card
 from jaxem.families.base import Family
+from jaxem.implicit import held
 from jaxem.lanes import Settings, lane_count
 from jaxem.loop import MAX_ITER, MAX_TURNS, Result, as_options
 from jaxem.parts import Sample
 from jaxem.penalties import chen_tan, variance_floor
+from jaxem.primitives import is_traced
 from jaxem.priors import NormalInverseWishart, Prior
 from jaxem.queue import Landscape, best, landscape
 from jaxem.reasons import Collapse
@@ -113,6 +115,8 @@ def search(
 ) -> Search:
     """The best optimum that a budget of passes finds: diverse starts, raced, the last ones polished.
 
+    Under `jax.grad` and the like, but not under jit, `best` has the derivatives of `fit`: those of the optimum that was chosen.
+
     Args:
         key: a PRNG key, consumed.
         family: the kind of component, such as `Full()` or its name, "full".
@@ -131,12 +135,20 @@ def search(
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
+    given = x, sample_weight, prior
+    if is_traced(given):  # under grad these are numbers again
+        x, sample_weight, prior = jax.lax.stop_gradient(given)
     check_from_host("search", key, x, sample_weight, prior)
     check_callback(callback)
     key, family = as_key(key), as_family(family)
     k = as_count("n_components", n_components, most=10**18)
     options = (budget, arms, prior, stop, max_iter, accelerator, chunk_size, callback)
-    return _search(key, family, x, k, sample_weight, k, *options)
+    found = _search(key, family, x, k, sample_weight, k, *options)
+    if not is_traced(given):
+        return found
+    rows = as_rows(family, *given[:2], k, like=found.best.mixture)
+    known = as_options(family, rows, stop, given[2], accelerator)[1]
+    return found._replace(best=held(found.best, found.best.mixture, rows, known))
 
 
 def _search(

@@ -212,7 +212,10 @@ def _ready_leaves(
     mine = jnp.stack([jnp.sum(weights), *(part.astype(x.dtype) for part in jnp.divmod(counted, 4096))])
     every = gathered(jnp.concatenate([mine, x[jnp.argmax(weights > 0)]]))  # [devices, 3 + d], one collective
     total_weight, anchor = jnp.sum(every[:, 0]), every[jnp.argmax(every[:, 0] > 0), 3:]
-    x = jnp.where(weights[:, None] > 0, x, anchor[None, :])
+    # a row of weight 0 whose square could overflow gives its place away; others stay, for derivatives by their weights
+    far = jnp.finfo(x.dtype).max.astype(x.dtype) ** 0.25
+    stays = (weights > 0) | jnp.all(jnp.abs(x - anchor[None, :]) < far, axis=1)
+    x = jnp.where(stays[:, None], x, anchor[None, :])
 
     def total(local: Array) -> Array:
         return jnp.sum(gathered(local), axis=0)

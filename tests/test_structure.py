@@ -21,8 +21,8 @@ FLOORS = {
     "families.numerical": 2, "families.regression": 4, "families.matrices": 4, "families.student_t": 5,
     "families.tied": 5, "families.ellipsoidal": 6,
     "mixture": 5, "divergence": 6,
-    "em": 6, "ordering": 6, "saddles": 6,
-    "parts": 7, "init": 7,
+    "em": 6, "ordering": 6, "saddles": 6, "curvature": 6,
+    "parts": 7, "init": 7, "implicit": 7,
     "loop": 8, "recipes": 8,
     "laws": 9, "lanes": 9, "standard": 9, "dependence": 9, "slots": 9,
     "queue": 10,
@@ -50,6 +50,7 @@ ENGINE_ROOM = {
     "kept": 260, "program": 320, "threads": 105, "parts": 110, "init": 435, "recipes": 140, "saddles": 85, "penalties": 115,
     "lanes": 450, "queue": 360, "rounds": 400, "racing": 415, "display": 320, "laws": 650, "ordering": 90,
     "newton": 145, "rotations": 170, "standard": 90, "dependence": 135, "slots": 45, "divergence": 40,
+    "curvature": 150, "implicit": 235,
 }  # fmt: skip
 LONGEST = 60
 """lines of a function of either"""

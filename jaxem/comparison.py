@@ -1,0 +1,306 @@
+"""Comparison: is a larger model better than chance would have it? The likelihood ratio test by the parametric bootstrap.
+
+The statistic is twice the difference of the best log-likelihoods. For numbers of components its law under the smaller model
+is no chi-squared law (a weight of 0 lies on the edge, where the other parameters mean nothing), so it is simulated: rows
+are drawn from the smaller fit, and both models are fitted to each replica as they were to the data (McLachlan 1987).
+
+Every data set, the observed one too, gets the same starts. The smaller model begins at the smaller fit and at fresh starts;
+the larger one at what the smaller one found with the rows of one cell moved to a new component, and at fresh starts. All are
+lanes of one queue.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxem.accelerate import hybrid
+from jaxem.checks import as_count, as_family, as_key, check_callback, check_from_host, warn_user
+from jaxem.display import readable, test_card
+from jaxem.families.base import Family
+from jaxem.lanes import Settings
+from jaxem.loop import Result, as_options
+from jaxem.mixture import Mixture
+from jaxem.program import BRISK, Program
+from jaxem.racing import search
+from jaxem.recipes import Recipe
+from jaxem.replicas import Replicas, lanes_of, replicas_at_once, replicas_of
+from jaxem.resampling import LANES, BootstrapProgress, climb_on, pieces_of
+from jaxem.rows import Rows, as_rows
+from jaxem.stopping import RemainingGainBelow, Status, has_failed
+
+NULL_STARTS, STARTS = 3, 12
+"""fresh starts of the smaller model, and starts of the larger one, of which every third is fresh"""
+REMAINING = 1e-4
+"""nats that a climb may leave to gain"""
+MAX_ITER = 500
+"""turns that a climb makes at most"""
+MISSED = 0.01
+"""nats by which a search may be above the climbs of the test before that is said"""
+
+
+@readable(test_card)
+class LikelihoodRatioTest(NamedTuple):
+    """Twice the gain in log-likelihood by the larger model, and what it is where the smaller one is true.
+
+    Attributes:
+        statistic: of the data.
+        replicates: `[r]`, of data drawn from the smaller fit; those where a model had no sound optimum are left out.
+        p_value: (1 + replicates that are at least as large) / (1 + replicates).
+        null: the smaller fit, a `Mixture`.
+        alternative: the larger fit.
+        failed: how many replicates are left out.
+    """
+
+    statistic: float
+    replicates: np.ndarray
+    p_value: float
+    null: Mixture
+    alternative: Mixture
+    failed: int
+
+
+def likelihood_ratio_test(
+    key: Array,
+    family: Family | str,
+    x: ArrayLike,
+    n_components: int,
+    alternative: Any = None,
+    *,
+    sample_weight: ArrayLike | None = None,
+    n_replicates: int = 99,
+    n_starts: int = STARTS,
+    callback: Callable[[BootstrapProgress], None] | None = None,
+) -> LikelihoodRatioTest:
+    """Whether `n_components` are enough, against one more, by the parametric bootstrap.
+
+    Args:
+        key: a PRNG key, consumed.
+        family: the kind of component, such as `Full()` or its name, "full".
+        x: `[n, d]`.
+        n_components: k of the smaller model.
+        alternative: the larger model: a number of components, a family, or a pair of both; by default one component more.
+        sample_weight: `[n]`, whole numbers: weights count rows.
+        n_replicates: data sets to draw; the least p-value is 1 / (1 + n_replicates).
+        n_starts: starts of the larger model on each data set.
+        callback: called with `BootstrapProgress` now and then; an exception in it, or Ctrl-C, ends the test.
+
+    Raises:
+        ValueError: the argument, the value found and the remedy, in one line.
+        RuntimeError: if a model has no sound optimum on the data.
+
+    Example:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.faithful()
+        >>> found = jaxem.likelihood_ratio_test(jax.random.key(0), "full", x, 1)
+        >>> print(found.p_value)
+        0.01
+    """
+    check_from_host("likelihood_ratio_test", key, x, sample_weight, instead="call it from the host")
+    check_callback(callback)
+    key, null = as_key(key), (as_family(family), as_count("n_components", n_components))
+    other = _alternative(*null, alternative)
+    r, n_starts = as_count("n_replicates", n_replicates), as_count("n_starts", n_starts)
+    if sample_weight is not None and not np.all(np.asarray(sample_weight) == np.round(np.asarray(sample_weight))):
+        raise ValueError(
+            "sample_weight holds parts of rows; the test draws rows, so give whole numbers that count them"
+        )
+    keys = jax.random.split(key, 4)
+    found = [
+        search(one, *model[:1], x, model[1], sample_weight) for one, model in zip(keys, (null, other), strict=False)
+    ]
+    for model, one in zip((null, other), found, strict=True):
+        if has_failed(int(one.best.status)):
+            raise RuntimeError(
+                f"{model[0].shown_name} with {model[1]} components has no sound optimum on x "
+                f"({Status(int(one.best.status)).name}): {Status(int(one.best.status)).meaning}"
+            )
+    rows = as_rows(null[0], x, sample_weight, other[1], like=found[0].best.mixture)
+    models = Models(found[0].best.mixture, other[0], other[1], n_starts)
+    # number 0 is the observed rows, a replica like the others
+    pieces = pieces_of(r + 1, max(1, replicas_at_once(rows, "parametric") // 2))
+    values, own = np.full(r + 1, np.nan), None
+    for index in pieces:
+        replicas = replicas_of(keys[3], index, rows, "parametric", models.null)
+        made = _compare(keys[2], index, replicas if index[0] else _with_observed(replicas), models)
+        own = made if own is None else own
+        known = index <= r
+        values[index[known]] = made.statistic[known]
+        if callback is not None:
+            done = values[1 : index[-1] + 1]
+            callback(BootstrapProgress(len(done), r, int(np.sum(np.isnan(done)))))
+    return _verdict(values, cast(_Compared, own), found)
+
+
+def _with_observed(replicas: Replicas) -> Replicas:
+    """The same replicas with the observed rows as the first."""
+    observed = {name: getattr(replicas.rows, name) for name in replicas.own}
+    own = {name: leaf.at[0].set(observed[name]) for name, leaf in replicas.own.items()}
+    return dataclasses.replace(replicas, own=own)
+
+
+class Models(NamedTuple):
+    """What is compared: the smaller fit, and family, number of components and starts of the larger model."""
+
+    null: Mixture
+    family: Family
+    k: int
+    n_starts: int
+
+
+class _Compared(NamedTuple):
+    statistic: np.ndarray  # [g], NaN where a model has no sound optimum
+    null: Result  # [g, ...], the best of each
+    alternative: Result
+
+
+def _alternative(family: Family, k: int, alternative: Any) -> tuple[Family, int]:
+    """Family and number of components of the larger model."""
+    if alternative is None:
+        return family, k + 1
+    if isinstance(alternative, tuple) and len(alternative) == 2:
+        return as_family(alternative[0]), as_count("alternative[1]", alternative[1])
+    if isinstance(alternative, (int, np.integer)) and not isinstance(alternative, bool):
+        alternative = family, as_count("alternative", alternative)
+    else:
+        alternative = as_family(alternative), k
+    if alternative == (family, k):
+        raise ValueError(f"alternative = {alternative!r} is the smaller model itself; give another")
+    found: tuple[Family, int] = alternative
+    return found
+
+
+def _verdict(values: np.ndarray, own: _Compared, found: list[Any]) -> LikelihoodRatioTest:
+    """The test from the statistics of all data sets, the observed one first, and warnings about what it rests on."""
+    statistic, replicates = float(values[0]), values[1:][np.isfinite(values[1:])]
+    failed = len(values) - 1 - len(replicates)
+    if not np.isfinite(statistic) or not replicates.size:
+        raise RuntimeError(
+            "a model has no sound optimum on x, or on any replica of it; compare models with fewer components"
+        )
+    fits = jax.tree.map(lambda leaf: leaf[0], (own.null, own.alternative))
+    searched = 2.0 * float(found[1].best.log_likelihood - found[0].best.log_likelihood)
+    if searched > statistic + 2 * MISSED:
+        warn_user(
+            f"a search finds a statistic of {searched:.4g}, the starts of the test {statistic:.4g}; the p-value compares "
+            "like with like, and a larger n_starts brings both up"
+        )
+    if failed > 0.1 * (len(values) - 1):
+        warn_user(f"{failed} of {len(values) - 1} replicates had no sound optimum and are left out of the p-value")
+    slack = 1e-9 * (1.0 + abs(float(fits[0].log_likelihood)))
+    p_value = (1 + int(np.sum(replicates >= statistic - slack))) / (1 + replicates.size)
+    return LikelihoodRatioTest(statistic, replicates, p_value, fits[0].mixture, fits[1].mixture, failed)
+
+
+def _compare(key: Array, index: np.ndarray, replicas: Replicas, models: Models) -> _Compared:
+    """Both models fitted to each replica."""
+    g, null = len(index), models.null
+    stop, _ = as_options(null.family, replicas.rows, RemainingGainBelow(REMAINING), None, hybrid())
+    settings = Settings(LANES, MAX_ITER, hybrid())
+
+    def fitted(starts: Mixture) -> Result:
+        s = starts.log_weights.shape[0] // g
+        climbs = Replicas(replicas.rows, replicas.own, np.repeat(np.arange(g), s))  # type: ignore[arg-type]
+        results = climb_on(starts, climbs, None, stop, settings)
+        results = results._replace(trace=results.trace[:, :1])
+        by_replica = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(g, s, *leaf.shape[1:]), results)
+        return _best_of_each(by_replica)
+
+    few = 1 if null.n_components == 1 else NULL_STARTS
+    moved = models.k > null.n_components and null.family.interchangeable
+    recipes = _recipes(models.n_starts, moved)
+    smaller = fitted(_null_starts(key, index, replicas, null, _recipes(few, False)))
+    larger = fitted(_starts(key, index, replicas, smaller.mixture, models.family, models.k, recipes))
+    statistic = 2.0 * (np.asarray(larger.log_likelihood, np.float64) - np.asarray(smaller.log_likelihood, np.float64))
+    if models.family == null.family and models.k > null.n_components:  # the larger model has the smaller one in it
+        statistic = np.maximum(statistic, 0.0)
+    failed = has_failed(np.asarray(smaller.status)) | has_failed(np.asarray(larger.status))
+    return _Compared(np.where(failed, np.nan, statistic), smaller, larger)
+
+
+def _best_of_each(results: Result) -> Result:
+    """The best climb of each replica, from leaves `[g, s, ...]`; a failed one only if all failed."""
+    value = np.where(np.isfinite(results.objective), results.objective, -np.inf)
+    sound = ~has_failed(results.status) & (value > -np.inf)
+    eligible = sound | ~np.any(sound, axis=1, keepdims=True)
+    place = np.argmax(np.where(eligible, value, -np.inf), axis=1)
+    found: Result = jax.tree.map(lambda leaf: leaf[np.arange(len(place)), place], results)
+    return found
+
+
+# -- starts --------------------------------------------------------------------------------------------------------------
+
+
+def _of_replica(replicas: Replicas, i: Array) -> tuple[Array, Array]:
+    """The rows `[n, d]` of one replica, in the frame, and their weights `[n]`."""
+    shared, own = lanes_of(replicas, i[None])
+    rows = Rows(**{**vars(shared), **{name: leaf[0] for name, leaf in own.items()}})
+    return rows.as_matrix()
+
+
+def _null_starts_of(key: Array, index: Array, replicas: Replicas, null: Mixture, recipes: Recipe) -> Mixture:
+    """Starts `[g s, ...]` of the smaller model: the smaller fit, and one by each recipe `[s - 1]`."""
+    first = jax.tree.map(lambda leaf: leaf[None], null.to_frame(replicas.frame))
+
+    def of_one(at: tuple[Array, Array]) -> Mixture:
+        i, place = at
+        fresh = _by_recipes(jax.random.fold_in(key, i), recipes, replicas, place, null.family, null.n_components, None)
+        return jax.tree.map(lambda *two: jnp.concatenate(two), first, fresh)
+
+    return _joined(jax.lax.map(of_one, (index, jnp.arange(index.shape[0]))), replicas)
+
+
+def _starts_of(
+    key: Array, index: Array, replicas: Replicas, nulls: Mixture, family: Family, k: int, recipes: Recipe
+) -> Mixture:
+    """Starts `[g s, ...]` of the larger model by recipes `[s]`, given what the smaller one found on each replica, `[g, ...]`."""
+
+    def of_one(at: tuple[Array, Array, Mixture]) -> Mixture:
+        i, place, null = at
+        known = _with_room(null.to_frame(replicas.frame), k)
+        return _by_recipes(jax.random.fold_in(key, i), recipes, replicas, place, family, k, known)
+
+    return _joined(jax.lax.map(of_one, (index, jnp.arange(index.shape[0]), nulls)), replicas)
+
+
+def _by_recipes(
+    key: Array, recipes: Recipe, replicas: Replicas, place: Array, family: Family, k: int, known: Mixture | None
+) -> Mixture:
+    x, w = _of_replica(replicas, place)
+
+    def of_start(at: tuple[Array, Recipe]) -> Mixture:
+        j, recipe = at
+        return recipe(jax.random.fold_in(key, j), family, x, k, w, known)
+
+    return jax.lax.map(of_start, (jnp.arange(recipes.cells.shape[0]), recipes))  # type: ignore[union-attr]
+
+
+def _with_room(mixture: Mixture, k: int) -> Mixture:
+    """The mixture with further components, of weight 0, so that it has k."""
+    index = jnp.minimum(jnp.arange(k), mixture.n_components - 1)
+    log_weights = jnp.where(jnp.arange(k) < mixture.n_components, mixture.log_weights[index], -jnp.inf)
+    return Mixture(log_weights, mixture.family.subset(mixture.components, index)[1], mixture.family)
+
+
+def _recipes(s: int, moved: bool) -> Recipe:
+    """s kinds of start: if `moved`, two of three begin at the known fit; the others are fresh, far apart or random in turn."""
+    j = np.arange(s)
+    moves = (j % 3 != 2) & moved
+    zeros: Any = np.zeros(s)
+    fresh = np.cumsum(~moves)
+    return Recipe(moves | (fresh % 2 == 1), np.ones(s, bool), np.zeros(s, bool), 1.0 * moves, 1.0 * moves, zeros)  # type: ignore[arg-type]
+
+
+def _joined(starts: Mixture, replicas: Replicas) -> Mixture:
+    """Starts `[g, s, ...]` in the frame as a batch `[g s, ...]` where the data lie."""
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), starts)
+    return jax.vmap(lambda one: one.settle(replicas.frame.centre).from_frame(replicas.frame))(flat)
+
+
+_null_starts = Program(_null_starts_of, small=BRISK, large=BRISK, nan_is_data=True)
+_starts = Program(_starts_of, (4, 5), small=BRISK, large=BRISK, nan_is_data=True)

@@ -1,0 +1,632 @@
+"""How sure is the fit? Errors of an estimate, its influence on and by each row, and the rate of EM, all by autodiff.
+
+With l the objective, s_i the gradient of log p(x_i) and I = -Hessian of l at the estimate, in the chart,
+
+    I                       the observed information; inv(I) is the covariance of the estimate if the family is right
+                                                                                     (Efron and Hinkley 1978)
+    inv(I) B inv(I)         the sandwich, B the scatter of the scores w_i s_i: right even if the family is wrong  (Huber 1967)
+    inv(I) s_i              the influence of row i: the derivative of the estimate by its weight          (Hampel 1974)
+    log p(x_i | theta - inv(I) s_i)   the log density of row i by a fit without it, to first order        (Giordano et al. 2019)
+    J = I - inv(I_c) I      the Jacobian of EM; its largest eigenvalue is EM's rate         (Dempster, Laird and Rubin 1977)
+
+The delta method gives errors of natural parameters. An interval ends where the chart is left by z standard errors in the
+direction in which the parameter moves most for its distance. So it stays in the parameter's range, and where a parameter
+is a function of one coordinate it is that coordinate's interval, transformed.
+
+A direction without information (an unidentified parameter, a probability of 0) has no error: what it moves is NaN.
+"""
+
+import functools
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.stats import norm
+from jax.typing import ArrayLike
+
+from jaxem.checks import as_mixture, as_supported, as_weights, check_from_host, warn_user
+from jaxem.curvature import (
+    conjugate_gradients,
+    information_at,
+    information_times,
+    log_prob_of,
+    objective_at,
+    score,
+)
+from jaxem.display import readable, summary_card
+from jaxem.em import chart_map, objective, pass_over, to_frame
+from jaxem.families.base import Family
+from jaxem.implicit import FLAT, LEFT, ROUNDING
+from jaxem.mixture import Mixture
+from jaxem.primitives import dot, epsilon, is_traced
+from jaxem.priors import Prior
+from jaxem.program import Program
+from jaxem.rows import Rows, as_rows, block_size, bucket, map_host_rows, map_rows, sum_blocks, turn_work
+
+DENSE = 2000
+"""coordinates up to which the information is a matrix; above, what is asked for is solved for"""
+TOGETHER = 16
+"""columns of scores, or solves, that are made at once"""
+OVERLAP = 1e-4
+"""part of a parameter's movement that may lie in directions without information"""
+POWERS = 5000
+"""steps of the power method, at most"""
+
+
+class Parameters(NamedTuple):
+    """Numbers in the shape of a mixture: those of the weights `[k]`, and those of the components, as the family has them."""
+
+    weights: Array
+    components: Any
+
+
+@readable(summary_card)
+class Summary(NamedTuple):
+    """Estimates and how sure they are; NaN where the data do not tell.
+
+    Attributes:
+        estimate: the mixture's own `Parameters`.
+        standard_error: by the observed information; right if the family is.
+        robust_error: by the sandwich; right for the best fit of a wrong family too.
+        lower, upper: the ends of the intervals, from `standard_error`, within the parameters' ranges.
+        level: the probability with which an interval covers.
+        counts: `[k]`, effective weights of the components.
+        family: the kind of component.
+        cautions: what to beware of, in words.
+    """
+
+    estimate: Parameters
+    standard_error: Parameters
+    robust_error: Parameters
+    lower: Parameters
+    upper: Parameters
+    level: float
+    counts: Array
+    family: Family
+    cautions: tuple[str, ...] = ()
+
+
+def information(
+    mixture: Mixture,
+    x: ArrayLike | Rows,
+    sample_weight: ArrayLike | None = None,
+    prior: Prior | None = None,
+    *,
+    chunk_size: int | None = None,
+) -> Array:
+    """The observed information `[p, p]` in the chart: minus the Hessian of log-likelihood + log prior.
+
+    Pure: use it under jit, vmap and grad. Memory is bounded by `[p, p]` and a block of rows.
+
+    Args:
+        mixture: a maximum for these data; a warning says if it is none.
+        x: `[n, d]`, or `Rows` made ready before.
+        sample_weight: `[n]`, non-negative.
+        prior: what is known of the parameters.
+        chunk_size: rows worked on at a time; computed from the shapes by default.
+
+    Raises:
+        ValueError: the argument, the value found and the remedy, in one line.
+    """
+    mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size)
+    matrix, slope, value = _information(mixture, rows, prior)
+    if not is_traced(matrix):
+        _warn(_Solved(matrix, slope, value).cautions())
+    return matrix
+
+
+def scores(
+    mixture: Mixture, x: ArrayLike, sample_weight: ArrayLike | None = None, *, chunk_size: int | None = None
+) -> Array:
+    """Gradient of w_i log p(x_i) in the chart for each row, `[n, p]`; the arguments are those of `information`."""
+    weights, values = _by_rows(_scores, mixture, x, sample_weight, (), chunk_size)
+    return values if weights is None else values * weights[:, None]
+
+
+def influence(
+    mixture: Mixture,
+    x: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+    prior: Prior | None = None,
+    *,
+    chunk_size: int | None = None,
+) -> Array:
+    """Derivative of the estimate, in the chart, by each row's weight, `[n, p]`; the arguments are those of `information`.
+
+    A row far out along a direction pulls the estimate there: large ones are worth a look.
+    """
+    covariance = _covariance(mixture, x, sample_weight, prior, chunk_size)
+    return _by_rows(_influence, mixture, x, sample_weight, (covariance,), chunk_size)[1]
+
+
+def leave_one_out(
+    mixture: Mixture,
+    x: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+    prior: Prior | None = None,
+    *,
+    chunk_size: int | None = None,
+) -> Array:
+    """Log density of each row by a fit without it, `[n]`, to first order in one row; the arguments are those of `information`.
+
+    Of a row of weight 3 one of the three is left out. The sum over rows, times weights, scores a model by rows that it has
+    not seen. It is rough where few rows hold a component.
+    """
+    covariance = _covariance(mixture, x, sample_weight, prior, chunk_size)
+    n = np.shape(x)[0]
+    weights = np.ones(n) if sample_weight is None else np.asarray(sample_weight)
+    held_out = np.minimum(weights, 1.0)
+    return _by_rows(_held_out, mixture, x, sample_weight, (covariance,), chunk_size, held_out)[1]
+
+
+def em_rate(
+    mixture: Mixture,
+    x: ArrayLike | Rows,
+    sample_weight: ArrayLike | None = None,
+    prior: Prior | None = None,
+    *,
+    chunk_size: int | None = None,
+) -> Array:
+    """Largest eigenvalue of the Jacobian of EM's map at a maximum, `[]`: the factor by which a turn shrinks the distance to it.
+
+    1 less this is the part of the information that is left in the worst direction, once the components of the rows are
+    unknown. Near 1 there are too many components. The arguments are those of `information`.
+    """
+    mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size)
+    check_from_host("em_rate", mixture, rows, prior, instead="take jax.jacfwd of an EM step there")
+    gain = float(gain_of_a_step(mixture, rows, prior))
+    if not gain <= LEFT:
+        _warn((f"mixture is no maximum for these data: one more EM step gains {gain:.2g} nats; fit it first",))
+    if mixture.n_parameters > DENSE:
+        return _largest(mixture, rows, prior)
+    jacobian = np.asarray(_jacobian(mixture, rows, prior), np.float64)
+    largest = np.max(np.linalg.eigvals(jacobian).real, initial=0.0) if np.isfinite(jacobian).all() else np.nan
+    return jnp.asarray(largest, mixture.log_weights.dtype)
+
+
+def summary(
+    mixture: Mixture,
+    x: ArrayLike | Rows,
+    sample_weight: ArrayLike | None = None,
+    *,
+    level: float = 0.95,
+    prior: Prior | None = None,
+    only: Iterable[str] | None = None,
+    chunk_size: int | None = None,
+) -> Summary:
+    """Estimates with standard errors and intervals; `print` shows a table.
+
+    Args:
+        mixture: a maximum for these data; a warning says if it is none.
+        x: `[n, d]`, or `Rows` made ready before.
+        sample_weight: `[n]`, non-negative. Weights count rows: one of weight 3 stands for three.
+        level: the probability with which an interval is to cover, between 0 and 1.
+        prior: what is known of the parameters; the estimate is then the maximum of log-likelihood + log prior.
+        only: names of parameters, such as `["weights", "means"]`; the errors of others are NaN. Above 2,000 parameters each
+            costs a solve.
+        chunk_size: rows worked on at a time; computed from the shapes by default.
+
+    Raises:
+        ValueError: the argument, the value found and the remedy, in one line.
+
+    Example:
+        >>> import jax, jaxem
+        >>> x = jaxem.datasets.faithful()
+        >>> found = jaxem.search(jax.random.key(0), "full", x, 2).best
+        >>> errors = jaxem.summary(found.mixture, x).standard_error
+        >>> print(errors.components.means[:, 0].round(2))
+        [0.03 0.03]
+    """
+    if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0.0 < level < 1.0:
+        raise ValueError(f"level = {level!r}; give a probability between 0 and 1, such as 0.95")
+    mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size)
+    check_from_host("summary", mixture, rows, prior, instead="use jaxem.information there")
+    wanted = _wanted(mixture, only)
+    z = float(norm.ppf(0.5 + 0.5 * level))
+    if mixture.n_parameters > DENSE:
+        flat, counts, cautions = _by_solves(mixture, rows, prior, wanted, z)
+    else:
+        flat, counts, cautions = _by_matrix(mixture, rows, prior, wanted, z)
+    cautions += _about_counts(mixture, rows, np.asarray(counts))
+    _warn(cautions)
+    estimate, error, robust, lower, upper = (
+        Parameters(*unflatten(mixture, values)) for values in (flatten(mixture), *flat)
+    )
+    return Summary(estimate, error, robust, lower, upper, float(level), counts, mixture.family, cautions)
+
+
+# -- natural parameters --------------------------------------------------------------------------------------------------
+
+
+def flatten(mixture: Mixture) -> Array:
+    """The natural parameters of a mixture in one array `[q]`: its weights, then the numbers of its components."""
+    return jnp.concatenate([mixture.weights, *(jnp.ravel(leaf) for leaf in _reals(mixture.components))])
+
+
+def unflatten(mixture: Mixture, values: Array) -> tuple[Array, Any]:
+    """Numbers `[q]` in the shape of weights and components."""
+    k = mixture.n_components
+    leaves, structure = jax.tree.flatten(mixture.components)
+    parts, at = [], k
+    for leaf in leaves:
+        real = jnp.issubdtype(leaf.dtype, jnp.floating)
+        parts.append(jnp.asarray(values[at : at + leaf.size]).reshape(leaf.shape) if real else leaf)
+        at += leaf.size if real else 0
+    return jnp.asarray(values[:k]), jax.tree.unflatten(structure, parts)
+
+
+def names_of(mixture: Mixture) -> list[str]:
+    """The name of each natural parameter `[q]`, without its indices: "weights", then those of the components' fields."""
+    names = ["weights"] * mixture.n_components
+    for path, leaf in jax.tree_util.tree_flatten_with_path(mixture.components)[0]:
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            names += [jax.tree_util.keystr(path, simple=True, separator=".")] * leaf.size
+    return names
+
+
+def _reals(tree: Any) -> list[Array]:
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
+def _wanted(mixture: Mixture, only: Iterable[str] | None) -> np.ndarray:
+    """Which natural parameters are asked for, `[m]` of int."""
+    names = np.asarray(names_of(mixture))
+    if only is None:
+        return np.arange(len(names))
+    asked = [only] if isinstance(only, str) else list(only)
+    for name in asked:
+        if name not in names:
+            raise ValueError(f"only holds {name!r}; choose from {', '.join(dict.fromkeys(names.tolist()))}")
+    return np.flatnonzero(np.isin(names, asked))
+
+
+def _natural(like: Mixture, free: Array, frame: Any) -> Array:
+    return flatten(like.constrain(free).from_frame(frame))
+
+
+# -- the matrix of information -------------------------------------------------------------------------------------------
+
+
+class _Solved:
+    """An information matrix `[p, p]` and its eigenvalues once it is scaled to a unit diagonal, in float64 on the host; the score
+    `[p]` and the objective's value."""
+
+    def __init__(self, matrix: Any, slope: Any, value: Any) -> None:
+        self.matrix, self.slope = np.asarray(matrix, np.float64), np.asarray(slope, np.float64)
+        self.flat = FLAT[np.finfo(np.asarray(matrix).dtype).bits]
+        diagonal = np.diagonal(self.matrix)
+        largest = np.max(np.abs(diagonal), initial=0.0)
+        self.value = float(np.asarray(value))
+        self.known = bool(np.isfinite(self.matrix).all() and np.isfinite(self.value))
+        # a coordinate without information has no scale of its own
+        self.scale = 1.0 / np.sqrt(np.where(diagonal > 1e-30 * largest, diagonal, largest or 1.0))
+        scaled = self.matrix * self.scale[:, None] * self.scale[None, :] if self.known else np.eye(len(diagonal))
+        self.values, self.vectors = np.linalg.eigh(scaled)
+        self.good = self.values > self.flat
+
+    def inverse(self) -> np.ndarray:
+        """inv(I) `[p, p]` where there is information, and 0 elsewhere; NaN where a direction leads up."""
+        if not self.known or self.leads_up:
+            return np.full_like(self.matrix, np.nan)
+        own = self.vectors[:, self.good] * self.scale[:, None]
+        covariance: np.ndarray = (own / self.values[self.good]) @ own.T
+        return covariance
+
+    @property
+    def leads_up(self) -> bool:
+        """Whether the objective rises along some direction: then this is no maximum."""
+        return bool((self.values < -self.flat).any())
+
+    def unknown(self, jacobian: np.ndarray) -> np.ndarray:
+        """Which of the parameters with this Jacobian `[q, p]` move along directions without information, `[q]` of bool."""
+        moved = (jacobian * self.scale[None, :]) @ self.vectors
+        total = np.sqrt(np.sum(moved**2, axis=1))
+        lost: np.ndarray = np.sqrt(np.sum(moved[:, ~self.good] ** 2, axis=1)) > OVERLAP * total
+        return lost
+
+    def cautions(self) -> tuple[str, ...]:
+        """What matrix, score and the objective's value say against taking this for a maximum, in words."""
+        if not self.known:
+            return ("the information is not finite: these data are impossible under the mixture, or nearly so",)
+        if self.leads_up:
+            return ("mixture is no maximum for these data: a direction leads up, so nothing is known of its errors",)
+        found = []
+        left = 0.5 * float(self.slope @ self.inverse() @ self.slope)
+        bits = epsilon(np.float64) if self.flat < 1e-6 else epsilon(np.float32)
+        if left > max(LEFT, 100 * ROUNDING * bits * abs(self.value)):
+            found.append(
+                f"mixture is no maximum for these data: about {left:.2g} nats are left to gain; fit it to them first"
+            )
+        if not self.good.all():
+            n = int(np.sum(~self.good))
+            found.append(
+                f"the information is singular in {n} of {len(self.good)} directions: what they move has no error (NaN); a "
+                "parameter sits at its bound, or there are too many components"
+            )
+        return tuple(found)
+
+
+def _by_matrix(
+    mixture: Mixture, rows: Rows, prior: Prior | None, wanted: np.ndarray, z: float
+) -> tuple[tuple[Array, ...], Array, tuple[str, ...]]:
+    """Standard errors, robust errors and ends of intervals, `[q]` each; counts `[k]`; cautions."""
+    matrix, slope, value, scatter, counts, jacobian = _curvature(mixture, rows, prior)
+    solved = _Solved(matrix, slope, value)
+    covariance, by_free = solved.inverse(), np.asarray(jacobian, np.float64)[wanted]
+    moves = by_free @ covariance  # [m, p]
+    variances = np.sum(moves * by_free, axis=1)
+    robust = np.einsum("mp,pq,mq->m", moves, np.asarray(scatter, np.float64), moves, optimize=True)
+    unknown = solved.unknown(by_free) | np.isnan(variances)
+    error = np.where(unknown, np.nan, np.sqrt(np.maximum(variances, 0.0)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.where(error[:, None] > 0, z * moves / error[:, None], 0.0)
+    dtype = mixture.log_weights.dtype
+    ends = np.asarray(_ends(mixture, rows.frame, steps.astype(dtype), wanted))
+    robust_error = np.where(unknown, np.nan, np.sqrt(np.maximum(robust, 0.0)))
+    return _spread(mixture, wanted, error, robust_error, ends), counts, solved.cautions()
+
+
+def _spread(
+    mixture: Mixture, wanted: np.ndarray, error: np.ndarray, robust: np.ndarray, ends: np.ndarray
+) -> tuple[Array, ...]:
+    """The four kinds of numbers `[q]` from those asked for; the others are NaN."""
+    lower, upper = np.min(ends, axis=0), np.max(ends, axis=0)
+    whole = np.full((4, len(names_of(mixture))), np.nan)
+    whole[:, wanted] = [error, robust, *(np.where(np.isnan(error), np.nan, end) for end in (lower, upper))]
+    return tuple(jnp.asarray(whole, mixture.log_weights.dtype))
+
+
+def _about_counts(mixture: Mixture, rows: Rows, counts: np.ndarray) -> tuple[str, ...]:
+    """What the number of rows says against the errors, in words."""
+    found = []
+    k, p, n = mixture.n_components, mixture.n_parameters, int(np.asarray(rows.frame.n))
+    scaled = counts * max(1.0, n / float(np.asarray(rows.frame.total_weight)))
+    lost = mixture.family.degenerate(mixture.to_frame(rows.frame).components, jnp.asarray(scaled), rows.frame.variance)
+    lost = np.broadcast_to(np.asarray(lost), counts.shape) if np.ndim(lost) else np.full(k, bool(lost))
+    if lost.any():
+        found.append(f"component {int(np.argmax(lost))} has collapsed: the likelihood has no maximum here")
+    if p > n:
+        found.append(f"there are {p} parameters for {n} rows: errors that assume many rows per parameter mean little")
+    few = (p - k + 1) / k + 1
+    for j in np.flatnonzero((scaled < few) & ~lost):
+        found.append(f"component {j} holds {scaled[j]:.2g} rows for about {few:.0f} parameters: its errors mean little")
+    return tuple(found)
+
+
+def _covariance(mixture: Mixture, x: Any, sample_weight: Any, prior: Any, chunk_size: Any) -> Array:
+    """inv(I) `[p, p]` in the chart where the data lie; warns if the mixture is no maximum."""
+    mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size)
+    check_from_host("this", mixture, rows, prior, instead="use jaxem.information and jaxem.scores there")
+    matrix, slope, value = _information(mixture, rows, prior)
+    solved = _Solved(matrix, slope, value)
+    _warn(solved.cautions())
+    covariance = solved.inverse() if solved.good.all() else np.full_like(solved.matrix, np.nan)
+    return jnp.asarray(covariance, mixture.log_weights.dtype)
+
+
+def given(mixture: Any, x: Any, sample_weight: Any, prior: Any, chunk_size: Any) -> tuple[Mixture, Rows, Prior | None]:
+    """Checked arguments."""
+    mixture = as_mixture(mixture, x)
+    if mixture.log_weights.ndim != 1:
+        raise ValueError(
+            f"mixture has log_weights of shape {mixture.log_weights.shape}; give one mixture, such as mixtures[0]"
+        )
+    if prior is not None:
+        if not hasattr(prior, "imagined"):
+            raise TypeError(
+                f"prior is a {type(prior).__name__}; give a jaxem.Prior, such as jaxem.chen_tan(x), or None"
+            )
+        prior.check(mixture.family)
+    rows = as_rows(mixture.family, x, sample_weight, mixture.n_components, like=mixture, chunk_size=chunk_size)
+    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, rows.blocks.dtype), prior)
+    return mixture.astype(rows.blocks.dtype), rows, prior
+
+
+def _warn(cautions: tuple[str, ...]) -> None:
+    for caution in cautions:
+        warn_user(caution)
+
+
+# -- programs ------------------------------------------------------------------------------------------------------------
+
+
+def _work(mixture: Mixture, rows: Rows, *_: Any) -> int:
+    return turn_work(rows, mixture.n_components) * mixture.n_parameters
+
+
+def _framed(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Mixture, Array, Prior | None]:
+    like = mixture.to_frame(rows.frame)
+    return like, like.unconstrain(), to_frame(prior, rows.frame)
+
+
+def _information_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, Array, Array]:
+    """Information `[p, p]` and score `[p]` in the chart where the data lie, and the objective."""
+    like, free, own = _framed(mixture, rows, prior)
+    matrix, slope = information_at(like, free, rows, own), score(like, free, rows, own)
+    if rows.frame.centre.size and mixture.family.location:  # coordinates such as intercepts move with the centre
+        turn = jax.jacfwd(lambda at: mixture.constrain(at).to_frame(rows.frame).unconstrain())(mixture.unconstrain())
+        matrix, slope = dot("pq,pr,rs->qs", turn, matrix, turn), slope @ turn
+    return matrix, slope, objective(like, pass_over(like, rows), own)
+
+
+def _curvature_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, ...]:
+    """Information, score and objective in the frame; the scatter of the scores `[p, p]`, counts `[k]`, and the derivative of
+    natural parameters by coordinates `[q, p]`."""
+    like, free, own = _framed(mixture, rows, prior)
+
+    def of_block(x: Array, w: Array, _: Array) -> tuple[Array, Array]:
+        by_row = _score_columns(like, free, x.T)  # [b, p]
+        weighed = w[:, None] * by_row
+        return dot("bp,bq->pq", weighed, by_row), jnp.sum(weighed, axis=0)
+
+    outer, total = sum_blocks(of_block, rows)
+    scatter = outer - jnp.outer(total, total) / rows.frame.total_weight
+    matrix, slope = information_at(like, free, rows, own), score(like, free, rows, own)
+    jacobian = jax.jacfwd(lambda at: _natural(like, at, rows.frame))(free)
+    stats = pass_over(like, rows)
+    return matrix, slope, objective(like, stats, own), scatter, stats.counts, jacobian
+
+
+def _score_columns(like: Mixture, free: Array, x: Array) -> Array:
+    """Gradients of log p(x_i) of rows `[b, d]`, `[b, p]`, some columns at once."""
+    p, whole = free.shape[0], -(-free.shape[0] // TOGETHER) * TOGETHER
+    columns = jnp.eye(whole, p, dtype=free.dtype).reshape(-1, min(TOGETHER, whole), p)
+    along = jax.vmap(lambda v: jax.jvp(lambda at: log_prob_of(like, at, x), (free,), (v,))[1])
+    return jax.lax.map(along, columns).reshape(-1, x.shape[0])[:p].T
+
+
+def _ends_of(mixture: Mixture, frame: Any, steps: Array, wanted: Array) -> Array:
+    """Each natural parameter where the chart is left by its step `[m, p]`, up and down, `[2, m]`."""
+    like = mixture.to_frame(frame)
+    free = like.unconstrain()
+
+    def of_one(step_and_place: tuple[Array, Array]) -> Array:
+        step, place = step_and_place
+        return jnp.stack([_natural(like, free + step, frame)[place], _natural(like, free - step, frame)[place]])
+
+    return jax.lax.map(of_one, (steps, wanted), batch_size=TOGETHER).T
+
+
+def _jacobian_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
+    like, free, own = _framed(mixture, rows, prior)
+    em = chart_map(like, rows, own)
+    p, whole = free.shape[0], -(-free.shape[0] // TOGETHER) * TOGETHER
+    columns = jnp.eye(whole, p, dtype=free.dtype).reshape(-1, min(TOGETHER, whole), p)
+    along = jax.vmap(lambda v: jax.jvp(em, (free,), (v,))[1])
+    return jax.lax.map(along, columns).reshape(-1, p)[:p].T
+
+
+def _largest_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
+    """The largest eigenvalue of EM's Jacobian by powers of it; it has no negative ones."""
+    like, free, own = _framed(mixture, rows, prior)
+    em, units = chart_map(like, rows, own), like.units()
+
+    def step(at: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        v, value, _, n = at
+        image = jax.jvp(em, (free,), (v * units,))[1] / units
+        size = jnp.sqrt(jnp.sum(image**2))
+        return image / jnp.where(size > 0, size, 1.0), size, jnp.abs(size - value), n + 1
+
+    def moves(at: tuple[Array, Array, Array, Array]) -> Array:
+        return (at[2] > 1e-9) & (at[3] < POWERS)
+
+    v = jax.random.normal(jax.random.key(0), free.shape, free.dtype)
+    infinite = jnp.full((), jnp.inf, free.dtype)
+    start = (v / jnp.sqrt(jnp.sum(v**2)), jnp.zeros((), free.dtype), infinite, jnp.int32(0))
+    return jax.lax.while_loop(moves, step, start)[1]
+
+
+def _gain_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
+    like, free, own = _framed(mixture, rows, prior)
+    em = chart_map(like, rows, own)
+    return objective_at(like, em(free), rows, own) - objective_at(like, free, rows, own)
+
+
+_information = Program(_information_of, work=_work)
+_curvature = Program(_curvature_of, work=_work)
+_ends = Program(_ends_of)
+_jacobian = Program(_jacobian_of, work=_work)
+_largest = Program(_largest_of, work=_work)
+gain_of_a_step = Program(_gain_of, work=_work)
+
+
+# -- by rows -------------------------------------------------------------------------------------------------------------
+
+
+def _scores(mixture: Mixture, x: Array) -> Array:
+    return _score_columns(mixture, mixture.unconstrain(), x[:, :-1])
+
+
+def _influence(mixture: Mixture, x: Array, covariance: Array) -> Array:
+    return dot("bp,pq->bq", _scores(mixture, x), covariance)
+
+
+def _held_out(mixture: Mixture, x: Array, covariance: Array) -> Array:
+    free, part = mixture.unconstrain(), x[:, -1:]
+    moves = jnp.where(part > 0, part * _influence(mixture, x, covariance), 0.0)
+    return jax.vmap(lambda row, move: log_prob_of(mixture, free - move, row[None])[0])(x[:, :-1], moves)
+
+
+def _mapped(per_row: Any, block: int, mixture: Mixture, x: Array, more: tuple[Array, ...]) -> Array:
+    return map_rows(lambda rows: per_row(mixture, rows, *more), x, block)
+
+
+_map = Program(_mapped, (0, 1), work=lambda _, block, mixture, *__: block * mixture.n_components)
+
+
+def _by_rows(
+    per_row: Any, mixture: Any, x: Any, sample_weight: Any, more: tuple[Array, ...], chunk_size: Any, column: Any = None
+) -> tuple[Any, Array]:
+    """A function of rows, some of them at a time; the last column that it gets is `column` `[n]`."""
+    mixture = as_mixture(mixture, x)
+    data = as_supported(mixture.family, x, mixture.n_components, mixture.family.n_features(mixture.components))
+    dtype = jnp.promote_types(data.dtype, mixture.log_weights.dtype)
+    data, n = data.astype(dtype), data.shape[0]
+    weights = as_weights(sample_weight, n, dtype)
+    xp = np if isinstance(data, np.ndarray) else jnp
+    whole = xp.concatenate(
+        [data, (xp.zeros(n) if column is None else xp.asarray(column))[:, None].astype(dtype)], axis=1
+    )
+    per_number = mixture.n_parameters * (1 if per_row is _scores else TOGETHER)
+    block = block_size((bucket(n), whole.shape[1]), max(1, per_number), dtype, chunk_size=chunk_size)
+    apply = functools.partial(_map, per_row, block, mixture)
+    if isinstance(whole, np.ndarray) and not is_traced(mixture, *more):
+        return weights, map_host_rows(lambda chunk: apply(chunk, more), whole)
+    return weights, apply(whole, more)
+
+
+# -- many parameters -----------------------------------------------------------------------------------------------------
+
+
+def _by_solves(
+    mixture: Mixture, rows: Rows, prior: Prior | None, wanted: np.ndarray, z: float
+) -> tuple[tuple[Array, ...], Array, tuple[str, ...]]:
+    """`_by_matrix` where the matrix is too large: one solve for each parameter that is asked for."""
+    solved: Any = [np.asarray(leaf) for leaf in _solves(mixture, rows, prior, wanted)]
+    variances, robust, steps, left, counts = solved
+    error = np.where(variances > 0, np.sqrt(np.maximum(variances, 0.0)), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        moves: Any = np.where(error[:, None] > 0, z * steps / error[:, None], 0.0)
+    ends: Any = np.asarray(_ends(mixture, rows.frame, moves.astype(steps.dtype), wanted))
+    cautions: tuple[str, ...] = ()
+    if not float(left) <= LEFT:
+        cautions += (
+            f"mixture is no maximum for these data: about {float(left):.2g} nats are left to gain; fit it to them first",
+        )
+    if np.isnan(error).any():
+        cautions += (
+            "the information is singular, or nearly so: some errors could not be found (NaN); there may be too many components",
+        )
+    robust_error = np.where(np.isnan(error), np.nan, np.sqrt(np.maximum(robust, 0.0)))
+    return _spread(mixture, wanted, error, robust_error, ends), jnp.asarray(counts), cautions
+
+
+def _solves_of(mixture: Mixture, rows: Rows, prior: Prior | None, wanted: Array) -> tuple[Array, ...]:
+    """Variances and robust variances `[m]`, inv(I) times each parameter's gradient `[m, p]`, what is left to gain, counts."""
+    like, free, own = _framed(mixture, rows, prior)
+    units = like.units() * jax.lax.rsqrt(rows.frame.total_weight)
+    times = functools.partial(information_times, like, free, rows, own)
+    pull = jax.vjp(lambda at: _natural(like, at, rows.frame), free)[1]
+    q = jax.eval_shape(lambda: _natural(like, free, rows.frame)).shape[0]
+
+    def of_one(place: Array) -> tuple[Array, Array, Array]:
+        gradient = pull(jnp.zeros(q, free.dtype).at[place].set(1.0))[0]
+        step = conjugate_gradients(times, gradient, units)
+
+        def along(x: Array, w: Array, _: Array) -> tuple[Array, Array]:
+            by_row = jax.jvp(lambda at: log_prob_of(like, at, x.T), (free,), (step,))[1]
+            return jnp.sum(w * by_row**2), jnp.sum(w * by_row)
+
+        squares, total = sum_blocks(along, rows)
+        return jnp.sum(gradient * step), squares - total**2 / rows.frame.total_weight, step
+
+    variances, robust, steps = jax.lax.map(of_one, wanted, batch_size=TOGETHER)
+    slope = score(like, free, rows, own)
+    left = 0.5 * jnp.sum(slope * conjugate_gradients(times, slope, units))
+    return variances, robust, steps, left, pass_over(like, rows).counts
+
+
+_solves = Program(_solves_of, work=_work)
