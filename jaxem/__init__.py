@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import accelerate as accelerate
     from jaxem import checks as checks
     from jaxem import collapse as collapse
+    from jaxem import comparison as comparison
     from jaxem import curvature as curvature
     from jaxem import datasets as datasets
     from jaxem import dependence as dependence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import html as html
     from jaxem import implicit as implicit
     from jaxem import inference as inference
+    from jaxem import influences as influences
     from jaxem import init as init
     from jaxem import io as io
     from jaxem import lanes as lanes
@@ -48,10 +50,13 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import racing as racing
     from jaxem import reasons as reasons
     from jaxem import recipes as recipes
+    from jaxem import replicas as replicas
+    from jaxem import resampling as resampling
     from jaxem import rotations as rotations
     from jaxem import rounds as rounds
     from jaxem import rows as rows
     from jaxem import saddles as saddles
+    from jaxem import selection as selection
     from jaxem import sklearn as sklearn
     from jaxem import standard as standard
     from jaxem import stats as stats
@@ -61,6 +66,8 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.accelerate import hybrid as hybrid
     from jaxem.accelerate import squarem as squarem
     from jaxem.collapse import collapse_of as collapse_of
+    from jaxem.comparison import LikelihoodRatioTest as LikelihoodRatioTest
+    from jaxem.comparison import likelihood_ratio_test as likelihood_ratio_test
     from jaxem.devices import shard as shard
     from jaxem.divergence import Divergence as Divergence
     from jaxem.divergence import kl_divergence as kl_divergence
@@ -100,11 +107,11 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.inference import Parameters as Parameters
     from jaxem.inference import Summary as Summary
     from jaxem.inference import em_rate as em_rate
-    from jaxem.inference import influence as influence
     from jaxem.inference import information as information
-    from jaxem.inference import leave_one_out as leave_one_out
-    from jaxem.inference import scores as scores
     from jaxem.inference import summary as summary
+    from jaxem.influences import influence as influence
+    from jaxem.influences import leave_one_out as leave_one_out
+    from jaxem.influences import scores as scores
     from jaxem.init import FromMixture as FromMixture
     from jaxem.init import FromResponsibilities as FromResponsibilities
     from jaxem.init import KMeans as KMeans
@@ -134,13 +141,16 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.queue import fit_restarts as fit_restarts
     from jaxem.queue import landscape as landscape
     from jaxem.queue import starts as starts
-    from jaxem.racing import Candidate as Candidate
     from jaxem.racing import Search as Search
-    from jaxem.racing import Selection as Selection
     from jaxem.racing import search as search
-    from jaxem.racing import select as select
     from jaxem.reasons import Collapse as Collapse
+    from jaxem.resampling import Bootstrap as Bootstrap
+    from jaxem.resampling import BootstrapProgress as BootstrapProgress
+    from jaxem.resampling import bootstrap as bootstrap
     from jaxem.rounds import SearchProgress as SearchProgress
+    from jaxem.selection import Candidate as Candidate
+    from jaxem.selection import Selection as Selection
+    from jaxem.selection import select as select
     from jaxem.stats import Stats as Stats
     from jaxem.stopping import AitkenBelow as AitkenBelow
     from jaxem.stopping import GainBelow as GainBelow
@@ -232,9 +242,14 @@ _HOME = {
     "search": "racing",
     "Search": "racing",
     "SearchProgress": "rounds",
-    "select": "racing",
-    "Selection": "racing",
-    "Candidate": "racing",
+    "select": "selection",
+    "Selection": "selection",
+    "Candidate": "selection",
+    "Bootstrap": "resampling",
+    "BootstrapProgress": "resampling",
+    "bootstrap": "resampling",
+    "LikelihoodRatioTest": "comparison",
+    "likelihood_ratio_test": "comparison",
     "sorted_components": "ordering",
     "set_threads": "threads",
     "collapse_of": "collapse",
@@ -242,10 +257,10 @@ _HOME = {
     "Parameters": "inference",
     "Summary": "inference",
     "em_rate": "inference",
-    "influence": "inference",
+    "influence": "influences",
     "information": "inference",
-    "leave_one_out": "inference",
-    "scores": "inference",
+    "leave_one_out": "influences",
+    "scores": "influences",
     "summary": "inference",
     "verify": "laws",
     "Report": "laws",
@@ -266,6 +281,7 @@ _MODULES = (
     "accelerate",
     "checks",
     "collapse",
+    "comparison",
     "curvature",
     "datasets",
     "dependence",
@@ -280,6 +296,7 @@ _MODULES = (
     "html",
     "implicit",
     "inference",
+    "influences",
     "init",
     "io",
     "lanes",
@@ -302,10 +319,13 @@ _MODULES = (
     "racing",
     "reasons",
     "recipes",
+    "replicas",
+    "resampling",
     "rotations",
     "rounds",
     "rows",
     "saddles",
+    "selection",
     "sklearn",
     "standard",
     "stats",

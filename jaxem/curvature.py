@@ -75,6 +75,14 @@ def information_at(like: Mixture, free: Array, rows: Rows, prior: Prior | None =
     return 0.5 * (matrix + matrix.T)
 
 
+def score_columns(like: Mixture, free: Array, x: Array) -> Array:
+    """Gradients of log p(x_i) of rows `[b, d]`, `[b, p]`, some columns at once."""
+    p, whole = free.shape[0], -(-free.shape[0] // TOGETHER) * TOGETHER
+    columns = jnp.eye(whole, p, dtype=free.dtype).reshape(-1, min(TOGETHER, whole), p)
+    along = jax.vmap(lambda v: jax.jvp(lambda at: log_prob_of(like, at, x), (free,), (v,))[1])
+    return jax.lax.map(along, columns).reshape(-1, x.shape[0])[:p].T
+
+
 class Factor(NamedTuple):
     """A symmetric matrix A `[p, p]`, scaled to a unit diagonal so that units do not matter, and ready to be solved with.
 

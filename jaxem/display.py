@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from jaxem.loop import Result
     from jaxem.mixture import Mixture
     from jaxem.queue import Landscape
-    from jaxem.racing import Search, Selection
+    from jaxem.racing import Search
     from jaxem.resampling import Bootstrap
+    from jaxem.selection import Selection
 
 MOST_ROWS = 8
 """components, climbs or optima that a card shows"""
@@ -241,7 +242,13 @@ def search_card(search: "Search") -> Card | None:
 
 def selection_card(selection: "Selection") -> Card:
     """A line for each candidate with its criteria; the one chosen is marked."""
-    header = ("k", "family", "log-likelihood", "p", "BIC", "AIC", "ICL", "less is better")
+    more = {"CV": "cv", "p of one more": "p_value"}
+    more = {
+        name: field
+        for name, field in more.items()
+        if any(np.isfinite(getattr(one, field)) for one in selection.candidates)
+    }
+    header = ("k", "family", "log-likelihood", "p", "BIC", "AIC", "ICL", *more, "less is better")
     rows = [
         (
             str(one.n_components),
@@ -249,6 +256,7 @@ def selection_card(selection: "Selection") -> Card:
             f"{one.log_likelihood:.5f}",
             str(one.n_parameters),
             *(f"{value:.3f}" for value in (one.bic, one.aic, one.icl)),
+            *(f"{value:.3f}" if np.isfinite(value := getattr(one, field)) else "" for field in more.values()),
             "chosen" if i == selection.chosen else "" if one.status == Status.CONVERGED else one.status.name,
         )
         for i, one in enumerate(selection.candidates)

@@ -38,8 +38,9 @@ from jaxem.mixture import Mixture
 from jaxem.moments import CHUNK
 from jaxem.priors import Prior
 from jaxem.queue import best, fit_restarts, starts
-from jaxem.racing import Criteria, criteria, default_budget, search
+from jaxem.racing import default_budget, search
 from jaxem.reasons import Collapse
+from jaxem.selection import Criteria, criteria
 from jaxem.stopping import GainBelow, Status
 from jaxem.threads import run_all
 

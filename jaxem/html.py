@@ -34,7 +34,7 @@ from jaxem.laws import Report, verify
 from jaxem.loop import Result, fit
 from jaxem.mixture import Mixture
 from jaxem.queue import Landscape, fit_restarts, starts
-from jaxem.racing import criteria
+from jaxem.selection import criteria
 from jaxem.stopping import Status, has_failed
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9A8C00", "#444444")

@@ -1,12 +1,10 @@
-"""How sure is the fit? Errors of an estimate, its influence on and by each row, and the rate of EM, all by autodiff.
+"""How sure is the fit? Errors of an estimate and the rate of EM, all by autodiff.
 
 With l the objective, s_i the gradient of log p(x_i) and I = -Hessian of l at the estimate, in the chart,
 
     I                       the observed information; inv(I) is the covariance of the estimate if the family is right
                                                                                      (Efron and Hinkley 1978)
     inv(I) B inv(I)         the sandwich, B the scatter of the scores w_i s_i: right even if the family is wrong  (Huber 1967)
-    inv(I) s_i              the influence of row i: the derivative of the estimate by its weight          (Hampel 1974)
-    log p(x_i | theta - inv(I) s_i)   the log density of row i by a fit without it, to first order        (Giordano et al. 2019)
     J = I - inv(I_c) I      the Jacobian of EM; its largest eigenvalue is EM's rate         (Dempster, Laird and Rubin 1977)
 
 The delta method gives errors of natural parameters. An interval ends where the chart is left by z standard errors in the
@@ -27,7 +25,7 @@ from jax import Array
 from jax.scipy.stats import norm
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_mixture, as_supported, as_weights, check_from_host, warn_user
+from jaxem.checks import as_mixture, check_from_host, warn_user
 from jaxem.curvature import (
     conjugate_gradients,
     information_at,
@@ -35,6 +33,7 @@ from jaxem.curvature import (
     log_prob_of,
     objective_at,
     score,
+    score_columns,
 )
 from jaxem.display import readable, summary_card
 from jaxem.em import chart_map, objective, pass_over, to_frame
@@ -44,7 +43,7 @@ from jaxem.mixture import Mixture
 from jaxem.primitives import dot, epsilon, is_traced
 from jaxem.priors import Prior
 from jaxem.program import Program
-from jaxem.rows import Rows, as_rows, block_size, bucket, map_host_rows, map_rows, sum_blocks, turn_work
+from jaxem.rows import Rows, as_rows, sum_blocks, turn_work
 
 DENSE = 2000
 """coordinates up to which the information is a matrix; above, what is asked for is solved for"""
@@ -112,54 +111,10 @@ def information(
         ValueError: the argument, the value found and the remedy, in one line.
     """
     mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size)
-    matrix, slope, value = _information(mixture, rows, prior)
+    matrix, slope, value = information_of(mixture, rows, prior)
     if not is_traced(matrix):
-        _warn(_Solved(matrix, slope, value).cautions())
+        warn_of(Solved(matrix, slope, value).cautions())
     return matrix
-
-
-def scores(
-    mixture: Mixture, x: ArrayLike, sample_weight: ArrayLike | None = None, *, chunk_size: int | None = None
-) -> Array:
-    """Gradient of w_i log p(x_i) in the chart for each row, `[n, p]`; the arguments are those of `information`."""
-    weights, values = _by_rows(_scores, mixture, x, sample_weight, (), chunk_size)
-    return values if weights is None else values * weights[:, None]
-
-
-def influence(
-    mixture: Mixture,
-    x: ArrayLike,
-    sample_weight: ArrayLike | None = None,
-    prior: Prior | None = None,
-    *,
-    chunk_size: int | None = None,
-) -> Array:
-    """Derivative of the estimate, in the chart, by each row's weight, `[n, p]`; the arguments are those of `information`.
-
-    A row far out along a direction pulls the estimate there: large ones are worth a look.
-    """
-    covariance = _covariance(mixture, x, sample_weight, prior, chunk_size)
-    return _by_rows(_influence, mixture, x, sample_weight, (covariance,), chunk_size)[1]
-
-
-def leave_one_out(
-    mixture: Mixture,
-    x: ArrayLike,
-    sample_weight: ArrayLike | None = None,
-    prior: Prior | None = None,
-    *,
-    chunk_size: int | None = None,
-) -> Array:
-    """Log density of each row by a fit without it, `[n]`, to first order in one row; the arguments are those of `information`.
-
-    Of a row of weight 3 one of the three is left out. The sum over rows, times weights, scores a model by rows that it has
-    not seen. It is rough where few rows hold a component.
-    """
-    covariance = _covariance(mixture, x, sample_weight, prior, chunk_size)
-    n = np.shape(x)[0]
-    weights = np.ones(n) if sample_weight is None else np.asarray(sample_weight)
-    held_out = np.minimum(weights, 1.0)
-    return _by_rows(_held_out, mixture, x, sample_weight, (covariance,), chunk_size, held_out)[1]
 
 
 def em_rate(
@@ -179,7 +134,7 @@ def em_rate(
     check_from_host("em_rate", mixture, rows, prior, instead="take jax.jacfwd of an EM step there")
     gain = float(gain_of_a_step(mixture, rows, prior))
     if not gain <= LEFT:
-        _warn((f"mixture is no maximum for these data: one more EM step gains {gain:.2g} nats; fit it first",))
+        warn_of((f"mixture is no maximum for these data: one more EM step gains {gain:.2g} nats; fit it first",))
     if mixture.n_parameters > DENSE:
         return _largest(mixture, rows, prior)
     jacobian = np.asarray(_jacobian(mixture, rows, prior), np.float64)
@@ -231,7 +186,7 @@ def summary(
     else:
         flat, counts, cautions = _by_matrix(mixture, rows, prior, wanted, z)
     cautions += _about_counts(mixture, rows, np.asarray(counts))
-    _warn(cautions)
+    warn_of(cautions)
     estimate, error, robust, lower, upper = (
         Parameters(*unflatten(mixture, values)) for values in (flatten(mixture), *flat)
     )
@@ -290,7 +245,7 @@ def _natural(like: Mixture, free: Array, frame: Any) -> Array:
 # -- the matrix of information -------------------------------------------------------------------------------------------
 
 
-class _Solved:
+class Solved:
     """An information matrix `[p, p]` and its eigenvalues once it is scaled to a unit diagonal, in float64 on the host; the score
     `[p]` and the objective's value."""
 
@@ -354,7 +309,7 @@ def _by_matrix(
 ) -> tuple[tuple[Array, ...], Array, tuple[str, ...]]:
     """Standard errors, robust errors and ends of intervals, `[q]` each; counts `[k]`; cautions."""
     matrix, slope, value, scatter, counts, jacobian = _curvature(mixture, rows, prior)
-    solved = _Solved(matrix, slope, value)
+    solved = Solved(matrix, slope, value)
     covariance, by_free = solved.inverse(), np.asarray(jacobian, np.float64)[wanted]
     moves = by_free @ covariance  # [m, p]
     variances = np.sum(moves * by_free, axis=1)
@@ -384,8 +339,9 @@ def _about_counts(mixture: Mixture, rows: Rows, counts: np.ndarray) -> tuple[str
     found = []
     k, p, n = mixture.n_components, mixture.n_parameters, int(np.asarray(rows.frame.n))
     scaled = counts * max(1.0, n / float(np.asarray(rows.frame.total_weight)))
-    lost = mixture.family.degenerate(mixture.to_frame(rows.frame).components, jnp.asarray(scaled), rows.frame.variance)
-    lost = np.broadcast_to(np.asarray(lost), counts.shape) if np.ndim(lost) else np.full(k, bool(lost))
+    there = mixture.to_frame(rows.frame).components
+    lost: Any = mixture.family.degenerate(there, jnp.asarray(scaled), rows.frame.variance)
+    lost = np.broadcast_to(np.asarray(lost), counts.shape)
     if lost.any():
         found.append(f"component {int(np.argmax(lost))} has collapsed: the likelihood has no maximum here")
     if p > n:
@@ -394,17 +350,6 @@ def _about_counts(mixture: Mixture, rows: Rows, counts: np.ndarray) -> tuple[str
     for j in np.flatnonzero((scaled < few) & ~lost):
         found.append(f"component {j} holds {scaled[j]:.2g} rows for about {few:.0f} parameters: its errors mean little")
     return tuple(found)
-
-
-def _covariance(mixture: Mixture, x: Any, sample_weight: Any, prior: Any, chunk_size: Any) -> Array:
-    """inv(I) `[p, p]` in the chart where the data lie; warns if the mixture is no maximum."""
-    mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size)
-    check_from_host("this", mixture, rows, prior, instead="use jaxem.information and jaxem.scores there")
-    matrix, slope, value = _information(mixture, rows, prior)
-    solved = _Solved(matrix, slope, value)
-    _warn(solved.cautions())
-    covariance = solved.inverse() if solved.good.all() else np.full_like(solved.matrix, np.nan)
-    return jnp.asarray(covariance, mixture.log_weights.dtype)
 
 
 def given(mixture: Any, x: Any, sample_weight: Any, prior: Any, chunk_size: Any) -> tuple[Mixture, Rows, Prior | None]:
@@ -425,7 +370,7 @@ def given(mixture: Any, x: Any, sample_weight: Any, prior: Any, chunk_size: Any)
     return mixture.astype(rows.blocks.dtype), rows, prior
 
 
-def _warn(cautions: tuple[str, ...]) -> None:
+def warn_of(cautions: tuple[str, ...]) -> None:
     for caution in cautions:
         warn_user(caution)
 
@@ -442,7 +387,7 @@ def _framed(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Mixture,
     return like, like.unconstrain(), to_frame(prior, rows.frame)
 
 
-def _information_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, Array, Array]:
+def _information_in_chart(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, Array, Array]:
     """Information `[p, p]` and score `[p]` in the chart where the data lie, and the objective."""
     like, free, own = _framed(mixture, rows, prior)
     matrix, slope = information_at(like, free, rows, own), score(like, free, rows, own)
@@ -458,7 +403,7 @@ def _curvature_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Ar
     like, free, own = _framed(mixture, rows, prior)
 
     def of_block(x: Array, w: Array, _: Array) -> tuple[Array, Array]:
-        by_row = _score_columns(like, free, x.T)  # [b, p]
+        by_row = score_columns(like, free, x.T)  # [b, p]
         weighed = w[:, None] * by_row
         return dot("bp,bq->pq", weighed, by_row), jnp.sum(weighed, axis=0)
 
@@ -468,14 +413,6 @@ def _curvature_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Ar
     jacobian = jax.jacfwd(lambda at: _natural(like, at, rows.frame))(free)
     stats = pass_over(like, rows)
     return matrix, slope, objective(like, stats, own), scatter, stats.counts, jacobian
-
-
-def _score_columns(like: Mixture, free: Array, x: Array) -> Array:
-    """Gradients of log p(x_i) of rows `[b, d]`, `[b, p]`, some columns at once."""
-    p, whole = free.shape[0], -(-free.shape[0] // TOGETHER) * TOGETHER
-    columns = jnp.eye(whole, p, dtype=free.dtype).reshape(-1, min(TOGETHER, whole), p)
-    along = jax.vmap(lambda v: jax.jvp(lambda at: log_prob_of(like, at, x), (free,), (v,))[1])
-    return jax.lax.map(along, columns).reshape(-1, x.shape[0])[:p].T
 
 
 def _ends_of(mixture: Mixture, frame: Any, steps: Array, wanted: Array) -> Array:
@@ -525,57 +462,12 @@ def _gain_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
     return objective_at(like, em(free), rows, own) - objective_at(like, free, rows, own)
 
 
-_information = Program(_information_of, work=_work)
+information_of = Program(_information_in_chart, work=_work)
 _curvature = Program(_curvature_of, work=_work)
 _ends = Program(_ends_of)
 _jacobian = Program(_jacobian_of, work=_work)
 _largest = Program(_largest_of, work=_work)
 gain_of_a_step = Program(_gain_of, work=_work)
-
-
-# -- by rows -------------------------------------------------------------------------------------------------------------
-
-
-def _scores(mixture: Mixture, x: Array) -> Array:
-    return _score_columns(mixture, mixture.unconstrain(), x[:, :-1])
-
-
-def _influence(mixture: Mixture, x: Array, covariance: Array) -> Array:
-    return dot("bp,pq->bq", _scores(mixture, x), covariance)
-
-
-def _held_out(mixture: Mixture, x: Array, covariance: Array) -> Array:
-    free, part = mixture.unconstrain(), x[:, -1:]
-    moves = jnp.where(part > 0, part * _influence(mixture, x, covariance), 0.0)
-    return jax.vmap(lambda row, move: log_prob_of(mixture, free - move, row[None])[0])(x[:, :-1], moves)
-
-
-def _mapped(per_row: Any, block: int, mixture: Mixture, x: Array, more: tuple[Array, ...]) -> Array:
-    return map_rows(lambda rows: per_row(mixture, rows, *more), x, block)
-
-
-_map = Program(_mapped, (0, 1), work=lambda _, block, mixture, *__: block * mixture.n_components)
-
-
-def _by_rows(
-    per_row: Any, mixture: Any, x: Any, sample_weight: Any, more: tuple[Array, ...], chunk_size: Any, column: Any = None
-) -> tuple[Any, Array]:
-    """A function of rows, some of them at a time; the last column that it gets is `column` `[n]`."""
-    mixture = as_mixture(mixture, x)
-    data = as_supported(mixture.family, x, mixture.n_components, mixture.family.n_features(mixture.components))
-    dtype = jnp.promote_types(data.dtype, mixture.log_weights.dtype)
-    data, n = data.astype(dtype), data.shape[0]
-    weights = as_weights(sample_weight, n, dtype)
-    xp = np if isinstance(data, np.ndarray) else jnp
-    whole = xp.concatenate(
-        [data, (xp.zeros(n) if column is None else xp.asarray(column))[:, None].astype(dtype)], axis=1
-    )
-    per_number = mixture.n_parameters * (1 if per_row is _scores else TOGETHER)
-    block = block_size((bucket(n), whole.shape[1]), max(1, per_number), dtype, chunk_size=chunk_size)
-    apply = functools.partial(_map, per_row, block, mixture)
-    if isinstance(whole, np.ndarray) and not is_traced(mixture, *more):
-        return weights, map_host_rows(lambda chunk: apply(chunk, more), whole)
-    return weights, apply(whole, more)
 
 
 # -- many parameters -----------------------------------------------------------------------------------------------------

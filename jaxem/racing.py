@@ -1,4 +1,4 @@
-"""The best optimum for the fewest passes: `search` races diverse starts, `select` chooses the number of components.
+"""The best optimum for the fewest passes: `search` races diverse starts.
 
 Which optimum EM ends in depends on the start, and no way of starting is best for all data. So a search goes in rounds of
 diverse starts, of which few climb to the end (rounds.py).
@@ -10,14 +10,10 @@ same. The last two climb on all rows, to the end. A rung on a sample counts as i
 If every climb of the likelihood collapses, there is no maximum to give. For a Gaussian family `search` then races again
 under a penalty that keeps covariances away from zero (`chen_tan` and `variance_floor`), and gives that fit the status
 DEGENERATE.
-
-    BIC = p log n - 2 l,  AIC = 2 p - 2 l,  ICL = BIC - 2 sum_i log max_j p(j | x_i):  smaller is better.
-                                        (Schwarz 1978; Akaike 1974; Biernacki, Celeux and Govaert 2000)
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -28,21 +24,15 @@ from jax.typing import ArrayLike
 
 from jaxem.accelerate import hybrid
 from jaxem.checks import (
-    already_told,
-    as_components,
     as_count,
-    as_data,
     as_family,
     as_key,
-    as_sample_size,
-    as_several,
-    as_weights,
     check_callback,
     check_from_host,
 )
 from jaxem.collapse import collapse_of
 from jaxem.devices import mesh_of, mesh_under
-from jaxem.display import readable, search_card, selection_card
+from jaxem.display import readable, search_card
 from jaxem.families.base import Family
 from jaxem.implicit import held
 from jaxem.lanes import Settings, lane_count
@@ -56,7 +46,7 @@ from jaxem.reasons import Collapse
 from jaxem.recipes import MOST_ROWS
 from jaxem.rounds import ARMS, LARGE_TURN, SHORT, STARTS, Field, Found, Race, SearchProgress, run_rounds, starts_of
 from jaxem.rows import Rows, as_rows, on_one_device, turn_work
-from jaxem.slots import with_slots, without_absent
+from jaxem.slots import without_absent
 from jaxem.stopping import RemainingGainBelow, Status, StoppingRule, has_failed
 
 WORK, LEAST_BUDGET, MOST_BUDGET = 3e9, 300, 4000
@@ -67,8 +57,6 @@ GROWTH, CONTENDERS, LAST = 4, 8, 2
 """by how much samples grow, how many optima climb on the second, and how many on all rows"""
 SAMPLED_TURNS, SAMPLED_GAIN = 24, 1e-4
 """turns on each larger sample, and the nats that may be left to gain where a climb on the first ends"""
-SHARED = 2**14
-"""numbers (rows x features x components) up to which `select` has one program for all numbers of components"""
 FLOOR = 1e-6
 """smallest variance in a penalised fit, as a part of the data's largest variance"""
 
@@ -143,7 +131,7 @@ def search(
     key, family = as_key(key), as_family(family)
     k = as_count("n_components", n_components, most=10**18)
     options = (budget, arms, prior, stop, max_iter, accelerator, chunk_size, callback)
-    found = _search(key, family, x, k, sample_weight, k, *options)
+    found = search_with_slots(key, family, x, k, sample_weight, k, *options)
     if not is_traced(given):
         return found
     rows = as_rows(family, *given[:2], k, like=found.best.mixture)
@@ -151,7 +139,7 @@ def search(
     return found._replace(best=held(found.best, found.best.mixture, rows, known))
 
 
-def _search(
+def search_with_slots(
     key: Array,
     family: Family,
     x: ArrayLike | Rows,
@@ -182,7 +170,7 @@ def _search(
         return found
     if slots > k:  # a family may not suffer components without rows, and penalties count them
         options = (given, arms, prior, stop, max_iter, accelerator, chunk_size, callback)
-        return _search(key, family, x, k, sample_weight, k, *options)
+        return search_with_slots(key, family, x, k, sample_weight, k, *options)
     found = found._replace(collapse=collapse_of(found.best.mixture, x, sample_weight))
     bounded = NormalInverseWishart in family.conjugate and np.isfinite(np.asarray(rows.frame.variance)).all()
     return _under_penalty(key, race, found) if bounded else found
@@ -202,133 +190,6 @@ def _under_penalty(key: Array, race: Race, found: Search) -> Search:
         landscape=found.landscape,
         collapse=found.collapse,
     )
-
-
-class Candidate(NamedTuple):
-    """One line of a `Selection`: the fit of one family with one number of components. Smaller criteria are better."""
-
-    family: Family
-    n_components: int
-    log_likelihood: float
-    n_parameters: int
-    bic: float
-    aic: float
-    icl: float
-    status: Status
-
-
-@readable(selection_card)
-class Selection(NamedTuple):
-    """What `select` found.
-
-    Attributes:
-        best: the `Search` of the chosen candidate.
-        chosen: which of `candidates` that is.
-        candidates: all that were tried, in order; degenerate ones are never chosen while there are others.
-        passes: passes over the data made in all.
-        n: the number of observations in BIC and ICL.
-    """
-
-    best: Search
-    chosen: int
-    candidates: tuple[Candidate, ...]
-    passes: int
-    n: float = math.nan
-
-
-def select(
-    key: Array,
-    families: Family | str | Iterable[Family | str],
-    x: ArrayLike,
-    n_components: int | Iterable[int],
-    sample_weight: ArrayLike | None = None,
-    *,
-    criterion: str = "bic",
-    n: float | None = None,
-    callback: Callable[[Candidate], None] | None = None,
-    **options: Any,
-) -> Selection:
-    """`search` for each family and number of components, and the choice between them by an information criterion.
-
-    Args:
-        key: a PRNG key, consumed.
-        families: one family or its name, or several.
-        x: `[n, d]`.
-        n_components: one number, or several.
-        sample_weight: `[n]`, non-negative.
-        criterion: "bic", "aic" or "icl"; the least is chosen.
-        n: the number of observations in BIC and ICL; by default the sum of the weights, with a warning where these do not
-            look like counts (relative frequencies, for example). The log-likelihood stays the weighted sum.
-        callback: called with each `Candidate` as it is done.
-        options: as for `search`: `budget`, `arms`, `prior`, `stop`, `max_iter`, `accelerator`, `chunk_size`.
-
-    Raises:
-        ValueError: the argument, the value found and the remedy, in one line.
-    """
-    check_from_host("select", key, x, sample_weight)
-    check_callback(callback)
-    key = as_key(key)
-    families = tuple(as_family(one) for one in as_several(families))
-    counts = as_several(n_components)
-    if criterion not in ("bic", "aic", "icl"):
-        raise ValueError(f"criterion = {criterion!r}; choose bic, aic or icl")
-    if not families or not counts:
-        raise ValueError("families or n_components is empty; give at least one of each")
-    data = as_data(x, exact=True)
-    weights = as_weights(sample_weight, data.shape[0], jax.dtypes.canonicalize_dtype(data.dtype))
-    n = as_sample_size(n, weights, data.shape[0])
-    for k in counts:
-        as_components(k, data.shape[0] if weights is None else int(np.count_nonzero(weights)))
-    options = _search_options(options)
-    shared = max(counts) if data.size * max(counts) <= SHARED and options["prior"] is None else 0
-    found: list[Search] = []
-    candidates: list[Candidate] = []
-    for i, (family, k) in enumerate((family, k) for family in families for k in counts):
-        slots = max(k, shared) if family.interchangeable else k
-        with already_told() if i else contextlib.nullcontext():
-            found.append(_search(jax.random.fold_in(key, i), family, data, k, weights, slots, **options))
-        with already_told():
-            candidates.append(_candidate(found[-1].best, data, weights, n, slots))
-        if callback is not None:
-            callback(candidates[-1])
-    chosen = min(range(len(candidates)), key=lambda i: (candidates[i].status.failed, getattr(candidates[i], criterion)))
-    return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found), n)
-
-
-def _search_options(options: dict[str, Any]) -> dict[str, Any]:
-    """All options of a search, given some."""
-    defaults = cast(dict[str, Any], search.__kwdefaults__)
-    for name in options:
-        if name not in defaults:
-            raise TypeError(f"select() got an unexpected keyword argument {name!r}")
-    return {**defaults, **options}
-
-
-class Criteria(NamedTuple):
-    """The information criteria of a fit; smaller is better."""
-
-    bic: float
-    aic: float
-    icl: float
-
-
-def criteria(log_likelihood: float, n_parameters: int, n: float, doubt: float = math.nan) -> Criteria:
-    """BIC, AIC and ICL of a fit to n rows (or weights that sum to n).
-
-    `doubt` is -sum_i log max_j p(j | x_i), which ICL alone needs; without it that is NaN.
-    """
-    bic = n_parameters * math.log(n) - 2.0 * log_likelihood
-    return Criteria(bic, 2.0 * n_parameters - 2.0 * log_likelihood, bic + 2.0 * doubt)
-
-
-def _candidate(result: Result, data: Array | np.ndarray, weights: Any, n: float, slots: int) -> Candidate:
-    mixture, log_likelihood = result.mixture, float(result.log_likelihood)
-    w = np.ones(data.shape[0]) if weights is None else np.asarray(weights, np.float64)
-    p = mixture.n_parameters
-    certainty = np.asarray(with_slots(mixture, slots).log_confidence(data), np.float64)
-    doubt = -float(np.sum(np.where(w > 0, w * certainty, 0.0)))
-    of_fit = criteria(log_likelihood, p, n, doubt)
-    return Candidate(mixture.family, mixture.n_components, log_likelihood, p, *of_fit, Status(int(result.status)))
 
 
 def _run_race(key: Array, race: Race, passes: float) -> Search:

@@ -140,7 +140,7 @@ def bootstrap(
     draw = functools.partial(replicas_of, key, rows=rows, kind=kind, mixture=mixture)
     failed, results = 0, []
     for index in pieces_of(r, replicas_at_once(rows, kind)):
-        made = climb_on(_copies(mixture, len(index)), draw(index), prior, stop, settings)
+        made = climb_on(copies_of(mixture, len(index)), draw(index), prior, stop, settings)
         results.append(first_of((made.mixture, made.status), int(np.sum(index < r))))
         failed += int(np.sum(has_failed(results[-1][1])))
         if callback is not None:
@@ -176,7 +176,8 @@ def climb_on(mixtures: Mixture, replicas: Replicas, prior: Prior | None, stop: A
     return run_by_threads(mixtures, replicas, prior, stop, settings._replace(width=min(settings.width, r)))
 
 
-def _copies(mixture: Mixture, r: int) -> Mixture:
+def copies_of(mixture: Mixture, r: int) -> Mixture:
+    """A batch of one mixture r times over, on the host."""
     copies: Mixture = jax.tree.map(lambda leaf: np.broadcast_to(np.asarray(leaf), (r, *np.shape(leaf))), mixture)
     return copies
 

@@ -174,7 +174,7 @@ def test_select_against_scipy(counts):
 
 def test_select_refuses():
     x = jaxem.datasets.faithful()
-    with pytest.raises(ValueError, match="criterion = 'sic'; choose bic, aic or icl"):
+    with pytest.raises(ValueError, match="criterion = 'sic'; choose bic, aic, icl, cv or lrt"):
         jaxem.select(KEY, jaxem.Full(), x, 2, criterion="sic")
     with pytest.raises(ValueError, match="empty"):
         jaxem.select(KEY, [], x, 2)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxem
-from jaxem import Status, loop, racing, rounds
+from jaxem import Status, loop, racing, rounds, selection
 from jaxem.rows import as_rows
 from jaxem.slots import with_slots, without_absent
 from tests.cases import CASES, Counts, blobs
@@ -128,7 +128,7 @@ def test_a_selection_finds_what_searches_find():
         assert abs(one.log_likelihood - float(alone.best.log_likelihood)) < 2e-3
         assert one.n_parameters == alone.best.mixture.n_parameters
         doubt = -float(np.sum(np.asarray(alone.best.mixture.log_confidence(x), np.float64)))
-        expected = jaxem.racing.criteria(float(alone.best.log_likelihood), one.n_parameters, 150, doubt)
+        expected = jaxem.selection.criteria(float(alone.best.log_likelihood), one.n_parameters, 150, doubt)
         np.testing.assert_allclose((one.bic, one.aic, one.icl), expected, rtol=1e-4)
     mixture = found.best.best.mixture
     np.testing.assert_allclose(
@@ -171,16 +171,16 @@ def test_unknown_options_of_select_are_told():
 def test_large_data_and_priors_have_programs_of_their_own(monkeypatch):
     """Where passes cost more than compiling, and where a prior counts components, nothing is absent."""
     seen = []
-    search = racing._search
+    search = racing.search_with_slots
 
     def spy(key, family, x, k, weights, slots, *options, **named):
         seen.append((k, slots))
         return search(key, family, x, k, weights, slots, *options, **named)
 
-    monkeypatch.setattr(racing, "_search", spy)
+    monkeypatch.setattr(selection, "search_with_slots", spy)
     x = blobs(50).astype(DTYPE)
     jaxem.select(KEY, "spherical", x, [1, 2], budget=20)
     jaxem.select(KEY, "spherical", x, [1, 2], budget=20, prior=jaxem.Dirichlet(2.0))
-    monkeypatch.setattr(racing, "SHARED", 10)
+    monkeypatch.setattr(selection, "SHARED", 10)
     jaxem.select(KEY, "spherical", x, [1, 2], budget=20)
     assert seen == [(1, 2), (2, 2), (1, 1), (2, 2), (1, 1), (2, 2)]

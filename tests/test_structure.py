@@ -22,18 +22,18 @@ FLOORS = {
     "families.tied": 5, "families.ellipsoidal": 6,
     "mixture": 5, "divergence": 6,
     "em": 6, "ordering": 6, "saddles": 6, "curvature": 6,
-    "parts": 7, "init": 7, "implicit": 7,
+    "parts": 7, "init": 7, "implicit": 7, "replicas": 6,
     "loop": 8, "recipes": 8,
-    "laws": 9, "lanes": 9, "standard": 9, "dependence": 9, "slots": 9,
-    "queue": 10,
+    "inference": 8, "influences": 9, "laws": 9, "lanes": 9, "standard": 9, "dependence": 9, "slots": 9,
+    "queue": 10, "resampling": 10,
     "reasons": 11, "files": 11, "layout": 11,
-    "collapse": 12, "rounds": 12, "racing": 13,
-    "estimator": 14, "plots": 14, "html": 14, "io": 14, "datasets": 14,
-    "sklearn": 15,
-    "cli.signals": 15,
-    "cli.terminal": 16,
-    "cli.reading": 17, "cli.kinds": 17, "cli.words": 18,
-    "cli.commands": 19, "cli.__main__": 20,
+    "collapse": 12, "rounds": 12, "racing": 13, "comparison": 14, "selection": 15,
+    "estimator": 16, "plots": 16, "html": 16, "io": 16, "datasets": 16,
+    "sklearn": 17,
+    "cli.signals": 17,
+    "cli.terminal": 18,
+    "cli.reading": 19, "cli.kinds": 19, "cli.words": 20,
+    "cli.commands": 21, "cli.__main__": 22,
 }  # fmt: skip
 READ_CORE = {
     "stats": 40, "families.base": 350, "families.gaussian": 560, "priors": 265, "mixture": 255,
@@ -48,9 +48,10 @@ FAMILIES = {
 ENGINE_ROOM = {
     "names": 40, "primitives": 180, "linalg": 185, "distances": 85, "checks": 455, "moments": 80, "rows": 510, "devices": 70,
     "kept": 260, "program": 320, "threads": 105, "parts": 110, "init": 435, "recipes": 140, "saddles": 85, "penalties": 115,
-    "lanes": 450, "queue": 360, "rounds": 400, "racing": 415, "display": 320, "laws": 650, "ordering": 90,
+    "lanes": 465, "queue": 360, "rounds": 400, "racing": 330, "display": 390, "laws": 650, "ordering": 90,
     "newton": 145, "rotations": 170, "standard": 90, "dependence": 135, "slots": 45, "divergence": 40,
-    "curvature": 150, "implicit": 235,
+    "curvature": 150, "implicit": 235, "inference": 530, "influences": 170,
+    "replicas": 150, "resampling": 230, "comparison": 330, "selection": 330,
 }  # fmt: skip
 LONGEST = 60
 """lines of a function of either"""

@@ -14,7 +14,7 @@ import pytest
 import jaxem
 from jaxem import Status, display
 from jaxem.laws import Law
-from jaxem.racing import criteria
+from jaxem.selection import criteria
 from jaxem.stopping import has_failed
 from tests.cases import CASES, Case, Counts, blobs, named
 from tests.conftest import ROUNDING

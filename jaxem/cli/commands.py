@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     from jaxem.laws import Report
     from jaxem.mixture import Mixture
     from jaxem.queue import RestartsProgress
-    from jaxem.racing import Candidate, Search, Selection
+    from jaxem.racing import Search
     from jaxem.rounds import SearchProgress
+    from jaxem.selection import Candidate, Selection
     from jaxem.stopping import StoppingRule
 
 app = typer.Typer(
@@ -316,7 +317,7 @@ def score(
     def work() -> None:
         import numpy as np
 
-        from jaxem.racing import criteria
+        from jaxem.selection import criteria
 
         task = _read_for(model, Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing), family)
         with task.precision():

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from jaxem.loop import Result
     from jaxem.mixture import Mixture
     from jaxem.queue import Landscape
-    from jaxem.racing import Selection
     from jaxem.reasons import Collapse
+    from jaxem.selection import Selection
     from jaxem.stopping import Status
 
 MOST_SHOWN = 6
@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
 def print_fit(source: str, weighted: Weighted, outcome: Outcome, status: Status, shown: Mixture) -> None:
     """The mixture, of the columns that are `shown`, its log-likelihood and BIC, how the climb ended, and the optima."""
     from jaxem.display import count_of
-    from jaxem.racing import criteria
+    from jaxem.selection import criteria
     from jaxem.stopping import Status
 
     table, total_weight = weighted.table, weighted.total

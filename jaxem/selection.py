@@ -1,0 +1,263 @@
+"""Selection: which family and how many components, by what a fit is worth on rows that it has not seen.
+
+    BIC = p log n - 2 l,  AIC = 2 p - 2 l,  ICL = BIC - 2 sum_i log max_j p(j | x_i):  smaller is better.
+                                        (Schwarz 1978; Akaike 1974; Biernacki, Celeux and Govaert 2000)
+    CV  = -2 sum_i w_i log p(x_i | a fit without row i), to first order in one row, or by folds         (Stone 1974; Smyth 2000)
+
+or by likelihood ratio tests, from few components upwards: the first number that one more does not improve on.
+"""
+
+import contextlib
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, cast
+
+import jax
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxem.accelerate import hybrid
+from jaxem.checks import (
+    already_told,
+    as_components,
+    as_count,
+    as_data,
+    as_family,
+    as_key,
+    as_sample_size,
+    as_several,
+    as_weights,
+    check_callback,
+    check_from_host,
+)
+from jaxem.comparison import likelihood_ratio_test
+from jaxem.display import readable, selection_card
+from jaxem.families.base import Family
+from jaxem.influences import leave_one_out
+from jaxem.lanes import Settings
+from jaxem.loop import MAX_ITER, Result, as_options
+from jaxem.racing import Search, search, search_with_slots
+from jaxem.replicas import Replicas
+from jaxem.resampling import LANES, climb_on, copies_of
+from jaxem.rows import as_blocks, as_rows
+from jaxem.slots import with_slots
+from jaxem.stopping import Status, has_failed
+
+SHARED = 2**14
+"""numbers (rows x features x components) up to which `select` has one program for all numbers of components"""
+CRITERIA = ("bic", "aic", "icl", "cv", "lrt")
+FOLDS = 10
+"""folds where rows cannot be left out one at a time"""
+LEVEL = 0.05
+"""the p-value from which one more component is no improvement"""
+
+
+class Candidate(NamedTuple):
+    """One line of a `Selection`: the fit of one family with one number of components. Smaller criteria are better.
+
+    `cv` is known if it was asked for, and `p_value`, of this number of components against the next, if the test was made.
+    """
+
+    family: Family
+    n_components: int
+    log_likelihood: float
+    n_parameters: int
+    bic: float
+    aic: float
+    icl: float
+    status: Status
+    cv: float = math.nan
+    p_value: float = math.nan
+
+
+@readable(selection_card)
+class Selection(NamedTuple):
+    """What `select` found.
+
+    Attributes:
+        best: the `Search` of the chosen candidate.
+        chosen: which of `candidates` that is.
+        candidates: all that were tried, in order; degenerate ones are never chosen while there are others.
+        passes: passes over the data made in all.
+        n: the number of observations in BIC and ICL.
+    """
+
+    best: Search
+    chosen: int
+    candidates: tuple[Candidate, ...]
+    passes: int
+    n: float = math.nan
+
+
+def select(
+    key: Array,
+    families: Family | str | Iterable[Family | str],
+    x: ArrayLike,
+    n_components: int | Iterable[int],
+    sample_weight: ArrayLike | None = None,
+    *,
+    criterion: str = "bic",
+    n: float | None = None,
+    folds: int | None = None,
+    n_replicates: int = 99,
+    callback: Callable[[Candidate], None] | None = None,
+    **options: Any,
+) -> Selection:
+    """`search` for each family and number of components, and the choice between them by an information criterion.
+
+    Args:
+        key: a PRNG key, consumed.
+        families: one family or its name, or several.
+        x: `[n, d]`.
+        n_components: one number, or several.
+        sample_weight: `[n]`, non-negative.
+        criterion: "bic", "aic" or "icl"; the least is chosen. "cv" chooses by the log density of rows held out. "lrt", for
+            one family, takes the first number of components that the next does not improve on, by tests at 5 per cent.
+        n: the number of observations in BIC and ICL; by default the sum of the weights, with a warning where these do not
+            look like counts (relative frequencies, for example). The log-likelihood stays the weighted sum.
+        folds: of "cv"; by default rows are left out one at a time (`leave_one_out`), or in 10 folds where that is not known.
+        n_replicates: of "lrt", the replicates of each test.
+        callback: called with each `Candidate` as it is done.
+        options: as for `search`: `budget`, `arms`, `prior`, `stop`, `max_iter`, `accelerator`, `chunk_size`.
+
+    Raises:
+        ValueError: the argument, the value found and the remedy, in one line.
+    """
+    check_from_host("select", key, x, sample_weight)
+    check_callback(callback)
+    key = as_key(key)
+    families = tuple(as_family(one) for one in as_several(families))
+    counts = as_several(n_components)
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion = {criterion!r}; choose {', '.join(CRITERIA[:-1])} or {CRITERIA[-1]}")
+    if not families or not counts:
+        raise ValueError("families or n_components is empty; give at least one of each")
+    data = as_data(x, exact=True)
+    weights = as_weights(sample_weight, data.shape[0], jax.dtypes.canonicalize_dtype(data.dtype))
+    n = as_sample_size(n, weights, data.shape[0])
+    for k in counts:
+        as_components(k, data.shape[0] if weights is None else int(np.count_nonzero(weights)))
+    folds = None if folds is None else as_count("folds", folds, least=2, most=data.shape[0])
+    if criterion == "lrt":
+        if len(families) > 1:
+            raise ValueError(
+                f'criterion = "lrt" compares numbers of components of one family, and {len(families)} are given'
+            )
+        counts = tuple(sorted(counts))
+    options = _search_options(options)
+    shared = max(counts) if data.size * max(counts) <= SHARED and options["prior"] is None else 0
+    found: list[Search] = []
+    candidates: list[Candidate] = []
+    for i, (family, k) in enumerate((family, k) for family in families for k in counts):
+        slots = max(k, shared) if family.interchangeable else k
+        with already_told() if i else contextlib.nullcontext():
+            found.append(search_with_slots(jax.random.fold_in(key, i), family, data, k, weights, slots, **options))
+        with already_told():
+            candidate = _candidate(found[-1].best, data, weights, n, slots)
+            if criterion == "cv":
+                held_out = _held_out(jax.random.fold_in(key, i), found[-1].best, data, weights, folds, options["prior"])
+                candidate = candidate._replace(cv=-2.0 * held_out)
+            candidates.append(candidate)
+        if callback is not None:
+            callback(candidates[-1])
+    if criterion == "lrt":
+        candidates, chosen = _by_tests(key, families[0], data, weights, candidates, n_replicates)
+    else:
+        order = lambda i: (candidates[i].status.failed, _as_last(getattr(candidates[i], criterion)))  # noqa: E731
+        chosen = min(range(len(candidates)), key=order)
+    return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found), n)
+
+
+def _as_last(value: float) -> float:
+    """A number to sort by, for which NaN comes last."""
+    return math.inf if math.isnan(value) else value
+
+
+def _by_tests(
+    key: Array, family: Family, data: Any, weights: Any, candidates: list[Candidate], n_replicates: int
+) -> tuple[list[Candidate], int]:
+    """Candidates with the p-values of the tests that were made, from few components upwards, and which is chosen."""
+    for i, (one, following) in enumerate(itertools.pairwise(candidates)):
+        if following.status.failed:
+            return candidates, i
+        test = likelihood_ratio_test(
+            jax.random.fold_in(key, len(candidates) + i), family, data, one.n_components, following.n_components,
+            sample_weight=weights, n_replicates=n_replicates,
+        )  # fmt: skip
+        candidates[i] = one._replace(p_value=test.p_value)
+        if test.p_value > LEVEL:
+            return candidates, i
+    return candidates, len(candidates) - 1
+
+
+def _held_out(key: Array, result: Result, data: Any, weights: Any, folds: int | None, prior: Any) -> float:
+    """sum_i w_i log p(x_i | a fit without it); NaN where a fit without some rows has no sound optimum."""
+    if has_failed(int(result.status)):
+        return math.nan
+    w = np.ones(data.shape[0]) if weights is None else np.asarray(weights, np.float64)
+    if folds is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # where the information is singular, folds do it
+            one_by_one = np.asarray(leave_one_out(result.mixture, data, weights, prior), np.float64)
+        if np.isfinite(one_by_one[w > 0]).all():
+            return float(np.sum(np.where(w > 0, w * one_by_one, 0.0)))
+    return _by_folds(key, result, data, w, min(FOLDS if folds is None else folds, int(np.count_nonzero(w))), prior)
+
+
+def _by_folds(key: Array, result: Result, data: Any, w: np.ndarray, folds: int, prior: Any) -> float:
+    """The same by refits from the estimate, each without the rows of one fold; rows are dealt out at random."""
+    mixture = result.mixture
+    fold = np.empty(len(w), int)
+    fold[np.asarray(jax.random.permutation(key, len(w)))] = np.arange(len(w)) % folds
+    rows = as_rows(mixture.family, data, w.astype(mixture.log_weights.dtype), mixture.n_components, like=mixture)
+    seen = np.stack([np.where(fold == f, 0.0, w) for f in range(folds)]).astype(rows.weights.dtype)
+    own = {"weights": np.stack([np.asarray(as_blocks(one, rows)) for one in seen])}
+    replicas = Replicas(rows, own, np.arange(folds))  # type: ignore[arg-type]
+    stop, prior = as_options(mixture.family, rows, None, prior, hybrid())
+    made = climb_on(copies_of(mixture, folds), replicas, prior, stop, Settings(LANES, MAX_ITER, hybrid()))
+    if np.any(has_failed(np.asarray(made.status))):
+        return math.nan
+    total = 0.0
+    for f in range(folds):
+        own_rows = (fold == f) & (w > 0)
+        total += float(np.sum(w[own_rows] * np.asarray(made.mixture[f].log_prob(data[own_rows]), np.float64)))
+    return total
+
+
+def _search_options(options: dict[str, Any]) -> dict[str, Any]:
+    """All options of a search, given some."""
+    defaults = cast(dict[str, Any], search.__kwdefaults__)
+    for name in options:
+        if name not in defaults:
+            raise TypeError(f"select() got an unexpected keyword argument {name!r}")
+    return {**defaults, **options}
+
+
+class Criteria(NamedTuple):
+    """The information criteria of a fit; smaller is better."""
+
+    bic: float
+    aic: float
+    icl: float
+
+
+def criteria(log_likelihood: float, n_parameters: int, n: float, doubt: float = math.nan) -> Criteria:
+    """BIC, AIC and ICL of a fit to n rows (or weights that sum to n).
+
+    `doubt` is -sum_i log max_j p(j | x_i), which ICL alone needs; without it that is NaN.
+    """
+    bic = n_parameters * math.log(n) - 2.0 * log_likelihood
+    return Criteria(bic, 2.0 * n_parameters - 2.0 * log_likelihood, bic + 2.0 * doubt)
+
+
+def _candidate(result: Result, data: Array | np.ndarray, weights: Any, n: float, slots: int) -> Candidate:
+    mixture, log_likelihood = result.mixture, float(result.log_likelihood)
+    w = np.ones(data.shape[0]) if weights is None else np.asarray(weights, np.float64)
+    p = mixture.n_parameters
+    certainty = np.asarray(with_slots(mixture, slots).log_confidence(data), np.float64)
+    doubt = -float(np.sum(np.where(w > 0, w * certainty, 0.0)))
+    of_fit = criteria(log_likelihood, p, n, doubt)
+    return Candidate(mixture.family, mixture.n_components, log_likelihood, p, *of_fit, Status(int(result.status)))
