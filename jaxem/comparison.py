@@ -34,8 +34,10 @@ from jaxem.resampling import LANES, BootstrapProgress, climb_on, pieces_of
 from jaxem.rows import Rows, as_rows
 from jaxem.stopping import RemainingGainBelow, Status, has_failed
 
-NULL_STARTS, STARTS = 3, 12
+NULL_STARTS, STARTS = 3, 32
 """fresh starts of the smaller model, and starts of the larger one, of which every third is fresh"""
+SHORT, PROMISING = 16, 4
+"""turns that all starts of the larger model make, and how many of each data set then climb to the end"""
 REMAINING = 1e-4
 """nats that a climb may leave to gain"""
 MAX_ITER = 500
@@ -203,19 +205,24 @@ def _compare(key: Array, index: np.ndarray, replicas: Replicas, models: Models) 
     stop, _ = as_options(null.family, replicas.rows, RemainingGainBelow(REMAINING), None, hybrid())
     settings = Settings(LANES, MAX_ITER, hybrid())
 
-    def fitted(starts: Mixture) -> Result:
+    def climbed(starts: Mixture, settings: Settings) -> Result:
         s = starts.log_weights.shape[0] // g
-        climbs = Replicas(replicas.rows, replicas.own, np.repeat(np.arange(g), s))  # type: ignore[arg-type]
-        results = climb_on(starts, climbs, None, stop, settings)
+        of_climb: Any = np.repeat(np.arange(g), s)
+        results = climb_on(starts, Replicas(replicas.rows, replicas.own, of_climb), None, stop, settings)
         results = results._replace(trace=results.trace[:, :1])
-        by_replica = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(g, s, *leaf.shape[1:]), results)
-        return _best_of_each(by_replica)
+        by_replica: Result = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(g, s, *leaf.shape[1:]), results)
+        return by_replica
 
     few = 1 if null.n_components == 1 else NULL_STARTS
     moved = models.k > null.n_components and null.family.interchangeable
     recipes = _recipes(models.n_starts, moved)
-    smaller = fitted(_null_starts(key, index, replicas, null, _recipes(few, False)))
-    larger = fitted(_starts(key, index, replicas, smaller.mixture, models.family, models.k, recipes))
+    smaller = _best_of_each(climbed(_null_starts(key, index, replicas, null, _recipes(few, False)), settings))
+    starts = _starts(key, index, replicas, smaller.mixture, models.family, models.k, recipes)
+    if models.n_starts > PROMISING:
+        seen = climbed(starts, settings._replace(max_iter=SHORT))
+        best = jax.tree.map(lambda leaf: leaf[np.arange(g)[:, None], _order(seen)[:, :PROMISING]], seen.mixture)
+        starts = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), best)
+    larger = _best_of_each(climbed(starts, settings))
     statistic = 2.0 * (np.asarray(larger.log_likelihood, np.float64) - np.asarray(smaller.log_likelihood, np.float64))
     if models.family == null.family and models.k > null.n_components:  # the larger model has the smaller one in it
         statistic = np.maximum(statistic, 0.0)
@@ -225,12 +232,17 @@ def _compare(key: Array, index: np.ndarray, replicas: Replicas, models: Models) 
 
 def _best_of_each(results: Result) -> Result:
     """The best climb of each replica, from leaves `[g, s, ...]`; a failed one only if all failed."""
-    value = np.where(np.isfinite(results.objective), results.objective, -np.inf)
-    sound = ~has_failed(results.status) & (value > -np.inf)
-    eligible = sound | ~np.any(sound, axis=1, keepdims=True)
-    place = np.argmax(np.where(eligible, value, -np.inf), axis=1)
+    place = _order(results)[:, 0]
     found: Result = jax.tree.map(lambda leaf: leaf[np.arange(len(place)), place], results)
     return found
+
+
+def _order(results: Result) -> np.ndarray:
+    """The climbs of each replica, best first, `[g, s]`; those that failed come last."""
+    objective: Any = results.objective
+    value = np.where(np.isfinite(objective), objective, -np.inf)
+    order: np.ndarray = np.lexsort((-value, has_failed(results.status) | (value == -np.inf)), axis=1)
+    return order
 
 
 # -- starts --------------------------------------------------------------------------------------------------------------
