@@ -265,11 +265,15 @@ def selection_card(selection: "Selection") -> Card:
     return Card(header=header, rows=tuple(rows), notes=notes)
 
 
-def summary_card(summary: "Summary") -> Card:
-    """A line for each parameter: estimate, errors and interval; of symmetric matrices the upper triangle."""
+def summary_card(summary: "Summary", names: Sequence[str] = ()) -> Card:
+    """A line for each parameter: estimate, errors and interval; of symmetric matrices the upper triangle.
+
+    With the `names` of the columns these stand in place of their numbers.
+    """
     columns = (summary.estimate, summary.standard_error, summary.robust_error, summary.lower, summary.upper)
     header = ("parameter", "estimate", "std. error", "robust", f"{100 * summary.level:g}% interval from", "to")
-    return _errors_card("", header, columns, tuple(f"beware: {one}" for one in summary.cautions))
+    names = () if hasattr(summary.family, "families") else names  # parts have columns of their own
+    return _errors_card("", header, columns, tuple(f"beware: {one}" for one in summary.cautions), names)
 
 
 def bootstrap_card(bootstrap: "Bootstrap") -> Card:
@@ -309,18 +313,27 @@ def histogram_lines(values: np.ndarray, mark: float, bins: int = 12, width: int 
     )
 
 
-def _errors_card(title: str, header: tuple[str, ...], columns: Sequence[Any], notes: tuple[str, ...]) -> Card:
+def _errors_card(
+    title: str, header: tuple[str, ...], columns: Sequence[Any], notes: tuple[str, ...], names: Sequence[str] = ()
+) -> Card:
     leaves = [jax.tree_util.tree_flatten_with_path(one)[0] for one in columns]
-    rows = []
+    rows, k = [], len(columns[0].weights)
     for several in zip(*leaves, strict=True):
         path, arrays = several[0][0], [np.asarray(leaf) for _, leaf in several]
         name = jax.tree_util.keystr(path, simple=True, separator=".").removeprefix("components.")
         if not np.issubdtype(arrays[0].dtype, np.floating):
             continue
+        n_of_columns = arrays[0].ndim - (name == "weights" or arrays[0].shape[:1] == (k,))
         symmetric = arrays[0].ndim > 1 and np.array_equal(arrays[0], np.swapaxes(arrays[0], -1, -2))
         for index in np.ndindex(arrays[0].shape):
             if not (symmetric and index[-2] > index[-1]):
-                place = f"[{', '.join(map(str, index))}]" if index else ""
+                # all axes but that of the components are those of columns, where they are as long
+                first = arrays[0].ndim - n_of_columns
+                words = [
+                    names[i] if axis >= first and size == len(names) else str(i)
+                    for axis, (i, size) in enumerate(zip(index, arrays[0].shape, strict=True))
+                ]
+                place = f"[{', '.join(words)}]" if index else ""
                 rows.append((name + place, *(_short(array[index]) for array in arrays)))
     shown = rows[:MOST_ERRORS]
     rest = (f"({count_of(len(rows) - len(shown), 'more parameter')} not shown)",) if len(rows) > len(shown) else ()

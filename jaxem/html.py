@@ -26,9 +26,10 @@ from jax.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
 from jaxem.checks import as_mixture, as_supported
-from jaxem.display import as_moments
+from jaxem.display import as_moments, html_table, summary_card
 from jaxem.em import e_step, m_step, proxy
 from jaxem.families.gaussian import GaussianParams
+from jaxem.inference import Summary
 from jaxem.init import RandomParameters
 from jaxem.laws import Report, verify
 from jaxem.loop import Result, fit
@@ -57,6 +58,7 @@ def report(
     columns: Sequence[str] | None = None,
     landscape: Landscape | None = None,
     verification: Report | None = None,
+    summary: Summary | None = None,
     title: str = "A mixture fitted by EM",
     features: tuple[int, int] = (0, 1),
     seed: int = 0,
@@ -70,6 +72,7 @@ def report(
         columns: names of the d columns.
         landscape: the optima that restarts ended in.
         verification: what `verify` found; computed if not given.
+        summary: of `jaxem.summary`: a table of errors and intervals is added.
         title: of the page.
         features: the two columns that the player draws.
         seed: of the player's starts.
@@ -98,7 +101,7 @@ def report(
         SCRIPT=(page / "page.js").read_text(encoding="utf-8"),
         SUBTITLE=_text(f"{n:,} rows, {d} {'column' if d == 1 else 'columns'}; {_description(result.mixture)}"),
         CARDS=_cards(result, n),
-        PARAMETERS=_parameters(result.mixture, names),
+        PARAMETERS=_parameters(result.mixture, names) + ("" if summary is None else _errors(summary, names)),
         VERIFICATION=_verification(verification),
         LANDSCAPE="" if landscape is None else _landscape(landscape),
         PLAYER=_player(played, n),
@@ -348,6 +351,13 @@ def _other_cells(mixture: Mixture, names: list[str]) -> tuple[list[str], list[li
             for line, number in zip(cells, numbers[:, i], strict=True):
                 line.append("" if np.isnan(number) else f"{number:.5g}")
     return head, cells
+
+
+def _errors(summary: Summary, names: list[str]) -> str:
+    """The table of standard errors and intervals, and what to beware of."""
+    card = summary_card(summary, names)
+    notes = "".join(f"<p class=note>{_text(note)}</p>" for note in card.notes)
+    return f"<h2>How sure</h2><div class=wide>{html_table(card.header, card.rows)}</div>{notes}"
 
 
 def _verification(found: Report) -> str:

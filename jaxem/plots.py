@@ -27,8 +27,10 @@ except ModuleNotFoundError as error:  # the extra is missing
     ) from error
 
 from jaxem.checks import as_mixture
+from jaxem.comparison import LikelihoodRatioTest
 from jaxem.display import as_moments, has_moments
 from jaxem.families.student_t import StudentT
+from jaxem.inference import Summary
 from jaxem.loop import Result
 from jaxem.mixture import Mixture
 from jaxem.queue import Landscape
@@ -64,6 +66,7 @@ def plot_mixture(
     *,
     features: Sequence[int] = (0, 1),
     columns: Sequence[str] | None = None,
+    summary: Summary | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Components as ellipses of one and two deviations over the data; in one dimension densities over a histogram.
@@ -74,24 +77,34 @@ def plot_mixture(
         x: `[n, d]`; of more than 5,000 rows an even sample is drawn.
         features: the two columns to draw, or one for its marginal density; of data with one column that.
         columns: names of the d columns.
+        summary: of `jaxem.summary`: the intervals of the means are drawn as bars.
         ax: where to draw.
 
     Raises:
-        ValueError: for features that are not there, or without the `x` that a family needs.
+        ValueError: for features that are not there, without the `x` that a family needs, or for a summary without means.
         NotImplementedError: for two of many columns of a family without marginal densities.
     """
     mixture = as_mixture(mixture)
     if not _has_ellipses(mixture, x, features):
+        if summary is not None:
+            raise ValueError(f"summary of {mixture.family.shown_name} has no means to draw; leave it out, and print it")
         return _by_density(mixture, x, features, columns, ax, soft=False)
     means, covariances, shown = _moments(mixture, features)
     ax = _axes(ax)
     _label(ax, shown, columns)
     if len(shown) == 1:
-        return _densities(mixture, means, covariances, x, shown[0], ax)
-    if x is not None:
-        data = _even_sample(np.asarray(x))[0]
-        ax.scatter(data[:, shown[0]], data[:, shown[1]], s=_size(len(data)), c=GREY, alpha=0.6, linewidths=0)
-    return _ellipses(mixture, means, covariances, ax)
+        ax = _densities(mixture, means, covariances, x, shown[0], ax)
+    else:
+        if x is not None:
+            data = _even_sample(np.asarray(x))[0]
+            ax.scatter(data[:, shown[0]], data[:, shown[1]], s=_size(len(data)), c=GREY, alpha=0.6, linewidths=0)
+        ax = _ellipses(mixture, means, covariances, ax)
+    return ax if summary is None else _intervals(summary, means, shown, ax)
+
+
+def draws_intervals(mixture: Mixture) -> bool:
+    """Whether `plot_mixture` can draw the intervals of a summary of this mixture."""
+    return _has_ellipses(mixture, None, (0, 1))
 
 
 def plot_responsibilities(
@@ -315,6 +328,49 @@ def _ellipses(mixture: Mixture, means: np.ndarray, covariances: np.ndarray, ax: 
             str(j), means[j], ha="center", va="center", fontsize=10, fontweight="bold", color=palette[j], zorder=4,
             path_effects=halo,
         )  # fmt: skip
+    return _hide_frame(ax)
+
+
+def _intervals(summary: Summary, means: np.ndarray, shown: list[int], ax: "Axes") -> "Axes":
+    """The intervals of the means: a cross at each of two features, a bar under the curves of one."""
+    ends = [np.asarray(one.components.means, float)[:, shown] for one in (summary.lower, summary.upper)]
+    if ends[0].shape != means.shape:
+        raise ValueError(f"summary is of {len(ends[0])} components, the mixture has {len(means)}; give its own")
+    foot = ax.get_ylim()[1]
+    for j, colour in enumerate(colours(len(means))):
+        low, high = (end[j] for end in ends)
+        style: dict[str, Any] = {"color": colour, "linewidth": 3.0, "solid_capstyle": "butt", "zorder": 5}
+        if len(shown) == 1:
+            ax.plot([low[0], high[0]], [-0.03 * foot * (1 + j % 2)] * 2, **style)
+            continue
+        ax.plot([low[0], high[0]], [means[j, 1]] * 2, **style)
+        ax.plot([means[j, 0]] * 2, [low[1], high[1]], **style)
+    if len(shown) == 1:
+        ax.set_ylim(-0.08 * foot, foot)
+    return ax
+
+
+def plot_test(test: LikelihoodRatioTest, *, ax: "Axes | None" = None) -> "Axes":
+    """What the statistic of a likelihood ratio test is where the smaller model is true, and where the data lie."""
+    ax = _axes(ax)
+    values = np.asarray(test.replicates, float)
+    ax.hist(values, bins="auto" if np.ptp(values) > 0 else 1, color="0.8", edgecolor="white", zorder=1)
+    ax.axvline(test.statistic, color=COLOURS[5], linewidth=2.0, zorder=3)
+    side = "left" if test.statistic < 0.6 * ax.get_xlim()[1] else "right"
+    ax.annotate(
+        f"the data: {test.statistic:.2f}\np = {test.p_value:.3g}",
+        (test.statistic, 0.95),
+        (6 if side == "left" else -6, 0),
+        color=COLOURS[5],
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        va="top",
+        ha=side,
+    )
+    small, large = (f"{one.n_components} x {one.family.shown_name}" for one in (test.null, test.alternative))
+    ax.set_xlabel("twice the gain in log-likelihood")
+    ax.set_ylabel("replicates")
+    ax.set_title(f"{small} against {large}", fontsize=10)
     return _hide_frame(ax)
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from jaxem.datasets import Table
     from jaxem.families.base import Family
+    from jaxem.inference import Summary
     from jaxem.init import Initializer
     from jaxem.io import Model as Saved
     from jaxem.laws import Report
@@ -206,6 +207,9 @@ def fit(
         Path | None, typer.Option(help="Write a report here, one HTML file in which EM can be played step by step.")
     ] = None,
     force: Force = False,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="Print standard errors and 95% intervals, and draw those of the means.")
+    ] = False,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not verify the mathematics at the result.")
     ] = False,
@@ -247,7 +251,75 @@ def fit(
             )
         generated = not source.named and weighted.table.columns == source.columns
         names = None if generated else weighted.table.columns
-        _fit(weighted, names, data, settings, files, verified=not no_verify, keep=not no_cache)
+        _fit(weighted, names, data, settings, files, verified=not no_verify, keep=not no_cache, errors=errors)
+
+    run(work)
+
+
+@app.command("test")
+def compare(
+    data: Data = None,
+    components: Annotated[
+        int, typer.Option("-k", "--components", parser=_whole, help="Number of components that may be enough.")
+    ] = 1,
+    against: Annotated[
+        int | None, typer.Option(parser=_whole, show_default="one more", help="Number of components to compare with.")
+    ] = None,
+    covariance: Annotated[
+        str | None, typer.Option(metavar="FORM", show_default="full", help="Form of the covariances, as for fit.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(metavar="KIND", show_default="full", help="Kind of component, as for fit.")
+    ] = None,
+    replicates: Annotated[
+        int,
+        typer.Option(
+            parser=_whole, help="Data sets to draw from the smaller fit; the p-value is at least 1 / (1 + this)."
+        ),
+    ] = 99,
+    seed: Seed = 0,
+    columns: Columns = None,
+    weights: Weights = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw what the statistic is by chance here (png, pdf, svg).")
+    ] = None,
+    force: Force = False,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
+    header: Header = None,
+    na: Na = None,
+    drop_missing: DropMissing = False,
+    no_cache: NoCache = False,
+    debug: Debug = False,
+) -> None:
+    """Test whether -k components are enough for DATA, by the likelihood ratio and the parametric bootstrap.
+
+    A small p-value says that more components fit better than chance would have it. Weights count rows.
+    """
+
+    def work() -> None:
+        import jax
+
+        Files(None, plot, None, force).check()
+        _check_whole("--replicates", replicates, most=10**6)
+        _check_whole("-k", components, most=NO_LIMIT)
+        _check_whole("--against", against, most=NO_LIMIT)
+        chosen = kinds(covariance, family)
+        if len(chosen) > 1:
+            raise UsageError("the test compares numbers of components of one kind; give one --covariance or --family")
+        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing)
+        weighted = reading.read(reading.open())
+        start_jax(keep=not no_cache)
+        with _precision(weighted.table), progress_bar("testing", replicates) as update:
+            found = jaxem.likelihood_ratio_test(
+                jax.random.key(seed), chosen[0].make(weighted.table.values), weighted.values, components, against,
+                sample_weight=weighted.weights, n_replicates=replicates,
+                callback=lambda seen: update(seen.finished, f"{seen.failed} failed"),
+            )  # fmt: skip
+        print(found)
+        if plot is not None:
+            _draw_test(found, plot, force)
+            print(f"drawn in {printable(str(plot))}")
 
     run(work)
 
@@ -586,6 +658,7 @@ def _fit(
     *,
     verified: bool,
     keep: bool,
+    errors: bool,
 ) -> None:
     """Fit, save, print, verify, draw and report; the model is saved with the names of its columns."""
     from jaxem.checks import as_components
@@ -621,15 +694,29 @@ def _fit(
             outcome = outcome.without_labels(settings.layers.without_labels(mixture))
         if verification is not None:
             print_verification(verification)
+        summary = _errors(mixture, weighted, shown.table) if errors else None
         if files.plot is not None:
-            _draw(outcome, shown.table, files.plot, files.force)
+            _draw(outcome, shown.table, files.plot, files.force, summary)
             print(f"drawn in {printable(str(files.plot))}")
         if files.report is not None:
-            _write_report(outcome, source, shown.table, verification, files.report, files.force)
+            _write_report(outcome, source, shown.table, verification, files.report, files.force, summary)
             print(f"reported in {printable(str(files.report))}")
         print(
             "not saved (--out FILE saves the mixture)" if files.out is None else f"saved to {printable(str(files.out))}"
         )
+
+
+def _errors(mixture: Mixture, weighted: Weighted, table: Table) -> Summary:
+    """Standard errors and intervals, printed."""
+    import warnings
+
+    from jaxem.display import summary_card
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the table says the same below
+        found = jaxem.summary(mixture, weighted.values, weighted.weights)
+    print(f"How sure is the fit? (robust: also if the family is wrong)\n{summary_card(found, table.columns).text()}\n")
+    return found
 
 
 def _ordered(outcome: Outcome, order: Order | None) -> Outcome:
@@ -762,29 +849,56 @@ def _picture_format(path: Path) -> str:
     return suffix
 
 
-def _draw(outcome: Outcome, table: Table, path: Path, force: bool) -> None:
+def _draw(outcome: Outcome, table: Table, path: Path, force: bool, summary: Summary | None) -> None:
     """The fit, and the landscape of optima beside it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from jaxem.files import write_atomically
-    from jaxem.plots import plot_landscape, plot_responsibilities
+    from jaxem.plots import draws_intervals, plot_landscape, plot_mixture, plot_responsibilities
 
     figure = Figure(figsize=(9.5, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     fit, optima = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    plot_responsibilities(outcome.result.mixture, table.values, columns=table.columns, ax=fit)
+    mixture = outcome.result.mixture
+    if summary is not None and draws_intervals(mixture):
+        plot_mixture(mixture, table.values, columns=table.columns, summary=summary, ax=fit)
+    else:
+        plot_responsibilities(mixture, table.values, columns=table.columns, ax=fit)
     plot_landscape(outcome.landscape, ax=optima)
     shown = "" if len(table.columns) <= 2 else f", the first 2 of {len(table.columns)} columns"
     fit.set_title(f"log-likelihood {float(outcome.result.log_likelihood):.4f}{shown}", fontsize=10)
     optima.set_title(outcome.origin, fontsize=10)
+    _save_picture(figure, path, force)
+
+
+def _save_picture(figure: Any, path: Path, force: bool) -> None:
+    from jaxem.files import write_atomically
+
     picture = text_io.BytesIO()
     figure.savefig(picture, format=_picture_format(path), dpi=150)
     write_atomically(path, picture.getvalue(), force)
 
 
+def _draw_test(found: Any, path: Path, force: bool) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from jaxem.plots import plot_test
+
+    figure = Figure(figsize=(5.6, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    plot_test(found, ax=figure.subplots())
+    _save_picture(figure, path, force)
+
+
 def _write_report(
-    outcome: Outcome, source: str, table: Table, verification: Report | None, path: Path, force: bool
+    outcome: Outcome,
+    source: str,
+    table: Table,
+    verification: Report | None,
+    path: Path,
+    force: bool,
+    summary: Summary | None,
 ) -> None:
     from jaxem import html
     from jaxem.files import write_atomically
@@ -795,6 +909,7 @@ def _write_report(
         columns=table.columns,
         landscape=outcome.landscape,
         verification=verification,
+        summary=summary if summary is None or summary.family == outcome.result.mixture.family else None,
         title=f"EM on {Path(source).name}",
     )
     write_atomically(path, page.encode(), force)
