@@ -98,7 +98,7 @@ def plot_mixture(
         if x is not None:
             data = _even_sample(np.asarray(x))[0]
             ax.scatter(data[:, shown[0]], data[:, shown[1]], s=_size(len(data)), c=GREY, alpha=0.6, linewidths=0)
-        ax = _ellipses(mixture, means, covariances, ax)
+        ax = _ellipses(mixture, means, covariances, ax, beside=summary is not None)
     return ax if summary is None else _intervals(summary, means, shown, ax)
 
 
@@ -315,7 +315,10 @@ def _of_components(mixture: Mixture, at: np.ndarray, ax: "Axes", marker: str = "
     ax.set_ylim(bottom=0)
 
 
-def _ellipses(mixture: Mixture, means: np.ndarray, covariances: np.ndarray, ax: "Axes") -> "Axes":
+def _ellipses(
+    mixture: Mixture, means: np.ndarray, covariances: np.ndarray, ax: "Axes", *, beside: bool = False
+) -> "Axes":
+    """Ellipses with their numbers at the means, or `beside` them."""
     k = len(means)
     weights, palette = np.exp(np.asarray(mixture.log_weights, float)), colours(k)
     halo = [patheffects.withStroke(linewidth=3, foreground="white")]
@@ -325,8 +328,8 @@ def _ellipses(mixture: Mixture, means: np.ndarray, covariances: np.ndarray, ax: 
             width = 1.0 + 1.6 * math.sqrt(weights[j]) if deviations == DEVIATIONS[-1] else 0.9
             ax.plot(*ellipse(means[j], covariances[j], deviations), line, color=palette[j], linewidth=width, zorder=3)
         ax.annotate(
-            str(j), means[j], ha="center", va="center", fontsize=10, fontweight="bold", color=palette[j], zorder=4,
-            path_effects=halo,
+            str(j), means[j], (9 * beside, 9 * beside), textcoords="offset points", ha="center", va="center", fontsize=10,
+            fontweight="bold", color=palette[j], zorder=4, path_effects=halo,
         )  # fmt: skip
     return _hide_frame(ax)
 
@@ -339,7 +342,7 @@ def _intervals(summary: Summary, means: np.ndarray, shown: list[int], ax: "Axes"
     foot = ax.get_ylim()[1]
     for j, colour in enumerate(colours(len(means))):
         low, high = (end[j] for end in ends)
-        style: dict[str, Any] = {"color": colour, "linewidth": 3.0, "solid_capstyle": "butt", "zorder": 5}
+        style: dict[str, Any] = {"color": colour, "linewidth": 2.5, "solid_capstyle": "butt", "zorder": 5}
         if len(shown) == 1:
             ax.plot([low[0], high[0]], [-0.03 * foot * (1 + j % 2)] * 2, **style)
             continue

@@ -189,30 +189,6 @@ def test_rate_and_remaining_gain_estimate_the_truth():
         assert 0.0 < float(result.rate) < 1.0
 
 
-def test_forward_mode_goes_through_fit():
-    """d fitted mean / d one data value, by jvp and by differences."""
-    x = blobs(40)
-    mixture = start_of(jaxem.Spherical(), x, 2)
-
-    def fitted(move):
-        moved = jnp.asarray(x).at[0, 0].add(move)
-        return jaxem.fit(mixture, moved, stop=FOREVER, max_iter=30).mixture.components.means
-
-    slope = jax.jacfwd(fitted)(0.0)
-    h = 1e-4 if X64 else 2.0**-4
-    np.testing.assert_allclose(slope, (fitted(h) - fitted(-h)) / (2 * h), atol=1e-7 if X64 else 2e-3)
-    _, tangent = jax.jit(lambda move: jax.jvp(fitted, (move,), (1.0,)))(0.0)
-    np.testing.assert_allclose(tangent, slope, atol=ROUNDING)
-
-
-def test_reverse_mode_gives_one_clear_error():
-    x = blobs(40)
-    mixture = start_of(jaxem.Spherical(), x, 2)
-    for function in (jax.grad, jax.jacrev):
-        with pytest.raises(NotImplementedError, match=r"jax\.jvp or jax\.jacfwd"):
-            function(lambda start: jaxem.fit(start, x).log_likelihood)(mixture)
-
-
 def test_fit_under_vmap_and_jit():
     x = blobs(60)
     starts = jaxem.starts(jax.random.key(0), jaxem.Diagonal(), x, 2, 4)
