@@ -251,7 +251,7 @@ def test_whoever_waits_for_a_program_gets_its_fault_and_the_next_call_tries_agai
 RUN = """
 import sys, jax, numpy as np, jaxem
 x = np.load(sys.argv[1])
-mixture = jaxem.search(jax.random.key(0), "full", x, 2, budget=300).best.mixture
+mixture = jaxem.search(jax.random.key(0), "spherical", x, 2, budget=300).best.mixture
 one = jaxem.fit(mixture, x, accelerator=jaxem.hybrid())
 report = jaxem.verify(mixture, x)
 numbers = [*map(np.asarray, jax.tree.leaves(mixture)), one.objective, mixture.log_prob(x)]
