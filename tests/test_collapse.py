@@ -437,6 +437,7 @@ def test_every_climb_that_fails_has_a_reason_and_no_other(name, family):
 
 
 @pytest.mark.parametrize("family", ["diagonal", "full"])
+@pytest.mark.any_dtype
 def test_a_search_that_fails_says_why(family):
     """By the best climb of the likelihood, not by the fit under a penalty that is offered instead."""
     rng = np.random.default_rng(2)
