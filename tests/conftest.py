@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")
-# compiling is nearly all of the suite's time; `XLA_FLAGS= pytest` runs it with XLA's own optimisation
+# compiling is nearly all of the suite's time; `XLA_FLAGS= pytest` runs it with XLA's own optimisation and its own checks
 QUICK = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_disable_hlo_passes=hlo-verifier"
 )
 os.environ.setdefault("XLA_FLAGS", QUICK)
 
