@@ -144,7 +144,7 @@ def coinciding(x, family, k=2):
 
 @pytest.mark.parametrize(
     "family",
-    slow_but_first([jaxem.Full(), jaxem.Bernoulli(), jaxem.Spherical(), jaxem.Tied()], 2),
+    slow_but_first([jaxem.Spherical(), jaxem.Bernoulli(), jaxem.Full(), jaxem.Tied()], 2),
     ids=lambda family: type(family).__name__,
 )
 def test_components_that_coincide_are_a_saddle(family):
@@ -177,7 +177,7 @@ def test_two_of_three_components_that_coincide_are_a_saddle():
 @pytest.mark.skipif(not X64, reason="second derivatives of float64")
 def test_a_saddle_of_distinct_components_is_told():
     """Two clusters each for two components that both straddle them: a fixed point by symmetry, which EM leaves if it can."""
-    z = np.random.default_rng(0).normal(size=(100, 2)) * [0.5, 1.0] + [4.0, 0.0]
+    z = np.random.default_rng(0).normal(size=(30, 2)) * [0.5, 1.0] + [4.0, 0.0]
     x = np.concatenate([z * signs for signs in itertools.product([1, -1], repeat=2)])
     means = jnp.asarray([[0.0, 1.0], [0.0, -1.0]])
     start = jaxem.Mixture(jnp.log(jnp.full(2, 0.5)), GaussianParams(means, jnp.full(2, 8.0)), jaxem.Spherical())
@@ -199,9 +199,9 @@ def test_a_saddle_of_distinct_components_is_told():
 
 @pytest.mark.skipif(not X64, reason="a spike is one in either, but these values are of float64")
 def test_many_equal_values_are_never_called_an_optimum():
-    """120 zeros beside a cluster: a spike, from every seed; never two equal components with the likelihood of one."""
+    """400 zeros beside a cluster: a spike, from every seed; never two equal components with the likelihood of one."""
     rng = np.random.default_rng(7)
-    x = np.concatenate([np.zeros(120), rng.normal(3.0, 0.7, 180)])[:, None]
+    x = np.concatenate([np.zeros(400), rng.normal(3.0, 0.7, 600)])[:, None]
     for seed in range(2):
         assert int(jaxem.search(jax.random.key(seed), jaxem.Full(), x, 2).best.status) == Status.DEGENERATE
 

@@ -60,6 +60,7 @@ def test_what_a_search_returns():
 
 
 @pytest.mark.parametrize("family", [jaxem.Bernoulli(), *SOME_GAUSSIANS], ids=lambda family: type(family).__name__)
+@pytest.mark.any_dtype
 def test_any_family_and_weights(family):
     """Weight 3 is three rows, weight 0 is none; a family that has no narrow starts is searched too."""
     x = blobs(70) if family in GAUSSIANS else (blobs(70) > 1.0).astype(float)
@@ -107,6 +108,7 @@ def test_where_the_likelihood_has_no_maximum(family):
     np.testing.assert_allclose(means[:, 1], 7.0, rtol=1e-5)
 
 
+@pytest.mark.any_dtype
 def test_a_search_with_a_prior_climbs_its_objective_and_reports_both():
     x = jaxem.datasets.faithful().astype(DTYPE)
     prior = jaxem.fraley_raftery(jaxem.Diagonal(), x, 3)
@@ -182,6 +184,7 @@ def test_select_refuses():
         jaxem.select(KEY, jaxem.Full(), x, [1, 0])
 
 
+@pytest.mark.any_dtype
 def test_select_never_chooses_what_collapsed():
     x = np.column_stack([blobs(70)[:, 0], np.full(70, 7.0)]).astype(DTYPE)
     chosen = jaxem.select(KEY, [jaxem.Full(), jaxem.Spherical()], x, [2])
