@@ -448,7 +448,7 @@ def test_a_search_that_fails_says_why(family):
     assert "80 rows with column 0 = 255" in str(found.collapse)
     assert str(found.collapse) in str(found)
     assert "80 rows with column 0 = 255" in found._repr_html_()  # type: ignore[attr-defined]  # a decorator sets it
-    sound = jaxem.search(KEY, family, x[80:], 1, budget=60)
+    sound = jaxem.search(KEY, family, blobs(200).astype(DTYPE), 2, budget=60)
     assert sound.collapse is None
     assert "failed" not in str(sound)
 

@@ -190,7 +190,7 @@ def test_plots_pages_and_laws_take_an_estimator():
     from jaxem.plots import plot_mixture, plot_responsibilities
     from jaxem.sklearn import GaussianMixture
 
-    model = GaussianMixture(2, random_state=0).fit(X)
+    model = GaussianMixture(2, covariance_type="spherical", random_state=0).fit(X)
     for of_model, of_mixture in (
         (plot_mixture(model, X), plot_mixture(model.mixture_, X)),
         (plot_responsibilities(model, X), plot_responsibilities(model.mixture_, X)),
