@@ -1,12 +1,14 @@
 """Settings of the suite: float64 unless JAX_ENABLE_X64=0, quick compiling, no silent rank promotion, three tolerances."""
 
+import gc
 import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")
-# compiling is nearly all of the suite's time; `XLA_FLAGS= pytest` runs it with XLA's own optimisation
+# compiling is nearly all of the suite's time; `XLA_FLAGS= pytest` runs it with XLA's own optimisation and its own checks
 QUICK = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_disable_hlo_passes=hlo-verifier"
 )
 os.environ.setdefault("XLA_FLAGS", QUICK)
 
@@ -24,6 +26,7 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.set_threshold(100_000, 20, 20)  # a trace makes very many objects that live on: looked through often, they cost time
 if os.environ["XLA_FLAGS"] == QUICK:  # the options that the package chooses for small data, before any program has them
     program.BRISK["xla_backend_optimization_level"] = 0
 

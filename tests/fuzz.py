@@ -139,7 +139,7 @@ def one_search(rng: np.random.Generator, folder: Path) -> bool:
     """The core's own edge: `search` on the same data."""
     del folder
     x = hostile(rng)
-    family = [*FORMS.values()][rng.integers(4)]
+    family = [*FORMS.values()][rng.integers(len(FORMS))]
     k = int(rng.integers(1, COMPONENTS + 1))
     try:
         found = jaxem.search(jax.random.key(int(rng.integers(100))), family, x, k, budget=int(rng.choice([1, 30])))

@@ -200,6 +200,7 @@ def test_a_saddle_does_not_end_the_climb():
 
 
 @pytest.mark.parametrize("name", ACCELERATORS)
+@pytest.mark.any_dtype
 def test_an_accelerated_lane_is_the_same_alone_and_in_a_batch(name):
     x = jaxem.datasets.faithful() if X64 else np.float32(jaxem.datasets.faithful())
     starts = jaxem.starts(jax.random.key(0), jaxem.Diagonal(), x, 3, 10)
@@ -224,6 +225,7 @@ def test_units_make_a_climb_independent_of_the_units_of_the_data():
     np.testing.assert_allclose(one.trace[:10], other.trace[:10] + shift, rtol=1e-9 if X64 else 1e-3)
 
 
+@pytest.mark.any_dtype
 def test_any_transformation_of_optax_is_an_accelerator():
     """optax.identity is plain EM; a scaling is over-relaxation; neither looks ahead, and the result says so by NaN."""
     x = jaxem.datasets.faithful() if X64 else np.float32(jaxem.datasets.faithful())

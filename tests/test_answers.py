@@ -67,7 +67,7 @@ def test_one_row_is_a_sound_component_of_a_shared_covariance(d):
     np.testing.assert_allclose(np.min(found.best.mixture.weights), 1 / 61, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("n", "d"), slow_but_first([(20, 50), (3, 4), (2, 2)], 1))
+@pytest.mark.parametrize(("n", "d"), slow_but_first([(8, 12), (20, 50), (3, 4), (2, 2)], 1))
 def test_a_prior_that_bounds_the_objective_ends_the_question(n, d):
     """Fewer rows than columns with a floor: the maximum for one component is S + floor I, and is no collapse."""
     x = np.random.default_rng(n).normal(size=(n, d)) * np.linspace(0.5, 3, d)
@@ -95,12 +95,15 @@ def test_a_prior_that_leaves_a_direction_open_ends_nothing():
 def test_a_component_without_rows_is_no_optimum():
     """A floor on variances pays for a component that nothing belongs to; with far clusters that is not what a fit is for."""
     rng = np.random.default_rng(1)
-    x = np.concatenate([rng.normal(mean, 1, (40, 60)) for mean in (0.0, 1.5)]).astype(DTYPE)
-    best = jaxem.search(KEY, jaxem.Full(), x, 2, prior=jaxem.variance_floor(x, 0.2)).best
+    x = np.concatenate([rng.normal(mean, 1, (16, 24)) for mean in (0.0, 1.5)]).astype(DTYPE)
+    prior = jaxem.variance_floor(x, 0.2)
+    best = jaxem.search(KEY, jaxem.Full(), x, 2, prior=prior).best
+    start = jaxem.starts(KEY, jaxem.Full(), x, 1, 1)[0]
+    assert float(jaxem.fit(start, x, prior=prior).objective) > float(best.objective) + 10  # with one component: it pays
     labels = np.asarray(best.mixture.predict(x))
     assert not Status(int(best.status)).failed
-    assert len({*labels[:40]}) == len({*labels[40:]}) == 1
-    assert labels[0] != labels[40]
+    assert len({*labels[:16]}) == len({*labels[16:]}) == 1
+    assert labels[0] != labels[16]
 
 
 @pytest.mark.parametrize("family", SOME_GAUSSIANS, ids=lambda family: type(family).__name__)
@@ -117,16 +120,16 @@ def test_a_spike_is_degenerate_however_many_rows_it_has(family):
 def test_spikes_do_not_hide_a_sound_optimum(seed):
     """Ages of which half are rounded to tens: many climbs end in a spike on one value, others do not."""
     rng = np.random.default_rng(5)
-    ages = rng.normal(40, 15, 2000)
-    ages = np.where(rng.uniform(size=2000) < 0.45, ages.round(-1), ages)[:, None]
+    ages = rng.normal(40, 15, 1000)
+    ages = np.where(rng.uniform(size=1000) < 0.45, ages.round(-1), ages)[:, None]
     best = jaxem.search(jax.random.key(seed), jaxem.Full(), ages, 2).best
     climbs = jaxem.fit_restarts(
-        jaxem.starts(KEY, jaxem.Full(), ages, 2, 64, jaxem.RandomParameters()), ages, accelerator=jaxem.hybrid()
+        jaxem.starts(KEY, jaxem.Full(), ages, 2, 32, jaxem.RandomParameters()), ages, accelerator=jaxem.hybrid()
     )
     sound = [i for i, status in enumerate(climbs.status) if not Status(int(status)).failed]
-    assert 0 < len(sound) < 64
+    assert 0 < len(sound) < 32
     assert not Status(int(best.status)).failed
-    # what one start in some hundred reaches is not promised, what two of 64 reach is
+    # what one start in some hundred reaches is not promised, what two of 32 reach is
     assert float(best.log_likelihood) > np.sort(np.asarray(climbs.log_likelihood)[sound])[-2] - 1e-3
 
 
@@ -141,7 +144,7 @@ def coinciding(x, family, k=2):
 
 @pytest.mark.parametrize(
     "family",
-    slow_but_first([jaxem.Full(), jaxem.Bernoulli(), jaxem.Spherical(), jaxem.Tied()], 2),
+    slow_but_first([jaxem.Spherical(), jaxem.Bernoulli(), jaxem.Full(), jaxem.Tied()], 2),
     ids=lambda family: type(family).__name__,
 )
 def test_components_that_coincide_are_a_saddle(family):
@@ -174,7 +177,7 @@ def test_two_of_three_components_that_coincide_are_a_saddle():
 @pytest.mark.skipif(not X64, reason="second derivatives of float64")
 def test_a_saddle_of_distinct_components_is_told():
     """Two clusters each for two components that both straddle them: a fixed point by symmetry, which EM leaves if it can."""
-    z = np.random.default_rng(0).normal(size=(100, 2)) * [0.5, 1.0] + [4.0, 0.0]
+    z = np.random.default_rng(0).normal(size=(30, 2)) * [0.5, 1.0] + [4.0, 0.0]
     x = np.concatenate([z * signs for signs in itertools.product([1, -1], repeat=2)])
     means = jnp.asarray([[0.0, 1.0], [0.0, -1.0]])
     start = jaxem.Mixture(jnp.log(jnp.full(2, 0.5)), GaussianParams(means, jnp.full(2, 8.0)), jaxem.Spherical())
@@ -196,9 +199,9 @@ def test_a_saddle_of_distinct_components_is_told():
 
 @pytest.mark.skipif(not X64, reason="a spike is one in either, but these values are of float64")
 def test_many_equal_values_are_never_called_an_optimum():
-    """120 zeros beside a cluster: a spike, from every seed; never two equal components with the likelihood of one."""
+    """400 zeros beside a cluster: a spike, from every seed; never two equal components with the likelihood of one."""
     rng = np.random.default_rng(7)
-    x = np.concatenate([np.zeros(120), rng.normal(3.0, 0.7, 180)])[:, None]
+    x = np.concatenate([np.zeros(400), rng.normal(3.0, 0.7, 600)])[:, None]
     for seed in range(2):
         assert int(jaxem.search(jax.random.key(seed), jaxem.Full(), x, 2).best.status) == Status.DEGENERATE
 
@@ -241,7 +244,7 @@ def test_fewer_components_than_clusters(seed, family, k):
 
 def test_a_budget_is_kept_and_one_component_costs_one_start():
     x = blobs(100).astype(DTYPE)
-    assert jaxem.search(KEY, jaxem.Full(), x, 1).passes <= 6
+    assert jaxem.search(KEY, jaxem.Diagonal(), x, 1).passes <= 6
     for budget in (1, 30, 400):
         assert jaxem.search(KEY, jaxem.Diagonal(), x, 3, budget=budget).passes < budget + 200
     cheap = jaxem.search(KEY, jaxem.Diagonal(), x, 3, budget=5000)

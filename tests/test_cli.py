@@ -227,14 +227,15 @@ def test_degenerate_data_get_advice(tmp_path):
     rng = np.random.default_rng(0)
     np.savetxt(
         tmp_path / "c.csv",
-        np.column_stack([rng.normal(size=50), np.ones(50)]),
+        np.column_stack([rng.normal(size=50), np.ones(50), rng.normal(size=50)]),
         delimiter=",",
-        header="a,b",
+        header="a,b,c",
         comments="",
     )
     out = tmp_path / "m"
     done = fails(
-        run("fit", tmp_path / "c.csv", "--no-verify", "--out", out), "DEGENERATE.*column 'b' is constant.*--columns"
+        run("fit", tmp_path / "c.csv", "-k", 1, "--no-verify", "--out", out),
+        "DEGENERATE.*column 'b' is constant.*--columns",
     )
     assert "nan" not in done.stdout.lower()
     assert not out.exists()

@@ -225,7 +225,7 @@ def test_standard_input(name, model):
         np.testing.assert_array_equal([int(label) for label in done.stdout.split()[1:]], LABELS)
 
 
-WEIGHT = np.random.default_rng(2).integers(0, 4, 80).astype(float)
+WEIGHT = np.random.default_rng(2).integers(0, 3, 80).astype(float)
 
 
 def test_weights_are_counts_of_rows(tmp_path):

@@ -437,6 +437,7 @@ def test_every_climb_that_fails_has_a_reason_and_no_other(name, family):
 
 
 @pytest.mark.parametrize("family", ["diagonal", "full"])
+@pytest.mark.any_dtype
 def test_a_search_that_fails_says_why(family):
     """By the best climb of the likelihood, not by the fit under a penalty that is offered instead."""
     rng = np.random.default_rng(2)
@@ -447,7 +448,7 @@ def test_a_search_that_fails_says_why(family):
     assert "80 rows with column 0 = 255" in str(found.collapse)
     assert str(found.collapse) in str(found)
     assert "80 rows with column 0 = 255" in found._repr_html_()  # type: ignore[attr-defined]  # a decorator sets it
-    sound = jaxem.search(KEY, family, x[80:], 1, budget=60)
+    sound = jaxem.search(KEY, family, blobs(200).astype(DTYPE), 2, budget=60)
     assert sound.collapse is None
     assert "failed" not in str(sound)
 

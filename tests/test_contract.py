@@ -185,6 +185,7 @@ def test_prepared_blocks_are_the_parts(case):
             np.testing.assert_allclose(found, expected, rtol=0, atol=20 * ROUNDING * scale)
 
 
+@pytest.mark.any_dtype
 def test_a_host_drives_em_by_stats_it_has_added_up():
     """The Stats of five pieces, added in Python, and `decide`: turn for turn the climb of `fit`."""
     x = blobs(250, separation=2.5).astype(np.float64 if X64 else np.float32)
@@ -212,6 +213,7 @@ def test_a_host_drives_em_by_stats_it_has_added_up():
     )
 
 
+@pytest.mark.any_dtype
 def test_a_queue_is_a_pytree_that_can_be_kept_and_resumed():
     """A queue taken apart into numpy arrays in mid-climb goes on as if nothing had happened, accelerators too."""
     x = blobs(120, separation=3.0)
@@ -234,6 +236,7 @@ def test_a_queue_is_a_pytree_that_can_be_kept_and_resumed():
     np.testing.assert_allclose(results.objective, whole.objective, rtol=ROUNDING)
 
 
+@pytest.mark.any_dtype
 def test_a_rung_is_a_queue_with_a_limit():
     """Climbs stop to rest at their turn and resume from there: rungs of 3 turns end where one run of 9 ends."""
     x = blobs(120, separation=3.0)
@@ -253,6 +256,7 @@ def test_a_rung_is_a_queue_with_a_limit():
     np.testing.assert_array_equal(np.asarray(results.trace)[:, :3], np.asarray(whole.trace)[:, :3])
 
 
+@pytest.mark.any_dtype
 def test_climbs_that_rest_resume_as_if_they_had_not():
     """Each climb has a limit of its own, in three rungs: the accelerator, the estimates and the traces go on unbroken."""
     x = blobs(120, separation=2.5)

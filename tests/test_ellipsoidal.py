@@ -149,7 +149,7 @@ def _there_and_back(mixture, free):
 
 @pytest.mark.parametrize("form", OWN)
 def test_a_component_without_rows_keeps_its_own(form):
-    mixture, x = start(form, 3, 2), jnp.asarray(rows(2))
+    mixture, x = start(form, 3, 3), jnp.asarray(rows(3))
     resp = jnp.asarray(responsibilities(len(x), 3, 1)).at[:, 0].set(0.0)
     new = step_from(mixture, x, resp)
     assert bool(jnp.all(jnp.isfinite(jax.jit(jaxem.Mixture.unconstrain)(new))))
@@ -165,7 +165,7 @@ def test_a_component_without_rows_keeps_its_own(form):
 
 @pytest.mark.parametrize("form", OWN)
 def test_a_component_on_one_row_has_finite_coordinates(form):
-    mixture, x = start(form, 2, 3), jnp.asarray(rows(3))
+    mixture, x = start(form, 3, 3)[:2], jnp.asarray(rows(3))
     resp = jnp.zeros((len(x), 2)).at[:, 0].set(1.0).at[0].set(jnp.array([0.0, 1.0]))
     new = step_from(mixture, x, resp)
     assert bool(jnp.all(jnp.isfinite(jax.jit(jaxem.Mixture.unconstrain)(new))))
@@ -178,7 +178,7 @@ def test_a_component_on_one_row_has_finite_coordinates(form):
 
 def test_parameters_from_a_file_are_checked():
     for form in OWN:
-        mixture = start(form, 2, 2)
+        mixture = start(form, 3, 3)
         params, family = jax.tree.map(np.asarray, mixture.components), mixture.family
         assert family.check(params) is None
         assert family.check(params._replace(volumes=-params.volumes)) == "volumes is not positive"

@@ -84,6 +84,7 @@ def test_ready_rows_are_the_raw_rows():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64] if X64 else [np.float32])
 @pytest.mark.parametrize("case", **named((CASES[0], CASES[-2])))
+@pytest.mark.any_dtype
 def test_dtype_in_is_dtype_out(case, dtype):
     mixture = case.mixture().astype(dtype)
     x = case.data().astype(dtype)

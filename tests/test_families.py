@@ -69,6 +69,7 @@ def _contaminated(seed=0):
     return np.concatenate([x, far]), np.repeat([0, 1], 150)
 
 
+@pytest.mark.any_dtype
 def test_student_t_is_robust_where_full_is_not():
     x, truth = _contaminated()
     robust, plain = (jaxem.search(KEY, family, x, 2).best.mixture for family in (StudentT(), Full()))
@@ -135,6 +136,7 @@ def test_one_regression_is_least_squares():
     )
 
 
+@pytest.mark.any_dtype
 def test_two_crossing_lines_are_found():
     rng = np.random.default_rng(1)
     z, line = rng.uniform(-3, 3, 200), rng.integers(0, 2, 200)
@@ -147,6 +149,7 @@ def test_two_crossing_lines_are_found():
     np.testing.assert_allclose(np.sort(found.mixture.components.coefficients[:, 0]), [-2, 2], atol=0.1)
 
 
+@pytest.mark.any_dtype
 def test_labels_hold_components_apart_and_give_them_their_numbers():
     """Two clusters that overlap, and a label for a few rows of each; component j is that of label j, from every seed."""
     rng = np.random.default_rng(0)
@@ -167,6 +170,7 @@ def test_labels_hold_components_apart_and_give_them_their_numbers():
         assert np.mean(np.asarray(best.predict(rows)) == truth) > 0.95, initializer
 
 
+@pytest.mark.any_dtype
 def test_a_component_begins_at_a_row_of_its_label():
     """Where one cluster has all labels but a few, so that rows drawn at random would hardly ever fit them."""
     rng = np.random.default_rng(0)
@@ -182,6 +186,7 @@ def test_a_component_begins_at_a_row_of_its_label():
     assert len(set(nearest[:, 0].tolist())) == 2  # drawn, not the first
 
 
+@pytest.mark.any_dtype
 def test_a_background_takes_the_outliers():
     x, truth = _contaminated()
     family = Union((Full(), 2), (Uniform((-70, -70), (70, 70)), 1))
@@ -199,10 +204,10 @@ def test_a_box_stays_where_it_was_put():
     """Rows far from the origin, whose columns a fit centres: the bounds are those that were given."""
     x = _contaminated()[0] + 100.0
     box = Uniform((30.0, 30.0), (170.0, 170.0))
-    family = Product((Union((Full(), 2), (box, 1)), (0, 1)), (Labelled(), (2,)))
+    family = Product((Union((Spherical(), 2), (box, 1)), (0, 1)), (Labelled(), (2,)))
     rows = np.column_stack([x, np.full(len(x), -1.0)])
     for mixture in (
-        jaxem.search(KEY, Union((Full(), 2), (box, 1)), x, 3, budget=100).best.mixture.components[1],
+        jaxem.search(KEY, Union((Spherical(), 2), (box, 1)), x, 3, budget=100).best.mixture.components[1],
         jaxem.starts(KEY, family, rows, 3, 1)[0].components[0][1],
         jaxem.starts(KEY, family, rows, 3, 1, jaxem.KMeans())[0].components[0][1],
     ):
@@ -229,6 +234,7 @@ def test_a_prior_of_a_product_speaks_of_each_parts_columns():
     np.testing.assert_array_equal(jax.tree.leaves(some)[3], [2, 1])
 
 
+@pytest.mark.any_dtype
 def test_parts_with_numbers_of_one_name_are_all_shown():
     rng = np.random.default_rng(0)
     for family, x in (
@@ -244,6 +250,7 @@ def test_parts_with_numbers_of_one_name_are_all_shown():
         assert str(mixture)
 
 
+@pytest.mark.any_dtype
 def test_numbers_and_kinds_in_one_row():
     rng = np.random.default_rng(0)
     truth = np.repeat([0, 1], 100)
@@ -358,6 +365,7 @@ def test_a_divergence_may_be_infinite():
     np.testing.assert_allclose(jaxem.kl_divergence(other, one, KEY, 100).value, np.log(2.0), rtol=10 * ROUNDING)
 
 
+@pytest.mark.any_dtype
 def test_a_distribution_of_numpyro_is_one_line():
     distributions = importlib.import_module("numpyro.distributions")  # it has no types
 
@@ -395,7 +403,7 @@ def test_a_joint_density_is_marginal_times_conditional(case):
 @pytest.mark.parametrize("family", [Full(), jaxem.Tied(), Diagonal(), Spherical(), StudentT()], ids=repr)
 def test_a_marginal_is_an_integral(family):
     """By the trapezoidal rule in u, where the other column is 10 tan u: it converges fast, also for heavy tails."""
-    mixture = jaxem.search(KEY, family, blobs(100), 2).best.mixture
+    mixture = jaxem.fit(jaxem.starts(KEY, family, blobs(100), 2, 1)[0], blobs(100), max_iter=20).mixture
     u = np.linspace(-np.pi / 2, np.pi / 2, 4002)[1:-1]
     rows = np.column_stack([np.full_like(u, 1.3), 10.0 * np.tan(u)])
     density = np.exp(np.asarray(mixture.log_prob(rows), float)) * 10.0 / np.cos(u) ** 2
@@ -424,6 +432,7 @@ def test_divergence_of_gaussians_is_the_closed_form():
 # -- everywhere ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.any_dtype
 def test_a_selection_among_families_takes_the_right_one():
     x = np.random.default_rng(0).poisson(np.repeat([2.0, 15.0], 100))[:, None] * 1.0
     found = jaxem.select(KEY, [jaxem.Poisson(), Spherical()], x, [1, 2])
@@ -478,9 +487,9 @@ def test_what_is_wrong_is_said_in_one_line(call, message):
     assert "\n" not in str(caught.value)
 
 
-def _nasty(rng):
+def _nasty(rng, most_rows, most_components):
     """A family, rows and a number of components that ask for trouble."""
-    k, n = int(rng.integers(1, 4)), int(rng.integers(4, 40))
+    k, n = int(rng.integers(1, most_components + 1)), int(rng.integers(4, most_rows))
     numbers = np.round(rng.standard_cauchy((n, 2)) * 10 ** rng.uniform(-2, 4), int(rng.integers(0, 6)))
     numbers[:, int(rng.integers(2))] *= rng.integers(0, 2)
     codes = np.minimum(rng.integers(0, 3, (n, 2)), rng.integers(0, 3)) * 1.0
@@ -503,16 +512,17 @@ def _nasty(rng):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_nasty_data_end_in_a_status_or_in_one_line(part):
-    _fit_nasty(np.random.default_rng(part), 500)
+    _fit_nasty(np.random.default_rng(part), 500, 40, 3)
 
 
 def test_some_nasty_data_end_in_a_status_or_in_one_line():
-    _fit_nasty(np.random.default_rng(99), 8)
+    """Up to 32 rows are one shape, and numbers of components are few: more data with fewer programs."""
+    _fit_nasty(np.random.default_rng(99), 10, 33, 2)
 
 
-def _fit_nasty(rng, times):
+def _fit_nasty(rng, times, most_rows, most_components):
     for _ in range(times):
-        family, x, k = _nasty(rng)
+        family, x, k = _nasty(rng, most_rows, most_components)
         w = rng.uniform(size=len(x)) * (rng.uniform(size=len(x)) < 0.9)
         try:
             starts = jaxem.starts(jax.random.key(int(rng.integers(2**31))), family, x, k, 2, sample_weight=w)

@@ -25,11 +25,11 @@ def attempt(call):
 
 if {used}:
     key = jax.random.key(0)
-    mixture = jaxem.search(key, "full", x, 1, budget=9).best.mixture
+    mixture = jaxem.search(key, "spherical", x, 1, budget=9).best.mixture
     model = GaussianMixture(1).fit(x)
     calls = {{
-        "search": lambda: jaxem.search(key, "full", x, 1),
-        "starts": lambda: jaxem.starts(key, "full", x, 1, 1),
+        "search": lambda: jaxem.search(key, "spherical", x, 1),
+        "starts": lambda: jaxem.starts(key, "spherical", x, 1, 1),
         "predict": lambda: mixture.predict(x),
         "sample": lambda: mixture.sample(key, 3),
         "e_step": lambda: jaxem.e_step(mixture, x),

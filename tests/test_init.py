@@ -180,6 +180,7 @@ def test_every_start_is_a_mixture(initializer, family):
         assert bool(jnp.all(jnp.isfinite(values)))
 
 
+@pytest.mark.any_dtype
 def test_recipes_may_differ_from_start_to_start():
     """Leaves `[r]` give each start its own recipe, with the numbers that it has alone."""
     rows = jnp.asarray(three_blobs()[0], DTYPE)
@@ -196,6 +197,7 @@ def test_recipes_may_differ_from_start_to_start():
             np.testing.assert_allclose(of_all[i], leaf, rtol=ROUNDING, atol=ROUNDING)
 
 
+@pytest.mark.any_dtype
 def test_a_move_leaves_a_local_optimum():
     """Two components share one of three far clusters, the third has the other two: EM stays there, some moves do not."""
     x, _ = three_blobs()

@@ -251,11 +251,12 @@ def test_whoever_waits_for_a_program_gets_its_fault_and_the_next_call_tries_agai
 RUN = """
 import sys, jax, numpy as np, jaxem
 x = np.load(sys.argv[1])
-mixture = jaxem.search(jax.random.key(0), "full", x, 2, budget=300).best.mixture
-one = jaxem.fit(mixture, x, accelerator=jaxem.hybrid())
-report = jaxem.verify(mixture, x)
-numbers = [*map(np.asarray, jax.tree.leaves(mixture)), one.objective, mixture.log_prob(x)]
-print([np.asarray(number).tobytes().hex() for number in numbers], [law.residual for law in report.laws])
+mixture = jaxem.search(jax.random.key(0), "spherical", x, 2, budget=300).best.mixture
+numbers = [*map(np.asarray, jax.tree.leaves(mixture)), mixture.log_prob(x)]
+print([np.asarray(number).tobytes().hex() for number in numbers], flush=True)
+if len(sys.argv) > 2:
+    one = jaxem.fit(mixture, x, accelerator=jaxem.hybrid())
+    print(np.asarray(one.objective).tobytes().hex(), [law.residual for law in jaxem.verify(mixture, x).laws])
 """
 
 
@@ -270,22 +271,23 @@ def run(code, *args, **environment):
 
 
 def test_a_process_with_kept_programs_gives_the_same_bits_and_compiles_none(tmp_path):
-    """A damaged folder too; the settings of JAX are as they were."""
+    """A damaged folder too, and none: both on a search alone."""
     np.save(tmp_path / "x.npy", blobs(90))
     cache = tmp_path / "cache"
     runs = []
     for _ in range(2):
-        runs.append(run(RUN, tmp_path / "x.npy", JAXEM_CACHE=str(cache), JAX_LOG_COMPILES="1"))
+        runs.append(run(RUN, tmp_path / "x.npy", "all", JAXEM_CACHE=str(cache), JAX_LOG_COMPILES="1"))
         assert runs[-1].returncode == 0, runs[-1].stderr
     assert runs[0].stdout == runs[1].stdout
     assert "jit(_open_round)" in runs[0].stderr
     assert set(re.findall(r"XLA compilation of jit\((_\w+)\)", runs[1].stderr)) <= {"_threefry_seed"}
+    of_search = runs[0].stdout.splitlines(keepends=True)[0]
     for path in Path(cache, "programs").iterdir():
         path.write_bytes(path.read_bytes()[:-50])
     again = run(RUN, tmp_path / "x.npy", JAXEM_CACHE=str(cache))
-    assert (again.returncode, again.stdout) == (0, runs[0].stdout), again.stderr
+    assert (again.returncode, again.stdout) == (0, of_search), again.stderr
     nothing = run(RUN, tmp_path / "x.npy", JAXEM_CACHE="")
-    assert (nothing.returncode, nothing.stdout) == (0, runs[0].stdout), nothing.stderr
+    assert (nothing.returncode, nothing.stdout) == (0, of_search), nothing.stderr
 
 
 def test_settings_of_jax_are_not_touched(tmp_path):

@@ -159,6 +159,7 @@ def test_degeneracy_does_not_depend_on_the_scale_of_weights():
         assert int(jaxem.fit(mixture, x, np.full(100, scale)).status) == Status.CONVERGED
 
 
+@pytest.mark.any_dtype
 def test_pieces_make_the_same_climb():
     case = Case(jaxem.Diagonal(), 3, 2)
     mixture, x = case.mixture(), case.data()
@@ -174,6 +175,7 @@ def test_pieces_make_the_same_climb():
     chex.assert_trees_all_equal(state, again)  # a stopped lane does not move
 
 
+@pytest.mark.any_dtype
 def test_rate_and_remaining_gain_estimate_the_truth():
     """From near the best optimum: on a plateau far from any the estimate may be wrong."""
     x = blobs(300, separation=2.5)
@@ -189,6 +191,7 @@ def test_rate_and_remaining_gain_estimate_the_truth():
         assert 0.0 < float(result.rate) < 1.0
 
 
+@pytest.mark.any_dtype
 def test_fit_under_vmap_and_jit():
     x = blobs(60)
     starts = jaxem.starts(jax.random.key(0), jaxem.Diagonal(), x, 2, 4)
@@ -201,6 +204,7 @@ def test_fit_under_vmap_and_jit():
     assert boots(jnp.ones((3, 60))).objective.shape == (3,)
 
 
+@pytest.mark.any_dtype
 def test_same_shapes_compile_nothing_new():
     x = blobs(64)
     mixture = start_of(jaxem.Full(), x, 2)
@@ -224,6 +228,7 @@ def test_same_shapes_compile_nothing_new():
 # -- accelerators --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.any_dtype
 def test_identity_is_plain_em():
     x = blobs(80, separation=3.0)
     mixture = start_of(jaxem.Full(), x, 2)

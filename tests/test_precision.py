@@ -13,6 +13,8 @@ from tests.cases import GAUSSIANS, KINDS, Case, blobs
 from tests.conftest import X64
 
 NAMES = {"ids": lambda family: type(family).__name__}
+JUDGED = GAUSSIANS[-1:] if X64 else GAUSSIANS
+"""float32 rows are computed in float32 in either mode: all families are tried where JAX has 32 bits, one beside"""
 
 
 def truth(family, x, k=2):
@@ -26,7 +28,7 @@ def truth(family, x, k=2):
     return resp, params
 
 
-@pytest.mark.parametrize("family", GAUSSIANS, **NAMES)
+@pytest.mark.parametrize("family", JUDGED, **NAMES)
 @pytest.mark.parametrize("offset", [0.0, 1e3, 1e4, 1e6])
 def test_float32_far_from_the_origin(family, offset):
     """Two blobs six deviations apart, rows exact in float32: covariances are within 1e-2 of float64's."""
@@ -44,7 +46,7 @@ def test_float32_far_from_the_origin(family, offset):
     np.testing.assert_allclose(means[order] - x.mean(axis=0) - offset, params["means"], atol=max(2e-2, offset * 1e-7))
 
 
-@pytest.mark.parametrize("family", GAUSSIANS, **NAMES)
+@pytest.mark.parametrize("family", JUDGED, **NAMES)
 @pytest.mark.parametrize("d", [2, 12])
 def test_float32_with_clusters_far_apart(family, d):
     """Clusters 1,000 deviations apart have variances within 1e-4, relative."""
@@ -61,7 +63,7 @@ def test_float32_with_clusters_far_apart(family, d):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", GAUSSIANS, **NAMES)
+@pytest.mark.parametrize("family", JUDGED, **NAMES)
 def test_a_start_far_from_the_data_recovers(family):
     """From means 10,000 deviations away the first step cancels all digits of float32, and nothing becomes NaN."""
     x = blobs(200).astype(np.float32)
@@ -84,7 +86,7 @@ def test_float32_pair_of_points_with_their_own_components():
     np.testing.assert_allclose(start.components.covariances, 0.0625, rtol=1e-6)
 
 
-@pytest.mark.parametrize("family", GAUSSIANS, **NAMES)
+@pytest.mark.parametrize("family", JUDGED, **NAMES)
 def test_log_prob_far_from_the_origin(family):
     """Differences are taken before anything is squared: float32 log densities at 1e6 are those at 0."""
     x = blobs(50, step=2.0**-4)

@@ -51,8 +51,8 @@ def test_pipelines_searches_copies_and_pickles(tmp_path):
     assert not hasattr(clone(model), "means_")
     scaled = make_pipeline(StandardScaler(), GaussianMixture(3, random_state=0)).fit(x)
     assert scaled.predict(x).shape == (240,)
-    found = GridSearchCV(GaussianMixture(random_state=0), {"n_components": [1, 2, 3]}, cv=3, n_jobs=2).fit(x)
-    expected = GridSearchCV(Original(random_state=0), {"n_components": [1, 2, 3]}, cv=3).fit(x)
+    found = GridSearchCV(GaussianMixture(random_state=0), {"n_components": [1, 3]}, cv=3, n_jobs=2).fit(x)
+    expected = GridSearchCV(Original(random_state=0), {"n_components": [1, 3]}, cv=3).fit(x)
     assert found.best_params_ == expected.best_params_
     np.testing.assert_allclose(found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"], rtol=1e-9)
 

@@ -15,7 +15,7 @@ import pytest
 import jaxem
 from jaxem import loop, parts, rounds, threads
 from jaxem.rows import as_rows
-from tests.cases import SOME_GAUSSIANS, blobs
+from tests.cases import SOME_GAUSSIANS, blobs, slow_but_first
 from tests.conftest import DTYPE, ROUNDING, X64
 
 KEY = jax.random.key(0)
@@ -323,7 +323,7 @@ def with_rare(n, share, rng, d=2):
     return x, rare
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", slow_but_first(range(3), 2))
 def test_a_search_on_samples_finds_what_a_search_on_all_rows_finds(few_are_many, seed, monkeypatch):
     """Sorted rows, one cluster of 2 per cent, counted weights; the likelihood is that of all rows."""
     x, rare = with_rare(4000, 0.02, np.random.default_rng(seed))
@@ -387,8 +387,8 @@ def test_a_sample_without_an_optimum_is_left(few_are_many, monkeypatch):
         return one._replace(results=one.results._replace(status=status))
 
     monkeypatch.setattr("jaxem.racing.run_rounds", spoilt)
-    x, _ = with_rare(3000, 0.05, np.random.default_rng(4))
-    best = jaxem.search(KEY, "diag", x, 2, chunk_size=128).best
+    x, _ = with_rare(4000, 0.05, np.random.default_rng(4))
+    best = jaxem.search(KEY, "diag", x, 4, chunk_size=128).best
     assert len(found) == 2
     assert found[0] < found[1] == 1.0
     assert int(best.status) == jaxem.Status.CONVERGED
