@@ -18,8 +18,6 @@ from jaxem.primitives import normalise
 from jaxem.priors import Prior
 from jaxem.rows import Rows, sum_blocks
 
-TOGETHER = 16
-"""columns of the information that are made at once"""
 MOST_PRODUCTS = 1000
 """products that one solve by conjugate gradients may take"""
 RESIDUAL = {64: 1e-10, 32: 1e-5}
@@ -66,21 +64,17 @@ def information_times(like: Mixture, free: Array, rows: Rows, prior: Prior | Non
 
 def information_at(like: Mixture, free: Array, rows: Rows, prior: Prior | None = None) -> Array:
     """The observed information `[p, p]` at coordinates `free` `[p]`: minus the Hessian of the objective."""
-    p, whole = free.shape[0], -(-free.shape[0] // TOGETHER) * TOGETHER
-    columns = jnp.eye(whole, p, dtype=free.dtype).reshape(
-        -1, min(TOGETHER, whole), p
-    )  # a rest would be a program of its own
-    times = jax.vmap(lambda v: information_times(like, free, rows, prior, v))
-    matrix = jax.lax.map(times, columns).reshape(-1, p)[:p]
+    # one column at a time: products of small matrices in batches are slow on a CPU, and slow to compile
+    matrix = jax.lax.map(
+        lambda v: information_times(like, free, rows, prior, v), jnp.eye(free.shape[0], dtype=free.dtype)
+    )
     return 0.5 * (matrix + matrix.T)
 
 
-def score_columns(like: Mixture, free: Array, x: Array) -> Array:
-    """Gradients of log p(x_i) of rows `[b, d]`, `[b, p]`, some columns at once."""
-    p, whole = free.shape[0], -(-free.shape[0] // TOGETHER) * TOGETHER
-    columns = jnp.eye(whole, p, dtype=free.dtype).reshape(-1, min(TOGETHER, whole), p)
-    along = jax.vmap(lambda v: jax.jvp(lambda at: log_prob_of(like, at, x), (free,), (v,))[1])
-    return jax.lax.map(along, columns).reshape(-1, x.shape[0])[:p].T
+def scores_at(like: Mixture, free: Array, x: Array) -> Array:
+    """Gradients of log p(x_i) at coordinates `free` `[p]`, of rows `[b, d]`: `[b, p]`."""
+    of_row = jax.grad(lambda free, row: log_prob_of(like, free, row[None])[0])
+    return jax.vmap(of_row, in_axes=(None, 0))(free, x)
 
 
 class Factor(NamedTuple):

@@ -33,7 +33,7 @@ from jaxem.curvature import (
     log_prob_of,
     objective_at,
     score,
-    score_columns,
+    scores_at,
 )
 from jaxem.display import readable, summary_card
 from jaxem.em import chart_map, objective, pass_over, to_frame
@@ -47,8 +47,6 @@ from jaxem.rows import Rows, as_rows, sum_blocks, turn_work
 
 DENSE = 2000
 """coordinates up to which the information is a matrix; above, what is asked for is solved for"""
-TOGETHER = 16
-"""columns of scores, or solves, that are made at once"""
 OVERLAP = 1e-4
 """part of a parameter's movement that may lie in directions without information"""
 POWERS = 5000
@@ -403,7 +401,7 @@ def _curvature_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Ar
     like, free, own = _framed(mixture, rows, prior)
 
     def of_block(x: Array, w: Array, _: Array) -> tuple[Array, Array]:
-        by_row = score_columns(like, free, x.T)  # [b, p]
+        by_row = scores_at(like, free, x.T)  # [b, p]
         weighed = w[:, None] * by_row
         return dot("bp,bq->pq", weighed, by_row), jnp.sum(weighed, axis=0)
 
@@ -424,16 +422,14 @@ def _ends_of(mixture: Mixture, frame: Any, steps: Array, wanted: Array) -> Array
         step, place = step_and_place
         return jnp.stack([_natural(like, free + step, frame)[place], _natural(like, free - step, frame)[place]])
 
-    return jax.lax.map(of_one, (steps, wanted), batch_size=TOGETHER).T
+    return jax.lax.map(of_one, (steps, wanted)).T
 
 
 def _jacobian_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
     like, free, own = _framed(mixture, rows, prior)
     em = chart_map(like, rows, own)
-    p, whole = free.shape[0], -(-free.shape[0] // TOGETHER) * TOGETHER
-    columns = jnp.eye(whole, p, dtype=free.dtype).reshape(-1, min(TOGETHER, whole), p)
-    along = jax.vmap(lambda v: jax.jvp(em, (free,), (v,))[1])
-    return jax.lax.map(along, columns).reshape(-1, p)[:p].T
+    along = lambda v: jax.jvp(em, (free,), (v,))[1]  # noqa: E731
+    return jax.lax.map(along, jnp.eye(free.shape[0], dtype=free.dtype)).T
 
 
 def _largest_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
@@ -515,7 +511,7 @@ def _solves_of(mixture: Mixture, rows: Rows, prior: Prior | None, wanted: Array)
         squares, total = sum_blocks(along, rows)
         return jnp.sum(gradient * step), squares - total**2 / rows.frame.total_weight, step
 
-    variances, robust, steps = jax.lax.map(of_one, wanted, batch_size=TOGETHER)
+    variances, robust, steps = jax.lax.map(of_one, wanted)
     slope = score(like, free, rows, own)
     left = 0.5 * jnp.sum(slope * conjugate_gradients(times, slope, units))
     return variances, robust, steps, left, pass_over(like, rows).counts

@@ -16,8 +16,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.checks import as_mixture, as_supported, as_weights, check_from_host
-from jaxem.curvature import log_prob_of, score_columns
-from jaxem.inference import TOGETHER, Solved, given, information_of, warn_of
+from jaxem.curvature import log_prob_of, scores_at
+from jaxem.inference import Solved, given, information_of, warn_of
 from jaxem.mixture import Mixture
 from jaxem.primitives import dot, is_traced
 from jaxem.priors import Prior
@@ -84,7 +84,7 @@ def _covariance(mixture: Mixture, x: Any, sample_weight: Any, prior: Any, chunk_
 
 
 def _scores(mixture: Mixture, x: Array) -> Array:
-    return score_columns(mixture, mixture.unconstrain(), x[:, :-1])
+    return scores_at(mixture, mixture.unconstrain(), x[:, :-1])
 
 
 def _influence(mixture: Mixture, x: Array, covariance: Array) -> Array:
@@ -117,8 +117,7 @@ def _by_rows(
     whole = xp.concatenate(
         [data, (xp.zeros(n) if column is None else xp.asarray(column))[:, None].astype(dtype)], axis=1
     )
-    per_number = mixture.n_parameters * (1 if per_row is _scores else TOGETHER)
-    block = block_size((bucket(n), whole.shape[1]), max(1, per_number), dtype, chunk_size=chunk_size)
+    block = block_size((bucket(n), whole.shape[1]), max(1, mixture.n_parameters), dtype, chunk_size=chunk_size)
     apply = functools.partial(_map, per_row, block, mixture)
     if isinstance(whole, np.ndarray) and not is_traced(mixture, *more):
         return weights, map_host_rows(lambda chunk: apply(chunk, more), whole)

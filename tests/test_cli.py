@@ -412,3 +412,39 @@ def test_stdout_may_be_closed_early(model):
     )
     assert done.stdout == "x1,x2,component\n"
     assert "Traceback" not in done.stderr
+
+
+def test_errors_are_printed_drawn_and_reported(tmp_path):
+    """With the names of the columns, and equal to those of Python."""
+    page, picture = tmp_path / "fit.html", tmp_path / "fit.png"
+    done = run("fit", "--errors", "--no-verify", "--report", page, "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    x = jaxem.datasets.faithful()
+    with jax.enable_x64(True):
+        mixture = reference_mixture("faithful", 2, "full")
+        expected = jaxem.summary(mixture, x).standard_error.components.means
+    for line in done.stdout.splitlines():
+        if found := re.match(r"means\[\d, waiting\] +(\S+) +(\S+)", line):
+            j = int(np.argmin(np.abs(np.asarray(mixture.components.means[:, 1]) - float(found[1]))))
+            assert float(found[2]) == pytest.approx(float(expected[j, 1]), rel=1e-3)
+            break
+    else:
+        pytest.fail(done.stdout)
+    assert "How sure" in page.read_text()
+    assert picture.stat().st_size > 10_000
+
+
+def test_a_test_for_one_component_more(tmp_path):
+    """Two clusters are more than one component, and a picture shows it; wrong numbers are one line."""
+    path, picture = tmp_path / "x.csv", tmp_path / "null.png"
+    rng = np.random.default_rng(0)
+    np.savetxt(path, np.concatenate([rng.normal(size=30), 8 + rng.normal(size=30)]), header="a", comments="")
+    done = run("test", path, "-k", 1, "--replicates", 19, "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    assert "Likelihood ratio test of 1 x Full against 2 x Full" in done.stdout
+    assert "p-value    0.05, of 19 replicates" in done.stdout
+    assert "<- the data" in done.stdout
+    assert picture.stat().st_size > 5_000
+    fails(run("test", path, "--against", 1), "alternative = .* is the smaller model itself")
+    fails(run("test", path, "--covariance", "all"), "give one --covariance or --family", code=2)
+    fails(run("test", path, "-k", 0), "give a whole number of at least 1", code=2)

@@ -278,3 +278,36 @@ def test_in_a_real_browser(tmp_path, width):
         assert errors == []
         assert asked == [path.as_uri()]
         browser.close()
+
+
+def test_intervals_of_means_are_drawn(faithful):
+    """Crosses in two columns, bars in one; a summary of another mixture, or without means, is refused."""
+    x, _, best = faithful
+    mixture = best.mixture
+    found = jaxem.summary(mixture, x)
+    low, high = (np.asarray(end.components.means) for end in (found.lower, found.upper))
+    crosses = [np.asarray(line.get_data()) for line in plots.plot_mixture(mixture, x, summary=found).get_lines()[-4:]]
+    for j in range(2):
+        across, up = crosses[2 * j], crosses[2 * j + 1]
+        np.testing.assert_allclose(across[0], [low[j, 0], high[j, 0]])
+        np.testing.assert_allclose(up[1], [low[j, 1], high[j, 1]])
+    bars = plots.plot_mixture(mixture, x, features=(1,), summary=found).get_lines()[-2:]
+    np.testing.assert_allclose([bar.get_xdata() for bar in bars], np.stack([low[:, 1], high[:, 1]], axis=1))
+    with pytest.raises(ValueError, match="summary is of 2 components, the mixture has 1; give its own"):
+        plots.plot_mixture(mixture[0], x, summary=found)
+    coins = jaxem.Mixture(jnp.zeros(1), jaxem.BernoulliParams(jnp.full((1, 2), 0.5)), jaxem.Bernoulli())
+    with pytest.raises(ValueError, match="summary of Bernoulli has no means to draw"):
+        plots.plot_mixture(coins, np.eye(2), summary=found)
+
+
+def test_a_test_is_drawn_with_the_data(faithful):
+    one = faithful[2].mixture[0]
+    test = jaxem.LikelihoodRatioTest(7.5, np.array([1.0, 2.0, 9.0]), 0.5, one, faithful[2].mixture, 0)
+    ax = plots.plot_test(test)
+    assert ax.get_lines()[0].get_xdata()[0] == 7.5
+    heights: list = [vars(patch)["_height"] for patch in ax.patches]
+    assert sum(heights) == 3
+    assert ax.get_title() == "1 x Full against 2 x Full"
+    told = str(test)
+    assert "statistic  7.5000" in told
+    assert re.search(r"7\.50 #* +\d <- the data", told)
