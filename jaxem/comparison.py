@@ -27,7 +27,7 @@ from jaxem.lanes import Settings
 from jaxem.loop import Result, as_options
 from jaxem.mixture import Mixture
 from jaxem.program import BRISK, Program
-from jaxem.racing import search
+from jaxem.racing import Search, search
 from jaxem.recipes import Recipe
 from jaxem.replicas import Replicas, lanes_of, replicas_at_once, replicas_of
 from jaxem.resampling import LANES, BootstrapProgress, climb_on, pieces_of
@@ -98,8 +98,7 @@ def likelihood_ratio_test(
 
     Example:
         >>> import jax, jaxem
-        >>> x = jaxem.datasets.faithful()
-        >>> found = jaxem.likelihood_ratio_test(jax.random.key(0), "full", x, 1)
+        >>> found = jaxem.likelihood_ratio_test(jax.random.key(0), "full", jaxem.datasets.faithful(), 1)
         >>> print(found.p_value)
         0.01
     """
@@ -113,15 +112,7 @@ def likelihood_ratio_test(
             "sample_weight holds parts of rows; the test draws rows, so give whole numbers that count them"
         )
     keys = jax.random.split(key, 4)
-    found = [
-        search(one, *model[:1], x, model[1], sample_weight) for one, model in zip(keys, (null, other), strict=False)
-    ]
-    for model, one in zip((null, other), found, strict=True):
-        if has_failed(int(one.best.status)):
-            raise RuntimeError(
-                f"{model[0].shown_name} with {model[1]} components has no sound optimum on x "
-                f"({Status(int(one.best.status)).name}): {Status(int(one.best.status)).meaning}"
-            )
+    found = [_searched(keys[i], *model, x, sample_weight) for i, model in enumerate((null, other))]
     rows = as_rows(null[0], x, sample_weight, other[1], like=found[0].best.mixture)
     models = Models(found[0].best.mixture, other[0], other[1], n_starts)
     # number 0 is the observed rows, a replica like the others
@@ -131,12 +122,22 @@ def likelihood_ratio_test(
         replicas = replicas_of(keys[3], index, rows, "parametric", models.null)
         made = _compare(keys[2], index, replicas if index[0] else _with_observed(replicas), models)
         own = made if own is None else own
-        known = index <= r
-        values[index[known]] = made.statistic[known]
+        values[index[index <= r]] = made.statistic[index <= r]
         if callback is not None:
             done = values[1 : index[-1] + 1]
             callback(BootstrapProgress(len(done), r, int(np.sum(np.isnan(done)))))
     return _verdict(values, cast(_Compared, own), found)
+
+
+def _searched(key: Array, family: Family, k: int, x: Any, sample_weight: Any) -> Search:
+    """The best optimum of a model on the data; a RuntimeError if there is no sound one."""
+    found = search(key, family, x, k, sample_weight)
+    status = Status(int(found.best.status))
+    if status.failed:
+        raise RuntimeError(
+            f"{family.shown_name} with {k} components has no sound optimum on x ({status.name}): {status.meaning}"
+        )
+    return found
 
 
 def _with_observed(replicas: Replicas) -> Replicas:

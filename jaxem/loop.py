@@ -234,9 +234,8 @@ def fit(
 ) -> Result:
     """Climb from `mixture` to a maximum of the objective by EM.
 
-    Pure: use it under jit, vmap (over `mixture`, or anything else), grad and jvp. Derivatives by `x`, `sample_weight` and
-    `prior` are those of the optimum (implicit.py), NaN if there is no isolated maximum. From the host a long climb is made in
-    pieces, and Ctrl-C is heard. For many starts `fit_restarts` is faster than `vmap(fit)`.
+    Pure: use it under jit, vmap, grad and jvp. Derivatives by `x`, `sample_weight` and `prior` are those of the optimum
+    (implicit.py), NaN if there is no isolated maximum. For many starts `fit_restarts` is faster than `vmap(fit)`.
 
     Args:
         mixture: the start.
@@ -255,8 +254,7 @@ def fit(
         A Result whose log-likelihood is that of the mixture in it. Failure is a status in it, not an exception.
 
     Raises:
-        ValueError: the argument, the value found and the remedy, in one line.
-        MemoryError: naming `chunk_size`.
+        ValueError: the argument, the value found and the remedy; a MemoryError names `chunk_size`.
 
     Example:
         >>> import jax, jaxem

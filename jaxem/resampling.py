@@ -5,7 +5,6 @@ one queue (replicas.py says how replicas are made). The standard error is the st
 interval lies between their quantiles (Efron and Tibshirani 1993, chapters 6 and 13).
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -130,32 +129,44 @@ def bootstrap(
     if kind not in KINDS:
         raise ValueError(f"kind = {kind!r}; choose from {', '.join(KINDS)}")
     mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size)
-    max_iter = as_count("max_iter", max_iter, most=MAX_TURNS)
-    stop = RemainingGainBelow(REMAINING) if stop is None else stop
-    stop, prior = as_options(mixture.family, rows, stop, prior, accelerator)
+    stop, prior = as_options(mixture.family, rows, stop or RemainingGainBelow(REMAINING), prior, accelerator)
     gain = float(gain_of_a_step(mixture, rows, prior))
     if not gain <= LEFT:
         warn_user(f"mixture is no maximum for these data: one more EM step gains {gain:.2g} nats; fit it to them first")
-    settings = Settings(LANES, max_iter, accelerator)
-    draw = functools.partial(replicas_of, key, rows=rows, kind=kind, mixture=mixture)
+    settings = Settings(LANES, as_count("max_iter", max_iter, most=MAX_TURNS), accelerator)
+    mixtures, status = _refits(key, mixture, rows, kind, r, prior, stop, settings, callback)
+    good = np.flatnonzero(~has_failed(status))
+    if good.size < 2:
+        why = f"{r - good.size} of {r} refits failed ({Status(int(status[np.argmax(has_failed(status))])).name})"
+        raise ValueError(f"{why}: this mixture cannot be refitted; give a prior, or fewer components")
+    replicates: Mixture = jax.tree.map(lambda leaf: jax.device_put(leaf[good]), mixtures)
+    error = np.std(np.asarray(_flat(replicates), np.float64), axis=0, ddof=1).astype(mixture.log_weights.dtype)
+    own, errors = (Parameters(*unflatten(mixture, values)) for values in (flatten(mixture), error))
+    return Bootstrap(own, errors, replicates, status, r - good.size, kind, mixture.family)
+
+
+def _refits(
+    key: Array,
+    mixture: Mixture,
+    rows: Rows,
+    kind: str,
+    r: int,
+    prior: Any,
+    stop: Any,
+    settings: Settings,
+    callback: Any,
+) -> tuple[Mixture, np.ndarray]:
+    """All refits `[r, ...]`, and how each ended `[r]`."""
     failed, results = 0, []
     for index in pieces_of(r, replicas_at_once(rows, kind)):
-        made = climb_on(copies_of(mixture, len(index)), draw(index), prior, stop, settings)
+        replicas = replicas_of(key, index, rows, kind, mixture)
+        made = climb_on(copies_of(mixture, len(index)), replicas, prior, stop, settings)
         results.append(first_of((made.mixture, made.status), int(np.sum(index < r))))
         failed += int(np.sum(has_failed(results[-1][1])))
         if callback is not None:
             callback(BootstrapProgress(sum(len(one[1]) for one in results), r, failed))
-    mixtures, status = jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
-    good = np.flatnonzero(~has_failed(status))
-    if good.size < 2:
-        raise ValueError(
-            f"{r - good.size} of {r} refits failed ({Status(int(status[0])).name}): this mixture cannot be refitted; give a "
-            "prior, or fewer components"
-        )
-    replicates = jax.tree.map(lambda leaf: jax.device_put(leaf[good]), mixtures)
-    error = np.std(np.asarray(_flat(replicates), np.float64), axis=0, ddof=1).astype(mixture.log_weights.dtype)
-    own, errors = (Parameters(*unflatten(mixture, values)) for values in (flatten(mixture), error))
-    return Bootstrap(own, errors, replicates, status, r - good.size, kind, mixture.family)
+    found: tuple[Mixture, np.ndarray] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
+    return found
 
 
 def pieces_of(r: int, at_once: int) -> list[np.ndarray]:

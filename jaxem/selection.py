@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -114,8 +114,8 @@ def select(
         x: `[n, d]`.
         n_components: one number, or several.
         sample_weight: `[n]`, non-negative.
-        criterion: "bic", "aic" or "icl"; the least is chosen. "cv" chooses by the log density of rows held out. "lrt", for
-            one family, takes the first number of components that the next does not improve on, by tests at 5 per cent.
+        criterion: "bic", "aic" or "icl", the least of which is chosen; "cv", the log density of rows held out; "lrt", for one
+            family: the first number of components that the next does not improve on, by tests at 5 per cent.
         n: the number of observations in BIC and ICL; by default the sum of the weights, with a warning where these do not
             look like counts (relative frequencies, for example). The log-likelihood stays the weighted sum.
         folds: of "cv"; by default rows are left out one at a time (`leave_one_out`), or in 10 folds where that is not known.
@@ -131,44 +131,58 @@ def select(
     key = as_key(key)
     families = tuple(as_family(one) for one in as_several(families))
     counts = as_several(n_components)
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion = {criterion!r}; choose {', '.join(CRITERIA[:-1])} or {CRITERIA[-1]}")
-    if not families or not counts:
-        raise ValueError("families or n_components is empty; give at least one of each")
     data = as_data(x, exact=True)
     weights = as_weights(sample_weight, data.shape[0], jax.dtypes.canonicalize_dtype(data.dtype))
     n = as_sample_size(n, weights, data.shape[0])
-    for k in counts:
-        as_components(k, data.shape[0] if weights is None else int(np.count_nonzero(weights)))
-    folds = None if folds is None else as_count("folds", folds, least=2, most=data.shape[0])
-    if criterion == "lrt":
-        if len(families) > 1:
-            raise ValueError(
-                f'criterion = "lrt" compares numbers of components of one family, and {len(families)} are given'
-            )
-        counts = tuple(sorted(counts))
+    n_counted = data.shape[0] if weights is None else int(np.count_nonzero(weights))
+    counts = _checked(criterion, families, counts, folds, n_counted)
     options = _search_options(options)
     shared = max(counts) if data.size * max(counts) <= SHARED and options["prior"] is None else 0
-    found: list[Search] = []
-    candidates: list[Candidate] = []
+    found, candidates = list[Search](), list[Candidate]()
     for i, (family, k) in enumerate((family, k) for family in families for k in counts):
         slots = max(k, shared) if family.interchangeable else k
         with already_told() if i else contextlib.nullcontext():
             found.append(search_with_slots(jax.random.fold_in(key, i), family, data, k, weights, slots, **options))
         with already_told():
-            candidate = _candidate(found[-1].best, data, weights, n, slots)
+            candidates.append(_candidate(found[-1].best, data, weights, n, slots))
             if criterion == "cv":
                 held_out = _held_out(jax.random.fold_in(key, i), found[-1].best, data, weights, folds, options["prior"])
-                candidate = candidate._replace(cv=-2.0 * held_out)
-            candidates.append(candidate)
+                candidates[-1] = candidates[-1]._replace(cv=-2.0 * held_out)
         if callback is not None:
             callback(candidates[-1])
-    if criterion == "lrt":
-        candidates, chosen = _by_tests(key, families[0], data, weights, candidates, n_replicates)
-    else:
-        order = lambda i: (candidates[i].status.failed, _as_last(getattr(candidates[i], criterion)))  # noqa: E731
-        chosen = min(range(len(candidates)), key=order)
+    candidates, chosen = _choice(key, criterion, families[0], data, weights, candidates, n_replicates)
     return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found), n)
+
+
+def _checked(
+    criterion: str, families: Sequence[Family], counts: Sequence[int], folds: Any, n_counted: int
+) -> tuple[int, ...]:
+    """The numbers of components, in the order in which they are tried; a ValueError for what cannot be chosen by or from."""
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion = {criterion!r}; choose {', '.join(CRITERIA[:-1])} or {CRITERIA[-1]}")
+    if not families or not counts:
+        raise ValueError("families or n_components is empty; give at least one of each")
+    if folds is not None:
+        as_count("folds", folds, least=2, most=n_counted)
+    for k in counts:
+        as_components(k, n_counted)
+    if criterion != "lrt":
+        return tuple(counts)
+    if len(families) > 1:
+        raise ValueError(
+            f'criterion = "lrt" compares numbers of components of one family, and {len(families)} are given'
+        )
+    return tuple(sorted(counts))
+
+
+def _choice(
+    key: Array, criterion: str, family: Family, data: Any, weights: Any, candidates: list[Candidate], n_replicates: int
+) -> tuple[list[Candidate], int]:
+    """The candidates, with what tests found if these choose, and which of them is chosen."""
+    if criterion == "lrt":
+        return _by_tests(key, family, data, weights, candidates, n_replicates)
+    order = lambda i: (candidates[i].status.failed, _as_last(getattr(candidates[i], criterion)))  # noqa: E731
+    return candidates, min(range(len(candidates)), key=order)
 
 
 def _as_last(value: float) -> float:
