@@ -367,7 +367,7 @@ def given(mixture: Any, x: Any, sample_weight: Any, prior: Any, chunk_size: Any)
         prior.check(mixture.family)
     rows = as_rows(mixture.family, x, sample_weight, mixture.n_components, like=mixture, chunk_size=chunk_size)
     prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, rows.blocks.dtype), prior)
-    return mixture.astype(rows.blocks.dtype), rows, prior
+    return jax.tree.map(jnp.asarray, mixture.astype(rows.blocks.dtype)), rows, prior
 
 
 def warn_of(cautions: tuple[str, ...]) -> None:
@@ -479,7 +479,7 @@ def _by_solves(
     """`_by_matrix` where the matrix is too large: one solve for each parameter that is asked for."""
     solved: Any = [np.asarray(leaf) for leaf in _solves(mixture, rows, prior, wanted)]
     variances, robust, steps, left, counts = solved
-    error = np.where(variances > 0, np.sqrt(np.maximum(variances, 0.0)), np.nan)
+    error = np.where(variances >= 0, np.sqrt(np.maximum(variances, 0.0)), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         moves: Any = np.where(error[:, None] > 0, z * steps / error[:, None], 0.0)
     ends: Any = np.asarray(_ends(mixture, rows.frame, moves.astype(steps.dtype), wanted))
