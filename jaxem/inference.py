@@ -51,6 +51,8 @@ TOGETHER = 16
 """columns of scores, or solves, that are made at once"""
 OVERLAP = 1e-4
 """part of a parameter's movement that may lie in directions without information"""
+LONGEST = 1e3
+"""times what an error alone would make it that an interval may be long: beyond, the parameter sits at its bound"""
 POWERS = 5000
 """steps of the power method, at most"""
 
@@ -321,17 +323,25 @@ def _by_matrix(
     dtype = mixture.log_weights.dtype
     ends = np.asarray(_ends(mixture, rows.frame, steps.astype(dtype), wanted))
     robust_error = np.where(unknown, np.nan, np.sqrt(np.maximum(robust, 0.0)))
-    return _spread(mixture, wanted, error, robust_error, ends), counts, solved.cautions()
+    flat, bounded = _spread(mixture, wanted, error, robust_error, ends, z)
+    return flat, counts, solved.cautions() + bounded
 
 
 def _spread(
-    mixture: Mixture, wanted: np.ndarray, error: np.ndarray, robust: np.ndarray, ends: np.ndarray
-) -> tuple[Array, ...]:
-    """The four kinds of numbers `[q]` from those asked for; the others are NaN."""
+    mixture: Mixture, wanted: np.ndarray, error: np.ndarray, robust: np.ndarray, ends: np.ndarray, z: float
+) -> tuple[tuple[Array, ...], tuple[str, ...]]:
+    """The four kinds of numbers `[q]` from those asked for, the others are NaN; cautions."""
     lower, upper = np.min(ends, axis=0), np.max(ends, axis=0)
+    with np.errstate(invalid="ignore"):
+        bounded = (error > 0) & (upper - lower > 2.0 * LONGEST * z * error)
+    unknown = bounded | np.isnan(error)
     whole = np.full((4, len(names_of(mixture))), np.nan)
-    whole[:, wanted] = [error, robust, *(np.where(np.isnan(error), np.nan, end) for end in (lower, upper))]
-    return tuple(jnp.asarray(whole, mixture.log_weights.dtype))
+    whole[:, wanted] = [np.where(unknown, np.nan, values) for values in (error, robust, lower, upper)]
+    found: tuple[str, ...] = ()
+    if bounded.any():
+        names = dict.fromkeys(np.asarray(names_of(mixture))[wanted[bounded]].tolist())
+        found = (f"some of {', '.join(names)} sit at their bounds: they have no error (NaN)",)
+    return tuple(jnp.asarray(whole, mixture.log_weights.dtype)), found
 
 
 def _about_counts(mixture: Mixture, rows: Rows, counts: np.ndarray) -> tuple[str, ...]:
@@ -493,7 +503,8 @@ def _by_solves(
             "the information is singular, or nearly so: some errors could not be found (NaN); there may be too many components",
         )
     robust_error = np.where(np.isnan(error), np.nan, np.sqrt(np.maximum(robust, 0.0)))
-    return _spread(mixture, wanted, error, robust_error, ends), jnp.asarray(counts), cautions
+    flat, bounded = _spread(mixture, wanted, error, robust_error, ends, z)
+    return flat, jnp.asarray(counts), cautions + bounded
 
 
 def _solves_of(mixture: Mixture, rows: Rows, prior: Prior | None, wanted: Array) -> tuple[Array, ...]:
