@@ -29,7 +29,7 @@ from jaxem.mixture import Mixture
 from jaxem.program import BRISK, Program
 from jaxem.racing import search
 from jaxem.recipes import Recipe
-from jaxem.replicas import Replicas, lanes_of, replicas_at_once, replicas_of
+from jaxem.replicas import Replicas, lanes_of, one_by_one, replicas_at_once, replicas_of
 from jaxem.resampling import LANES, BootstrapProgress, climb_on, pieces_of
 from jaxem.rows import Rows, as_rows
 from jaxem.stopping import RemainingGainBelow, Status, has_failed
@@ -123,6 +123,7 @@ def likelihood_ratio_test(
                 f"({Status(int(one.best.status)).name}): {Status(int(one.best.status)).meaning}"
             )
     rows = as_rows(null[0], x, sample_weight, other[1], like=found[0].best.mixture)
+    rows = one_by_one(rows, found[0].best.mixture, other[1])
     models = Models(found[0].best.mixture, other[0], other[1], n_starts)
     # number 0 is the observed rows, a replica like the others
     pieces = pieces_of(r + 1, max(1, replicas_at_once(rows, "parametric") // 2))
@@ -166,14 +167,17 @@ def _alternative(family: Family, k: int, alternative: Any) -> tuple[Family, int]
     if alternative is None:
         return family, k + 1
     if isinstance(alternative, tuple) and len(alternative) == 2:
-        return as_family(alternative[0]), as_count("alternative[1]", alternative[1])
-    if isinstance(alternative, (int, np.integer)) and not isinstance(alternative, bool):
-        alternative = family, as_count("alternative", alternative)
+        found = as_family(alternative[0]), as_count("alternative[1]", alternative[1])
+    elif isinstance(alternative, (int, np.integer)) and not isinstance(alternative, bool):
+        found = family, as_count("alternative", alternative)
     else:
-        alternative = as_family(alternative), k
-    if alternative == (family, k):
+        found = as_family(alternative), k
+    if found == (family, k):
         raise ValueError(f"alternative = {alternative!r} is the smaller model itself; give another")
-    found: tuple[Family, int] = alternative
+    if found[0] == family and found[1] < k:
+        raise ValueError(
+            f"alternative = {alternative!r} has fewer than the {k} components of the smaller model; give more"
+        )
     return found
 
 

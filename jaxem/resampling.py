@@ -25,7 +25,7 @@ from jaxem.loop import MAX_TURNS, Result, as_options
 from jaxem.mixture import Mixture
 from jaxem.primitives import take
 from jaxem.priors import Prior
-from jaxem.replicas import KINDS, Replicas, replicas_at_once, replicas_of
+from jaxem.replicas import KINDS, Replicas, one_by_one, replicas_at_once, replicas_of
 from jaxem.rows import Rows
 from jaxem.stopping import RemainingGainBelow, Status, StoppingRule, has_failed
 
@@ -136,6 +136,8 @@ def bootstrap(
     gain = float(gain_of_a_step(mixture, rows, prior))
     if not gain <= LEFT:
         warn_user(f"mixture is no maximum for these data: one more EM step gains {gain:.2g} nats; fit it to them first")
+    if kind == "parametric":
+        rows = one_by_one(rows, mixture, mixture.n_components, chunk_size)
     settings = Settings(LANES, max_iter, accelerator)
     draw = functools.partial(replicas_of, key, rows=rows, kind=kind, mixture=mixture)
     failed, results = 0, []
