@@ -484,7 +484,7 @@ def test_a_component_on_one_row_is_said_to_have_collapsed():
     x = np.r_[np.random.default_rng(0).normal(size=60), 9.0]
     theta = em_by_numpy(x, np.ones((1, 61)), [1 / 61, 9.0, x[:60].mean(), 1e-10, x[:60].var()], 1)[0]
     theta[3] = 1e-14
-    with pytest.warns(UserWarning) as said:  # noqa: PT030, PT031 - each warning is looked at
+    with pytest.warns(UserWarning) as said:  # noqa: PT030 - each warning is looked at
         found = jaxem.summary(as_mixture(theta), x[:, None])
     assert any("component 0 has collapsed" in str(one.message) for one in said)
     assert any("component 0 has collapsed" in one for one in found.cautions)
@@ -494,7 +494,7 @@ def test_more_parameters_than_rows_are_said():
     x = np.random.default_rng(0).normal(size=(8, 3))
     mean = x.mean(0)
     mixture = one_of(jaxem.Full(), GaussianParams(jnp.array([mean]), jnp.array([(x - mean).T @ (x - mean) / 8])))
-    with pytest.warns(UserWarning) as said:  # noqa: PT030, PT031
+    with pytest.warns(UserWarning) as said:  # noqa: PT030
         found = jaxem.summary(mixture, x)
     assert any("there are 9 parameters for 8 rows" in str(one.message) for one in said)
     assert any("there are 9 parameters for 8 rows" in one for one in found.cautions)
@@ -506,7 +506,7 @@ def test_an_empty_component_has_no_errors_and_the_others_keep_theirs():
     v = np.mean((x - x.mean(0)) ** 2)
     components = GaussianParams(jnp.array([x.mean(0), [40.0, 40.0]]), jnp.array([v, 1.0]))
     mixture = Mixture(jnp.array([0.0, -jnp.inf]), components, Spherical())
-    with pytest.warns(UserWarning) as said:  # noqa: PT030, PT031
+    with pytest.warns(UserWarning) as said:  # noqa: PT030
         found = jaxem.summary(mixture, x)
     assert any("component 1" in str(one.message) or "singular" in str(one.message) for one in said)
     error = found.standard_error.components
@@ -554,7 +554,7 @@ def test_degrees_of_freedom_at_their_bound_have_no_error():
 
 
 def test_other_columns_and_impossible_rows_are_refused_or_said(eruptions, faithful):
-    x, theta = eruptions
+    _, theta = eruptions
     for function in (jaxem.information, jaxem.scores, jaxem.summary, jaxem.em_rate, jaxem.influence):
         with pytest.raises(ValueError, match=r"^[^\n]*1[^\n]*$"):
             function(as_mixture(theta), faithful[0])
@@ -563,7 +563,7 @@ def test_other_columns_and_impossible_rows_are_refused_or_said(eruptions, faithf
     family = jaxem.Union((Spherical(), 1), (jaxem.Uniform(0.0, 1.0), 1))
     normal = GaussianParams(jnp.array([[0.5]]), jnp.array([0.01]))
     alone = Mixture(jnp.array([-jnp.inf, 0.0]), (normal, box), family)
-    with pytest.warns(UserWarning) as said:  # noqa: PT030, PT031
+    with pytest.warns(UserWarning) as said:  # noqa: PT030
         found = jaxem.summary(alone, np.r_[inside, [[1.5]]])
     assert any("impossible" in str(one.message) for one in said)
     assert np.isnan(flat(found.standard_error)).all()
