@@ -67,6 +67,8 @@ def information_times(like: Mixture, free: Array, rows: Rows, prior: Prior | Non
 def information_at(like: Mixture, free: Array, rows: Rows, prior: Prior | None = None) -> Array:
     """The observed information `[p, p]` at coordinates `free` `[p]`: minus the Hessian of the objective."""
     p, whole = free.shape[0], -(-free.shape[0] // TOGETHER) * TOGETHER
+    if not p:
+        return jnp.zeros((0, 0), free.dtype)
     columns = jnp.eye(whole, p, dtype=free.dtype).reshape(
         -1, min(TOGETHER, whole), p
     )  # a rest would be a program of its own
@@ -78,6 +80,8 @@ def information_at(like: Mixture, free: Array, rows: Rows, prior: Prior | None =
 def score_columns(like: Mixture, free: Array, x: Array) -> Array:
     """Gradients of log p(x_i) of rows `[b, d]`, `[b, p]`, some columns at once."""
     p, whole = free.shape[0], -(-free.shape[0] // TOGETHER) * TOGETHER
+    if not p:
+        return jnp.zeros((x.shape[0], 0), free.dtype)
     columns = jnp.eye(whole, p, dtype=free.dtype).reshape(-1, min(TOGETHER, whole), p)
     along = jax.vmap(lambda v: jax.jvp(lambda at: log_prob_of(like, at, x), (free,), (v,))[1])
     return jax.lax.map(along, columns).reshape(-1, x.shape[0])[:p].T

@@ -441,6 +441,8 @@ def _jacobian_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
     like, free, own = _framed(mixture, rows, prior)
     em = chart_map(like, rows, own)
     p, whole = free.shape[0], -(-free.shape[0] // TOGETHER) * TOGETHER
+    if not p:
+        return jnp.zeros((0, 0), free.dtype)
     columns = jnp.eye(whole, p, dtype=free.dtype).reshape(-1, min(TOGETHER, whole), p)
     along = jax.vmap(lambda v: jax.jvp(em, (free,), (v,))[1])
     return jax.lax.map(along, columns).reshape(-1, p)[:p].T
