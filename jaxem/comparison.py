@@ -29,7 +29,7 @@ from jaxem.mixture import Mixture
 from jaxem.program import BRISK, Program
 from jaxem.racing import Search, search
 from jaxem.recipes import Recipe
-from jaxem.replicas import Replicas, lanes_of, replicas_at_once, replicas_of
+from jaxem.replicas import Replicas, lanes_of, one_by_one, replicas_at_once, replicas_of
 from jaxem.resampling import LANES, BootstrapProgress, climb_on, pieces_of
 from jaxem.rows import Rows, as_rows
 from jaxem.stopping import RemainingGainBelow, Status, has_failed
@@ -112,8 +112,10 @@ def likelihood_ratio_test(
             "sample_weight holds parts of rows; the test draws rows, so give whole numbers that count them"
         )
     keys = jax.random.split(key, 4)
-    found = [_searched(keys[i], *model, x, sample_weight) for i, model in enumerate((null, other))]
+    found = [search(keys[i], model[0], x, model[1], sample_weight) for i, model in enumerate((null, other))]
+    _check_sound(found[0])
     rows = as_rows(null[0], x, sample_weight, other[1], like=found[0].best.mixture)
+    rows = one_by_one(rows, found[0].best.mixture, other[1])
     models = Models(found[0].best.mixture, other[0], other[1], n_starts)
     # number 0 is the observed rows, a replica like the others
     pieces = pieces_of(r + 1, max(1, replicas_at_once(rows, "parametric") // 2))
@@ -129,15 +131,14 @@ def likelihood_ratio_test(
     return _verdict(values, cast(_Compared, own), found)
 
 
-def _searched(key: Array, family: Family, k: int, x: Any, sample_weight: Any) -> Search:
-    """The best optimum of a model on the data; a RuntimeError if there is no sound one."""
-    found = search(key, family, x, k, sample_weight)
-    status = Status(int(found.best.status))
+def _check_sound(found: Search) -> None:
+    """A RuntimeError if a search found no sound optimum."""
+    mixture, status = found.best.mixture, Status(int(found.best.status))
     if status.failed:
         raise RuntimeError(
-            f"{family.shown_name} with {k} components has no sound optimum on x ({status.name}): {status.meaning}"
+            f"{mixture.family.shown_name} with {mixture.n_components} components has no sound optimum on x "
+            f"({status.name}): {status.meaning}"
         )
-    return found
 
 
 def _with_observed(replicas: Replicas) -> Replicas:
@@ -167,14 +168,17 @@ def _alternative(family: Family, k: int, alternative: Any) -> tuple[Family, int]
     if alternative is None:
         return family, k + 1
     if isinstance(alternative, tuple) and len(alternative) == 2:
-        return as_family(alternative[0]), as_count("alternative[1]", alternative[1])
-    if isinstance(alternative, (int, np.integer)) and not isinstance(alternative, bool):
-        alternative = family, as_count("alternative", alternative)
+        found = as_family(alternative[0]), as_count("alternative[1]", alternative[1])
+    elif isinstance(alternative, (int, np.integer)) and not isinstance(alternative, bool):
+        found = family, as_count("alternative", alternative)
     else:
-        alternative = as_family(alternative), k
-    if alternative == (family, k):
+        found = as_family(alternative), k
+    if found == (family, k):
         raise ValueError(f"alternative = {alternative!r} is the smaller model itself; give another")
-    found: tuple[Family, int] = alternative
+    if found[0] == family and found[1] < k:
+        raise ValueError(
+            f"alternative = {alternative!r} has fewer than the {k} components of the smaller model; give more"
+        )
     return found
 
 
@@ -188,7 +192,7 @@ def _verdict(values: np.ndarray, own: _Compared, found: list[Any]) -> Likelihood
         )
     fits = jax.tree.map(lambda leaf: leaf[0], (own.null, own.alternative))
     searched = 2.0 * float(found[1].best.log_likelihood - found[0].best.log_likelihood)
-    if searched > statistic + 2 * MISSED:
+    if not has_failed(int(found[1].best.status)) and searched > statistic + 2 * MISSED:
         warn_user(
             f"a search finds a statistic of {searched:.4g}, the starts of the test {statistic:.4g}; the p-value compares "
             "like with like, and a larger n_starts brings both up"

@@ -49,6 +49,8 @@ DENSE = 2000
 """coordinates up to which the information is a matrix; above, what is asked for is solved for"""
 OVERLAP = 1e-4
 """part of a parameter's movement that may lie in directions without information"""
+LONGEST = 1e3
+"""times what an error alone would make it that an interval may be long: beyond, the parameter sits at its bound"""
 POWERS = 5000
 """steps of the power method, at most"""
 
@@ -319,17 +321,25 @@ def _by_matrix(
     dtype = mixture.log_weights.dtype
     ends = np.asarray(_ends(mixture, rows.frame, steps.astype(dtype), wanted))
     robust_error = np.where(unknown, np.nan, np.sqrt(np.maximum(robust, 0.0)))
-    return _spread(mixture, wanted, error, robust_error, ends), counts, solved.cautions()
+    flat, bounded = _spread(mixture, wanted, error, robust_error, ends, z)
+    return flat, counts, solved.cautions() + bounded
 
 
 def _spread(
-    mixture: Mixture, wanted: np.ndarray, error: np.ndarray, robust: np.ndarray, ends: np.ndarray
-) -> tuple[Array, ...]:
-    """The four kinds of numbers `[q]` from those asked for; the others are NaN."""
+    mixture: Mixture, wanted: np.ndarray, error: np.ndarray, robust: np.ndarray, ends: np.ndarray, z: float
+) -> tuple[tuple[Array, ...], tuple[str, ...]]:
+    """The four kinds of numbers `[q]` from those asked for, the others are NaN; cautions."""
     lower, upper = np.min(ends, axis=0), np.max(ends, axis=0)
+    with np.errstate(invalid="ignore"):
+        bounded = (error > 0) & (upper - lower > 2.0 * LONGEST * z * error)
+    unknown = bounded | np.isnan(error)
     whole = np.full((4, len(names_of(mixture))), np.nan)
-    whole[:, wanted] = [error, robust, *(np.where(np.isnan(error), np.nan, end) for end in (lower, upper))]
-    return tuple(jnp.asarray(whole, mixture.log_weights.dtype))
+    whole[:, wanted] = [np.where(unknown, np.nan, values) for values in (error, robust, lower, upper)]
+    found: tuple[str, ...] = ()
+    if bounded.any():
+        names = dict.fromkeys(np.asarray(names_of(mixture))[wanted[bounded]].tolist())
+        found = (f"some of {', '.join(names)} sit at their bounds: they have no error (NaN)",)
+    return tuple(jnp.asarray(whole, mixture.log_weights.dtype)), found
 
 
 def _about_counts(mixture: Mixture, rows: Rows, counts: np.ndarray) -> tuple[str, ...]:
@@ -365,7 +375,7 @@ def given(mixture: Any, x: Any, sample_weight: Any, prior: Any, chunk_size: Any)
         prior.check(mixture.family)
     rows = as_rows(mixture.family, x, sample_weight, mixture.n_components, like=mixture, chunk_size=chunk_size)
     prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, rows.blocks.dtype), prior)
-    return mixture.astype(rows.blocks.dtype), rows, prior
+    return jax.tree.map(jnp.asarray, mixture.astype(rows.blocks.dtype)), rows, prior
 
 
 def warn_of(cautions: tuple[str, ...]) -> None:
@@ -475,7 +485,7 @@ def _by_solves(
     """`_by_matrix` where the matrix is too large: one solve for each parameter that is asked for."""
     solved: Any = [np.asarray(leaf) for leaf in _solves(mixture, rows, prior, wanted)]
     variances, robust, steps, left, counts = solved
-    error = np.where(variances > 0, np.sqrt(np.maximum(variances, 0.0)), np.nan)
+    error = np.where(variances >= 0, np.sqrt(np.maximum(variances, 0.0)), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         moves: Any = np.where(error[:, None] > 0, z * steps / error[:, None], 0.0)
     ends: Any = np.asarray(_ends(mixture, rows.frame, moves.astype(steps.dtype), wanted))
@@ -489,7 +499,8 @@ def _by_solves(
             "the information is singular, or nearly so: some errors could not be found (NaN); there may be too many components",
         )
     robust_error = np.where(np.isnan(error), np.nan, np.sqrt(np.maximum(robust, 0.0)))
-    return _spread(mixture, wanted, error, robust_error, ends), jnp.asarray(counts), cautions
+    flat, bounded = _spread(mixture, wanted, error, robust_error, ends, z)
+    return flat, jnp.asarray(counts), cautions + bounded
 
 
 def _solves_of(mixture: Mixture, rows: Rows, prior: Prior | None, wanted: Array) -> tuple[Array, ...]:

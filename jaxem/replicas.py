@@ -18,7 +18,7 @@ from jax import Array
 
 from jaxem.mixture import Mixture
 from jaxem.program import Program
-from jaxem.rows import Frame, Rows
+from jaxem.rows import Frame, Rows, as_rows
 
 KINDS = ("weighted", "multinomial", "parametric")
 MOST_NUMBERS = 2**24
@@ -76,6 +76,16 @@ def replicas_of(key: Array, index: np.ndarray, rows: Rows, kind: str, mixture: M
     own = _draw(key, index, rows, mixture, kind, _whole_rows(rows))
     of_climb: Any = np.repeat(np.arange(len(index)), climbs)
     return Replicas(rows, own, of_climb)
+
+
+def one_by_one(rows: Rows, mixture: Mixture, k: int, chunk_size: int | None = None) -> Rows:
+    """The same rows with a place for each that whole weights count: drawn rows need places of their own."""
+    matrix, weights = (np.asarray(leaf) for leaf in rows.as_matrix())
+    if (weights <= 1).all() or (weights != np.round(weights)).any():
+        return rows
+    _whole_rows(rows)
+    x = np.repeat(matrix + np.asarray(rows.frame.centre), weights.astype(np.int64), axis=0)
+    return as_rows(mixture.family, x, None, k, like=mixture, chunk_size=chunk_size)
 
 
 def _whole_rows(rows: Rows) -> int:

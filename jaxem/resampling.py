@@ -24,7 +24,7 @@ from jaxem.loop import MAX_TURNS, Result, as_options
 from jaxem.mixture import Mixture
 from jaxem.primitives import take
 from jaxem.priors import Prior
-from jaxem.replicas import KINDS, Replicas, replicas_at_once, replicas_of
+from jaxem.replicas import KINDS, Replicas, one_by_one, replicas_at_once, replicas_of
 from jaxem.rows import Rows
 from jaxem.stopping import RemainingGainBelow, Status, StoppingRule, has_failed
 
@@ -133,6 +133,7 @@ def bootstrap(
     gain = float(gain_of_a_step(mixture, rows, prior))
     if not gain <= LEFT:
         warn_user(f"mixture is no maximum for these data: one more EM step gains {gain:.2g} nats; fit it to them first")
+    rows = one_by_one(rows, mixture, mixture.n_components, chunk_size) if kind == "parametric" else rows
     settings = Settings(LANES, as_count("max_iter", max_iter, most=MAX_TURNS), accelerator)
     mixtures, status = _refits(key, mixture, rows, kind, r, prior, stop, settings, callback)
     good = np.flatnonzero(~has_failed(status))
