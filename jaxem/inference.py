@@ -347,9 +347,7 @@ def _about_counts(mixture: Mixture, rows: Rows, counts: np.ndarray) -> tuple[str
     found = []
     k, p, n = mixture.n_components, mixture.n_parameters, int(np.asarray(rows.frame.n))
     scaled = counts * max(1.0, n / float(np.asarray(rows.frame.total_weight)))
-    there = mixture.to_frame(rows.frame).components
-    lost: Any = mixture.family.degenerate(there, jnp.asarray(scaled), rows.frame.variance)
-    lost = np.broadcast_to(np.asarray(lost), counts.shape)
+    lost = np.asarray(_lost(mixture, rows.frame, scaled))
     if lost.any():
         found.append(f"component {int(np.argmax(lost))} has collapsed: the likelihood has no maximum here")
     if p > n:
@@ -462,6 +460,12 @@ def _largest_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
     return jax.lax.while_loop(moves, step, start)[1]
 
 
+def _lost_of(mixture: Mixture, frame: Any, counts: Array) -> Array:
+    """Which components have collapsed, or lost their rows, `[k]` of bool."""
+    there = mixture.to_frame(frame).components
+    return jnp.broadcast_to(mixture.family.degenerate(there, counts, frame.variance), counts.shape)
+
+
 def _gain_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
     like, free, own = _framed(mixture, rows, prior)
     em = chart_map(like, rows, own)
@@ -473,6 +477,7 @@ _curvature = Program(_curvature_of, work=_work)
 _ends = Program(_ends_of)
 _jacobian = Program(_jacobian_of, work=_work)
 _largest = Program(_largest_of, work=_work)
+_lost = Program(_lost_of)
 gain_of_a_step = Program(_gain_of, work=_work)
 
 

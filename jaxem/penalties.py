@@ -21,7 +21,7 @@ from jaxem.priors import NormalInverseWishart
 
 
 def chen_tan(
-    x: ArrayLike, sample_weight: ArrayLike | None = None, *, strength: float | None = None
+    x: ArrayLike, sample_weight: ArrayLike | None = None, *, strength: Array | float | None = None
 ) -> NormalInverseWishart:
     """A penalty that keeps every covariance away from zero, whatever the scale of the data.
 
@@ -45,7 +45,7 @@ def fraley_raftery(
     n_components: int,
     sample_weight: ArrayLike | None = None,
     *,
-    shrinkage: float = 0.01,
+    shrinkage: Array | float = 0.01,
 ) -> NormalInverseWishart:
     """mclust's default prior for a Gaussian family: a weak pull to the data's mean and a scaled covariance.
 
@@ -70,7 +70,7 @@ def fraley_raftery(
     return NormalInverseWishart(degrees, scatter, _positive("shrinkage", shrinkage), mean)
 
 
-def variance_floor(x: ArrayLike, floor: float, sample_weight: ArrayLike | None = None) -> NormalInverseWishart:
+def variance_floor(x: ArrayLike, floor: Array | float, sample_weight: ArrayLike | None = None) -> NormalInverseWishart:
     """A prior under which no variance, in any direction, can go below `floor`; for data with constant columns.
 
     Every covariance is raised by floor n / N_k (a Tied one by floor), which is an exact maximiser, unlike a constant added

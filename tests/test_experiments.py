@@ -17,7 +17,7 @@ import scipy.stats
 from sklearn.mixture import GaussianMixture
 
 import jaxem
-from experiments import common, mclust
+from experiments import common, inference, mclust, posterior
 from experiments.common import ConfigError, load_config
 from experiments.digits import DigitsConfig, digits, made, read_idx
 from experiments.mclust import MclustConfig
@@ -84,6 +84,48 @@ def test_smoke(name, tmp_path):
     suffixes = {path.suffix for path in tmp_path.iterdir()}
     assert suffixes == {".csv", ".png", *([".md"] if name == "benchmark" else [])}
     assert all(path.stat().st_size > 0 for path in tmp_path.iterdir())
+    measured = {"inference": coverage, "hypergradient": gains, "posterior": masses}.get(name)
+    if measured:
+        measured(tmp_path, done.stdout)
+
+
+def table(path):
+    """The rows of a CSV."""
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def coverage(out, printed):
+    """Intervals of 40 sets of a right family cover 95 per cent of its parameters, errors are the true spread; both roughly."""
+    rows = [row for row in table(out / "inference.csv") if row["law"] == "normal" and row["parameters"] == "all"]
+    assert {row["errors"]: int(row["sets"]) for row in rows} == {"standard": 40, "robust": 40, "bootstrap": 3}
+    for row in rows[:2]:
+        assert abs(float(row["coverage"]) - 0.95) < STATISTICAL * float(row["standard error of it"])
+        assert 0.7 < float(row["error / true spread"]) < 1.4
+    p_values = [float(row["p-value"]) for row in table(out / "inference_p_values.csv")]
+    assert all(np.isclose(10 * p, round(10 * p)) and 0.1 <= p <= 1 for p in p_values)
+
+
+def gains(out, printed):
+    """What is learned is better on held-out rows than what it began with; corrupted rows get the low weights."""
+    rows = table(out / "hypergradient.csv")
+    heights = {row["fit"]: float(row["held-out rows"]) for row in rows}
+    by_gradients = next(height for name, height in heights.items() if name.endswith("gradients"))
+    on_grid = next(height for name, height in heights.items() if "grid of" in name)
+    assert heights["default 1 / n"] <= on_grid < by_gradients + 0.02
+    assert heights["by all rows alike"] < heights["by learned weights"]
+    weights = table(out / "hypergradient_weights.csv")
+    clean, corrupted = ([float(row["weight"]) for row in weights if row["corrupted"] == is_so] for is_so in "01")
+    assert (len(clean), len(corrupted)) == (60, 20)
+    assert np.mean(np.less.outer(corrupted, clean)) > 0.75
+
+
+def masses(out, printed):
+    """Intervals of 95 per cent hold most of the posterior, and are narrower than its own by no more than half."""
+    rows = table(out / "posterior.csv")
+    assert len(rows) == 11
+    assert all(0.8 < float(row["mass in summary's"]) <= 1.0 and 0.8 < float(row["width ratio"]) < 1.6 for row in rows)
+    assert "0 divergences" in printed
 
 
 def test_digits_from_files(tmp_path, refused):
@@ -181,6 +223,39 @@ def test_short_searches_are_counted(tmp_path, monkeypatch):
     assert lines[-2].split()[:6] == ["K", "<=", "3", "3", "66.7%", "0.5%"]
     assert lines[-1].startswith("2 of 3 searches end more than 0.01 nats below")
     assert lines[-1].endswith("the targets are missed for K <= 3")
+
+
+def test_errors_of_simulated_sets():
+    """Noise of every law has mean 0 and variance 1; the eleven numbers of a mixture of two are told apart, also in batches."""
+    rng = np.random.default_rng(0)
+    for name, noise in inference.NOISE.items():
+        values = noise(rng, (40_000,))
+        squares = (values - values.mean()) ** 2
+        assert abs(values.mean()) < STATISTICAL / 200, name
+        assert abs(squares.mean() - 1) < STATISTICAL * squares.std() / 200, name
+    truth = inference.true_mixture()
+    expected = [0.4, 0, 0, 3, 1, 1.0, 0.3, 0.8, 0.7, -0.3, 1.2]
+    np.testing.assert_allclose(inference.distinct(truth), expected, rtol=ROUNDING)
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), truth)
+    np.testing.assert_allclose(inference.distinct(many), [expected, expected], rtol=ROUNDING)
+    x = inference.drawn("normal", rng, (3, 4_000)).reshape(-1, 2)
+    np.testing.assert_allclose(x.mean(axis=0), [1.8, 0.6], atol=STATISTICAL * 0.02)
+    covered = np.repeat([[True], [False], [True], [True]], 11, axis=1)
+    np.testing.assert_allclose(inference.share(covered), [0.75, np.std([1, 0, 1, 1], ddof=1) / 2], rtol=ROUNDING)
+
+
+def test_the_density_that_is_sampled():
+    """Its peak and curvature are those of the objective that is climbed."""
+    x = np.asarray(jaxem.datasets.faithful())
+    prior = jaxem.fraley_raftery(jaxem.Full(), x, 2) + jaxem.Dirichlet(2.0)
+    start = jaxem.starts(jax.random.key(0), jaxem.Full(), x, 2, 1, jaxem.KMeans())[0]
+    found = jaxem.fit(start, x, prior=prior, accelerator=jaxem.hybrid())
+    density, mode = posterior.log_density(found.mixture, x, prior), found.mixture.unconstrain()
+    np.testing.assert_allclose(density(mode), found.objective, rtol=ROUNDING)
+    if X64:
+        np.testing.assert_allclose(jax.grad(density)(mode), 0.0, atol=1e-2)
+        curvature, information = -jax.hessian(density)(mode), jaxem.information(found.mixture, x, prior=prior)
+        np.testing.assert_allclose(curvature, information, rtol=1e-6, atol=1e-6 * float(jnp.max(information)))
 
 
 def test_simulated_sets():
