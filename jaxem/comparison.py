@@ -26,6 +26,7 @@ from jaxem.families.base import Family
 from jaxem.lanes import Settings
 from jaxem.loop import Result, as_options
 from jaxem.mixture import Mixture
+from jaxem.priors import Prior
 from jaxem.program import BRISK, Program
 from jaxem.racing import Search, search
 from jaxem.recipes import Recipe
@@ -107,10 +108,8 @@ def likelihood_ratio_test(
     key, null = as_key(key), (as_family(family), as_count("n_components", n_components))
     other = _alternative(*null, alternative)
     r, n_starts = as_count("n_replicates", n_replicates), as_count("n_starts", n_starts)
-    if sample_weight is not None and not np.all(np.asarray(sample_weight) == np.round(np.asarray(sample_weight))):
-        raise ValueError(
-            "sample_weight holds parts of rows; the test draws rows, so give whole numbers that count them"
-        )
+    if sample_weight is not None and np.any(np.asarray(sample_weight) != np.round(np.asarray(sample_weight))):
+        raise ValueError("sample_weight holds parts of rows; the test draws rows: give whole numbers that count them")
     keys = jax.random.split(key, 4)
     found = [search(keys[i], model[0], x, model[1], sample_weight) for i, model in enumerate((null, other))]
     _check_sound(found[0])
@@ -207,32 +206,40 @@ def _verdict(values: np.ndarray, own: _Compared, found: list[Any]) -> Likelihood
 def _compare(key: Array, index: np.ndarray, replicas: Replicas, models: Models) -> _Compared:
     """Both models fitted to each replica."""
     g, null = len(index), models.null
-    stop, _ = as_options(null.family, replicas.rows, RemainingGainBelow(REMAINING), None, hybrid())
-    settings = Settings(LANES, MAX_ITER, hybrid())
-
-    def climbed(starts: Mixture, settings: Settings) -> Result:
-        s = starts.log_weights.shape[0] // g
-        of_climb: Any = np.repeat(np.arange(g), s)
-        results = climb_on(starts, Replicas(replicas.rows, replicas.own, of_climb), None, stop, settings)
-        results = results._replace(trace=results.trace[:, :1])
-        by_replica: Result = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(g, s, *leaf.shape[1:]), results)
-        return by_replica
-
-    few = 1 if null.n_components == 1 else NULL_STARTS
     moved = models.k > null.n_components and null.family.interchangeable
     recipes = _recipes(models.n_starts, moved)
-    smaller = _best_of_each(climbed(_null_starts(key, index, replicas, null, _recipes(few, False)), settings))
+    smaller = best_fits(key, index, replicas, null, 1 if null.n_components == 1 else NULL_STARTS)
     starts = _starts(key, index, replicas, smaller.mixture, models.family, models.k, recipes)
     if models.n_starts > PROMISING:
-        seen = climbed(starts, settings._replace(max_iter=SHORT))
+        seen = _climbed(starts, g, replicas, None, SHORT)
         best = jax.tree.map(lambda leaf: leaf[np.arange(g)[:, None], _order(seen)[:, :PROMISING]], seen.mixture)
         starts = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), best)
-    larger = _best_of_each(climbed(starts, settings))
+    larger = _best_of_each(_climbed(starts, g, replicas, None))
     statistic = 2.0 * (np.asarray(larger.log_likelihood, np.float64) - np.asarray(smaller.log_likelihood, np.float64))
     if models.family == null.family and models.k > null.n_components:  # the larger model has the smaller one in it
         statistic = np.maximum(statistic, 0.0)
     failed = has_failed(np.asarray(smaller.status)) | has_failed(np.asarray(larger.status))
     return _Compared(np.where(failed, np.nan, statistic), smaller, larger)
+
+
+def best_fits(
+    key: Array, index: np.ndarray, replicas: Replicas, mixture: Mixture, n_fresh: int, prior: Prior | None = None
+) -> Result:
+    """The best fit of a mixture's model to each of the replicas of number `index` `[g]`, from itself and from fresh starts."""
+    starts = _null_starts(key, index, replicas, mixture, _recipes(n_fresh, False))
+    return _best_of_each(_climbed(starts, len(index), replicas, prior))
+
+
+def _climbed(starts: Mixture, g: int, replicas: Replicas, prior: Prior | None, max_iter: int = MAX_ITER) -> Result:
+    """Climbs from starts `[g s, ...]`, as leaves `[g, s, ...]`."""
+    s = starts.log_weights.shape[0] // g
+    of_climb: Any = np.repeat(np.arange(g), s)
+    stop, prior = as_options(starts.family, replicas.rows, RemainingGainBelow(REMAINING), prior, hybrid())
+    settings = Settings(LANES, max_iter, hybrid())
+    results = climb_on(starts, Replicas(replicas.rows, replicas.own, of_climb), prior, stop, settings)
+    results = results._replace(trace=results.trace[:, :1])
+    by_replica: Result = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(g, s, *leaf.shape[1:]), results)
+    return by_replica
 
 
 def _best_of_each(results: Result) -> Result:

@@ -135,6 +135,8 @@ def em_rate(
     gain = float(gain_of_a_step(mixture, rows, prior))
     if not gain <= LEFT:
         warn_of((f"mixture is no maximum for these data: one more EM step gains {gain:.2g} nats; fit it first",))
+    if not np.all(np.asarray(mixture.weights) > 0):
+        warn_of(("a component has a weight of 0, which EM never moves: leave it out first",))
     if mixture.n_parameters > DENSE:
         return _largest(mixture, rows, prior)
     jacobian = np.asarray(_jacobian(mixture, rows, prior), np.float64)
@@ -332,6 +334,8 @@ def _spread(
     lower, upper = np.min(ends, axis=0), np.max(ends, axis=0)
     with np.errstate(invalid="ignore"):
         bounded = (error > 0) & (upper - lower > 2.0 * LONGEST * z * error)
+    k, own = mixture.n_components, np.asarray(flatten(mixture))[wanted]
+    bounded |= (k > 1) & (wanted < k) & ((own == 0) | (own == 1))  # a weight
     unknown = bounded | np.isnan(error)
     whole = np.full((4, len(names_of(mixture))), np.nan)
     whole[:, wanted] = [np.where(unknown, np.nan, values) for values in (error, robust, lower, upper)]

@@ -119,8 +119,7 @@ def bootstrap(
         >>> import jax, jaxem
         >>> x = jaxem.datasets.faithful()
         >>> found = jaxem.search(jax.random.key(0), "full", x, 2).best.mixture
-        >>> errors = jaxem.bootstrap(jax.random.key(1), found, x).standard_error
-        >>> print(errors.components.means[:, 0].round(2))
+        >>> print(jaxem.bootstrap(jax.random.key(1), found, x).standard_error.components.means[:, 0].round(2))
         [0.03 0.03]
     """
     check_from_host("bootstrap", key, mixture, x, sample_weight, prior, instead="use jax.vmap over jaxem.fit there")

@@ -19,7 +19,6 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.accelerate import hybrid
 from jaxem.checks import (
     already_told,
     as_components,
@@ -33,15 +32,14 @@ from jaxem.checks import (
     check_callback,
     check_from_host,
 )
-from jaxem.comparison import likelihood_ratio_test
+from jaxem.comparison import best_fits, likelihood_ratio_test
 from jaxem.display import readable, selection_card
 from jaxem.families.base import Family
 from jaxem.influences import leave_one_out
-from jaxem.lanes import Settings
-from jaxem.loop import MAX_ITER, Result, as_options
+from jaxem.loop import Result
+from jaxem.primitives import take
 from jaxem.racing import Search, search, search_with_slots
 from jaxem.replicas import Replicas
-from jaxem.resampling import LANES, climb_on, copies_of
 from jaxem.rows import as_blocks, as_rows
 from jaxem.slots import with_slots
 from jaxem.stopping import Status, has_failed
@@ -51,6 +49,8 @@ SHARED = 2**14
 CRITERIA = ("bic", "aic", "icl", "cv", "lrt")
 FOLDS = 10
 """folds where rows cannot be left out one at a time"""
+FRESH = 15
+"""fresh starts of a refit without one fold, beside the estimate, which has seen the rows of the fold"""
 LEVEL = 0.05
 """the p-value from which one more component is no improvement"""
 
@@ -118,7 +118,7 @@ def select(
             family: the first number of components that the next does not improve on, by tests at 5 per cent.
         n: the number of observations in BIC and ICL; by default the sum of the weights, with a warning where these do not
             look like counts (relative frequencies, for example). The log-likelihood stays the weighted sum.
-        folds: of "cv"; by default rows are left out one at a time (`leave_one_out`), or in 10 folds where that is not known.
+        folds: of "cv", each searched afresh; by default rows are left out one at a time (`leave_one_out`), if that is known.
         n_replicates: of "lrt", the replicates of each test.
         callback: called with each `Candidate` as it is done.
         options: as for `search`: `budget`, `arms`, `prior`, `stop`, `max_iter`, `accelerator`, `chunk_size`.
@@ -222,7 +222,7 @@ def _held_out(key: Array, result: Result, data: Any, weights: Any, folds: int | 
 
 
 def _by_folds(key: Array, result: Result, data: Any, w: np.ndarray, folds: int, prior: Any) -> float:
-    """The same by refits from the estimate, each without the rows of one fold; rows are dealt out at random."""
+    """The same by refits without the rows of one fold, from the estimate and from fresh starts; rows are dealt out at random."""
     mixture = result.mixture
     fold = np.empty(len(w), int)
     fold[np.asarray(jax.random.permutation(key, len(w)))] = np.arange(len(w)) % folds
@@ -230,14 +230,13 @@ def _by_folds(key: Array, result: Result, data: Any, w: np.ndarray, folds: int, 
     seen = np.stack([np.where(fold == f, 0.0, w) for f in range(folds)]).astype(rows.weights.dtype)
     own = {"weights": np.stack([np.asarray(as_blocks(one, rows)) for one in seen])}
     replicas = Replicas(rows, own, np.arange(folds))  # type: ignore[arg-type]
-    stop, prior = as_options(mixture.family, rows, None, prior, hybrid())
-    made = climb_on(copies_of(mixture, folds), replicas, prior, stop, Settings(LANES, MAX_ITER, hybrid()))
+    made = best_fits(key, np.arange(folds), replicas, mixture, FRESH, prior)
     if np.any(has_failed(np.asarray(made.status))):
         return math.nan
     total = 0.0
     for f in range(folds):
         own_rows = (fold == f) & (w > 0)
-        total += float(np.sum(w[own_rows] * np.asarray(made.mixture[f].log_prob(data[own_rows]), np.float64)))
+        total += float(np.sum(w[own_rows] * np.asarray(take(made.mixture, f).log_prob(data[own_rows]), np.float64)))
     return total
 
 
