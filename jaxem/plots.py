@@ -27,16 +27,17 @@ except ModuleNotFoundError as error:  # the extra is missing
     ) from error
 
 from jaxem.checks import as_mixture
-from jaxem.comparison import LikelihoodRatioTest
 from jaxem.display import as_moments, has_moments
 from jaxem.families.student_t import StudentT
-from jaxem.inference import Summary
 from jaxem.loop import Result
 from jaxem.mixture import Mixture
 from jaxem.queue import Landscape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from jaxem.comparison import LikelihoodRatioTest
+    from jaxem.inference import Summary
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 LINES = ("-", "--", "-.", ":")
@@ -66,7 +67,7 @@ def plot_mixture(
     *,
     features: Sequence[int] = (0, 1),
     columns: Sequence[str] | None = None,
-    summary: Summary | None = None,
+    summary: "Summary | None" = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Components as ellipses of one and two deviations over the data; in one dimension densities over a histogram.
@@ -334,7 +335,7 @@ def _ellipses(
     return _hide_frame(ax)
 
 
-def _intervals(summary: Summary, means: np.ndarray, shown: list[int], ax: "Axes") -> "Axes":
+def _intervals(summary: "Summary", means: np.ndarray, shown: list[int], ax: "Axes") -> "Axes":
     """The intervals of the means: a cross at each of two features, a bar under the curves of one."""
     ends = [np.asarray(one.components.means, float)[:, shown] for one in (summary.lower, summary.upper)]
     if ends[0].shape != means.shape:
@@ -353,7 +354,7 @@ def _intervals(summary: Summary, means: np.ndarray, shown: list[int], ax: "Axes"
     return ax
 
 
-def plot_test(test: LikelihoodRatioTest, *, ax: "Axes | None" = None) -> "Axes":
+def plot_test(test: "LikelihoodRatioTest", *, ax: "Axes | None" = None) -> "Axes":
     """What the statistic of a likelihood ratio test is where the smaller model is true, and where the data lie."""
     ax = _axes(ax)
     values = np.asarray(test.replicates, float)

@@ -42,7 +42,7 @@ RIDGE = 8
 class RegressionParams(NamedTuple):
     """Planes: levels `[k]` at the origins `[k, c]` of the covariates, coefficients `[k, c]`, variances of residuals `[k]`.
 
-    `intercepts` are the levels at covariates of 0.
+    `intercepts` are the levels at covariates of 0. Derivatives through a fit are taken at fixed origins.
     """
 
     levels: Array
