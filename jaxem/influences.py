@@ -22,13 +22,16 @@ from jaxem.mixture import Mixture
 from jaxem.primitives import dot, is_traced
 from jaxem.priors import Prior
 from jaxem.program import Program
-from jaxem.rows import block_size, bucket, map_host_rows, map_rows
+from jaxem.rows import Rows, block_size, bucket, map_host_rows, map_rows
 
 
 def scores(
     mixture: Mixture, x: ArrayLike, sample_weight: ArrayLike | None = None, *, chunk_size: int | None = None
 ) -> Array:
-    """Gradient of w_i log p(x_i) in the chart for each row, `[n, p]`; the arguments are those of `information`."""
+    """Gradient of w_i log p(x_i) in the chart for each row, `[n, p]`.
+
+    The arguments are those of `information`, but `x` is an array.
+    """
     weights, values = _by_rows(_scores, mixture, x, sample_weight, (), chunk_size)
     return values if weights is None else values * weights[:, None]
 
@@ -72,7 +75,7 @@ def leave_one_out(
 def _covariance(mixture: Mixture, x: Any, sample_weight: Any, prior: Any, chunk_size: Any) -> Array:
     """inv(I) `[p, p]` in the chart where the data lie; warns if the mixture is no maximum."""
     mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size)
-    check_from_host("this", mixture, rows, prior, instead="use jaxem.information and jaxem.scores there")
+    check_from_host("a solve for rows", mixture, rows, prior, instead="use jaxem.information and jaxem.scores there")
     matrix, slope, value = information_of(mixture, rows, prior)
     solved = Solved(matrix, slope, value)
     warn_of(solved.cautions())
@@ -109,6 +112,8 @@ def _by_rows(
 ) -> tuple[Any, Array]:
     """A function of rows, some of them at a time; the last column that it gets is `column` `[n]`."""
     mixture = as_mixture(mixture, x)
+    if isinstance(x, Rows):
+        raise TypeError("x is Rows, which are cut and padded; give the array [n, d] that they were made from")
     data = as_supported(mixture.family, x, mixture.n_components, mixture.family.n_features(mixture.components))
     dtype = jnp.promote_types(data.dtype, mixture.log_weights.dtype)
     data, n = data.astype(dtype), data.shape[0]
