@@ -62,13 +62,17 @@ def information_times(like: Mixture, free: Array, rows: Rows, prior: Prior | Non
     return -jax.jvp(lambda at: score(like, at, rows, prior), (free,), (vector,))[1]
 
 
-def information_at(like: Mixture, free: Array, rows: Rows, prior: Prior | None = None) -> Array:
-    """The observed information `[p, p]` at coordinates `free` `[p]`: minus the Hessian of the objective."""
+def information_at(
+    like: Mixture, free: Array, rows: Rows, prior: Prior | None = None, columns: Array | None = None
+) -> Array:
+    """The observed information `[p, p]` at coordinates `free` `[p]`: minus the Hessian of the objective.
+
+    With `columns` `[c, p]`, its products with these.
+    """
+    vectors = jnp.eye(free.shape[0], dtype=free.dtype) if columns is None else columns
     # one column at a time: products of small matrices in batches are slow on a CPU, and slow to compile
-    matrix = jax.lax.map(
-        lambda v: information_times(like, free, rows, prior, v), jnp.eye(free.shape[0], dtype=free.dtype)
-    )
-    return 0.5 * (matrix + matrix.T)
+    matrix = jax.lax.map(lambda v: information_times(like, free, rows, prior, v), vectors)
+    return matrix if columns is not None else 0.5 * (matrix + matrix.T)
 
 
 def scores_at(like: Mixture, free: Array, x: Array) -> Array:

@@ -40,10 +40,12 @@ from jaxem.em import chart_map, objective, pass_over, to_frame
 from jaxem.families.base import Family
 from jaxem.implicit import FLAT, LEFT, ROUNDING
 from jaxem.mixture import Mixture
+from jaxem.parts import n_parts
 from jaxem.primitives import dot, epsilon, is_traced
 from jaxem.priors import Prior
 from jaxem.program import Program
 from jaxem.rows import Rows, as_rows, sum_blocks, turn_work
+from jaxem.threads import run_all
 
 DENSE = 2000
 """coordinates up to which the information is a matrix; above, what is asked for is solved for"""
@@ -310,7 +312,8 @@ def _by_matrix(
     mixture: Mixture, rows: Rows, prior: Prior | None, wanted: np.ndarray, z: float
 ) -> tuple[tuple[Array, ...], Array, tuple[str, ...]]:
     """Standard errors, robust errors and ends of intervals, `[q]` each; counts `[k]`; cautions."""
-    matrix, slope, value, scatter, counts, jacobian = _curvature(mixture, rows, prior)
+    matrix = matrix_of(mixture, rows, prior)
+    slope, value, scatter, counts, jacobian = _curvature(mixture, rows, prior)
     solved = Solved(matrix, slope, value)
     covariance, by_free = solved.inverse(), np.asarray(jacobian, np.float64)[wanted]
     moves = by_free @ covariance  # [m, p]
@@ -397,19 +400,41 @@ def _framed(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Mixture,
     return like, like.unconstrain(), to_frame(prior, rows.frame)
 
 
-def _information_in_chart(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, Array, Array]:
-    """Information `[p, p]` and score `[p]` in the chart where the data lie, and the objective."""
+def _columns_of(mixture: Mixture, rows: Rows, prior: Prior | None, columns: Array) -> Array:
     like, free, own = _framed(mixture, rows, prior)
-    matrix, slope = information_at(like, free, rows, own), score(like, free, rows, own)
-    if rows.frame.centre.size and mixture.family.location:  # coordinates such as intercepts move with the centre
+    return information_at(like, free, rows, own, columns)
+
+
+def matrix_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
+    """The information `[p, p]` in the frame. Threads share its columns where the rows are many; the numbers are the same."""
+    p, dtype = mixture.n_parameters, mixture.log_weights.dtype
+    if not p:
+        return jnp.zeros((0, 0), dtype)
+    threads = 1 if is_traced(mixture, prior) else min(n_parts(rows, mixture.n_components), p)
+    parts = np.eye(-(-p // threads) * threads, p, dtype=dtype).reshape(threads, -1, p)
+    made = run_all([functools.partial(_columns, mixture, rows, prior, part) for part in parts])
+    matrix = jnp.concatenate(made)[:p]
+    return 0.5 * (matrix + matrix.T)
+
+
+def information_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, Array, Array]:
+    """Information `[p, p]` and score `[p]` in the chart where the data lie, and the objective."""
+    found: tuple[Array, Array, Array] = _turned(mixture, rows, prior, matrix_of(mixture, rows, prior))
+    return found
+
+
+def _turned_of(mixture: Mixture, rows: Rows, prior: Prior | None, matrix: Array) -> tuple[Array, Array, Array]:
+    like, free, own = _framed(mixture, rows, prior)
+    slope = score(like, free, rows, own)
+    if mixture.family.location:  # coordinates such as intercepts move with the centre
         turn = jax.jacfwd(lambda at: mixture.constrain(at).to_frame(rows.frame).unconstrain())(mixture.unconstrain())
         matrix, slope = dot("pq,pr,rs->qs", turn, matrix, turn), slope @ turn
     return matrix, slope, objective(like, pass_over(like, rows), own)
 
 
 def _curvature_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, ...]:
-    """Information, score and objective in the frame; the scatter of the scores `[p, p]`, counts `[k]`, and the derivative of
-    natural parameters by coordinates `[q, p]`."""
+    """Score and objective in the frame; the scatter of the scores `[p, p]`, counts `[k]`, and the derivative of natural
+    parameters by coordinates `[q, p]`."""
     like, free, own = _framed(mixture, rows, prior)
 
     def of_block(x: Array, w: Array, _: Array) -> tuple[Array, Array]:
@@ -419,10 +444,10 @@ def _curvature_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Ar
 
     outer, total = sum_blocks(of_block, rows)
     scatter = outer - jnp.outer(total, total) / rows.frame.total_weight
-    matrix, slope = information_at(like, free, rows, own), score(like, free, rows, own)
+    slope = total if own is None else score(like, free, rows, own)
     jacobian = jax.jacfwd(lambda at: _natural(like, at, rows.frame))(free)
     stats = pass_over(like, rows)
-    return matrix, slope, objective(like, stats, own), scatter, stats.counts, jacobian
+    return slope, objective(like, stats, own), scatter, stats.counts, jacobian
 
 
 def _ends_of(mixture: Mixture, frame: Any, steps: Array, wanted: Array) -> Array:
@@ -476,7 +501,8 @@ def _gain_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
     return objective_at(like, em(free), rows, own) - objective_at(like, free, rows, own)
 
 
-information_of = Program(_information_in_chart, work=_work)
+_columns = Program(_columns_of, work=_work)
+_turned = Program(_turned_of, work=_work)
 _curvature = Program(_curvature_of, work=_work)
 _ends = Program(_ends_of)
 _jacobian = Program(_jacobian_of, work=_work)
