@@ -24,7 +24,16 @@ EXAMPLE = re.compile(r"```python\n(.*?)```(?:\n\n[^`#|]*\n\n```text\n(.*?)```)?"
 
 
 @pytest.mark.parametrize(
-    "module", ["jaxem.loop", "jaxem.estimator", "jaxem.sklearn", pytest.param("jaxem.laws", marks=pytest.mark.slow)]
+    "module",
+    [
+        "jaxem.loop",
+        "jaxem.estimator",
+        "jaxem.sklearn",
+        *(
+            pytest.param(f"jaxem.{name}", marks=pytest.mark.slow)
+            for name in ("laws", "inference", "resampling", "comparison")
+        ),
+    ],
 )
 def test_docstrings(module):
     found = doctest.testmod(importlib.import_module(module))
