@@ -246,14 +246,15 @@ def test_a_callback_that_raises_ends_the_threads(monkeypatch):
 
 
 def test_nothing_changes_under_a_trace(small_is_large, monkeypatch):
-    """jit, vmap and jvp see one program."""
+    """jit and vmap see one program, and so does a derivative under jit; that of a plain call has numbers for threads."""
     monkeypatch.setattr(parts, "run_all", None)  # would raise
     x = blobs(100)
     starts = jaxem.starts(KEY, jaxem.Spherical(), x, 2, 3)
     options = {"max_iter": 5, "chunk_size": 16}
     jax.jit(lambda start: jaxem.fit(start, x, **options))(starts[0])
     jax.vmap(lambda start: jaxem.fit(start, x, **options))(starts)
-    jax.jvp(lambda x: jaxem.fit(starts[0], x, **options).objective, (jnp.asarray(x),), (jnp.asarray(x),))
+    along = lambda x: jax.jvp(lambda x: jaxem.fit(starts[0], x, **options).objective, (x,), (x,))  # noqa: E731
+    jax.jit(along)(jnp.asarray(x))
     jax.jit(lambda starts: jaxem.fit_restarts(starts, x, **options))(starts)
 
 
