@@ -78,7 +78,7 @@ def test_derivatives_are_those_of_refits(case):
 @only_float64
 def test_second_derivatives_batches_and_jit():
     x = jaxem.datasets.faithful()
-    mixture = reference_mixture("faithful", 2, "full")
+    mixture = reference_mixture("faithful", 2, "spherical")
     ones = jnp.ones(len(x))
 
     def mean(w):
@@ -98,7 +98,7 @@ def test_second_derivatives_batches_and_jit():
 @only_float64
 def test_a_row_of_weight_zero_has_the_derivative_of_its_own_row():
     x = np.concatenate([jaxem.datasets.faithful(), [[3.0, 60.0]]])
-    mixture = reference_mixture("faithful", 2, "full")
+    mixture = reference_mixture("faithful", 2, "spherical")
     w = jnp.ones(len(x)).at[-1].set(0.0)
     fitted = lambda w: jaxem.fit(mixture, x, w, **QUICK)  # noqa: E731
     slope = jax.grad(lambda w: fitted(w).log_likelihood)(w)
@@ -190,10 +190,9 @@ x = jaxem.datasets.faithful()
 start = jaxem.starts(jax.random.key(0), jaxem.Spherical(), x, 2, 1)[0]
 spread = jaxem.shard(x)
 fitted = lambda x, w: jaxem.fit(start, x, w, accelerator=jaxem.hybrid()).mixture.weights[0]
-for which in (0, 1):
-    slope = jax.grad(fitted, which)
-    here, there = np.asarray(slope(jnp.asarray(x), jnp.ones(len(x)))), np.asarray(slope(*spread))
-    assert np.abs(here - there).max() <= 1e-9 * np.abs(here).max(), np.abs(here - there).max() / np.abs(here).max()
+slope = jax.grad(fitted, 1)  # the rows stay where they lie
+here, there = np.asarray(slope(jnp.asarray(x), jnp.ones(len(x)))), np.asarray(slope(*spread))
+assert np.abs(here - there).max() <= 1e-9 * np.abs(here).max(), np.abs(here - there).max() / np.abs(here).max()
 """
     from tests.test_structure import run
 
