@@ -394,7 +394,9 @@ def as_weights(sample_weight: ArrayLike | None, n: int, dtype: Any) -> Array | n
     return cast
 
 
-def as_sample_size(n: Any, sample_weight: Any, n_rows: int) -> float:
+def as_sample_size(
+    n: Any, sample_weight: Any, n_rows: int, taken: str = "BIC and ICL take", remedy: str = "give n=, or weights"
+) -> float:
     """The n of an information criterion: the one given, or the sum of the weights, which are taken for counts of rows.
 
     Where they do not look like counts this is said in one warning: they are not whole numbers, and their sum is not within
@@ -412,8 +414,8 @@ def as_sample_size(n: Any, sample_weight: Any, n_rows: int) -> float:
     total, counted = float(weights.sum()), int(np.count_nonzero(weights))
     if not (0.75 <= total / counted <= 1.25 or np.all(weights == np.round(weights))):
         warn_user(
-            f"sample_weight sums to {total:.4g} for {counted} rows: BIC and ICL take this for the number of observations n; give "
-            "n=, or weights that count rows"
+            f"sample_weight sums to {total:.4g} for {counted} rows: {taken} this for the number of observations n; {remedy} "
+            "that count rows"
         )
     return total
 

@@ -10,7 +10,7 @@ lanes of one queue.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -26,6 +26,7 @@ from jaxem.families.base import Family
 from jaxem.lanes import Settings
 from jaxem.loop import Result, as_options
 from jaxem.mixture import Mixture
+from jaxem.primitives import epsilon
 from jaxem.priors import Prior
 from jaxem.program import BRISK, Program
 from jaxem.racing import Search, search
@@ -112,7 +113,7 @@ def likelihood_ratio_test(
         raise ValueError("sample_weight holds parts of rows; the test draws rows: give whole numbers that count them")
     keys = jax.random.split(key, 4)
     found = [search(keys[i], model[0], x, model[1], sample_weight) for i, model in enumerate((null, other))]
-    _check_sound(found[0])
+    _check_found(found, alternative)
     rows = as_rows(null[0], x, sample_weight, other[1], like=found[0].best.mixture)
     rows = one_by_one(rows, found[0].best.mixture, other[1])
     models = Models(found[0].best.mixture, other[0], other[1], n_starts)
@@ -130,13 +131,18 @@ def likelihood_ratio_test(
     return _verdict(values, cast(_Compared, own), found)
 
 
-def _check_sound(found: Search) -> None:
-    """A RuntimeError if a search found no sound optimum."""
-    mixture, status = found.best.mixture, Status(int(found.best.status))
+def _check_found(found: Sequence[Search], alternative: Any) -> None:
+    """Raise if the smaller model has no sound optimum, or if the other is not larger."""
+    mixture, status = found[0].best.mixture, Status(int(found[0].best.status))
     if status.failed:
         raise RuntimeError(
             f"{mixture.family.shown_name} with {mixture.n_components} components has no sound optimum on x "
             f"({status.name}): {status.meaning}"
+        )
+    small, large = (one.best.mixture.n_parameters for one in found)
+    if large < small:
+        raise ValueError(
+            f"alternative = {alternative!r} has {large} parameters, the smaller model {small}; exchange them"
         )
 
 
@@ -198,7 +204,7 @@ def _verdict(values: np.ndarray, own: _Compared, found: list[Any]) -> Likelihood
         )
     if failed > 0.1 * (len(values) - 1):
         warn_user(f"{failed} of {len(values) - 1} replicates had no sound optimum and are left out of the p-value")
-    slack = 1e-9 * (1.0 + abs(float(fits[0].log_likelihood)))
+    slack = 1e6 * epsilon(fits[0].log_likelihood.dtype) * (1.0 + abs(float(fits[0].log_likelihood)))
     p_value = (1 + int(np.sum(replicates >= statistic - slack))) / (1 + replicates.size)
     return LikelihoodRatioTest(statistic, replicates, p_value, fits[0].mixture, fits[1].mixture, failed)
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 8
 """components, climbs or optima that a card shows"""
+SYMMETRIC = ("covariances", "scales")
+"""parameters that are symmetric matrices where they are `[..., d, d]`"""
 MOST_ERRORS = 100
 """parameters whose errors a card shows"""
 MOST_NUMBERS = 8
@@ -279,7 +281,9 @@ def summary_card(summary: "Summary", names: Sequence[str] = ()) -> Card:
 def bootstrap_card(bootstrap: "Bootstrap") -> Card:
     """A line for each parameter: estimate, error and interval over the refits."""
     n = len(bootstrap.status)
+    unfinished = int(np.sum(np.asarray(bootstrap.status) == Status.MAX_ITER))
     title = f"Bootstrap, {bootstrap.kind}: {count_of(n, 'refit')}, {bootstrap.failed} failed"
+    title += f", {unfinished} not converged" * (unfinished > 0)
     header = ("parameter", "estimate", "std. error", "95% interval from", "to")
     return _errors_card(title, header, (bootstrap.estimate, bootstrap.standard_error, *bootstrap.interval()), ())
 
@@ -324,7 +328,12 @@ def _errors_card(
         if not np.issubdtype(arrays[0].dtype, np.floating):
             continue
         n_of_columns = arrays[0].ndim - (name == "weights" or arrays[0].shape[:1] == (k,))
-        symmetric = arrays[0].ndim > 1 and np.array_equal(arrays[0], np.swapaxes(arrays[0], -1, -2))
+        fixed = name != "weights" and not np.any(arrays[1]) and np.array_equal(arrays[0], arrays[-1])
+        if fixed:  # bounds of a box, origins: nothing was estimated
+            continue
+        symmetric = (
+            name in SYMMETRIC and arrays[0].ndim > 1 and np.array_equal(arrays[0], np.swapaxes(arrays[0], -1, -2))
+        )
         for index in np.ndindex(arrays[0].shape):
             if not (symmetric and index[-2] > index[-1]):
                 # all axes but that of the components are those of columns, where they are as long

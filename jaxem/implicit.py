@@ -54,6 +54,8 @@ FLAT = {64: 1e-9, 32: 1e-5}
 """smallest eigenvalue of the information, scaled to a unit diagonal, at an isolated maximum, by bits of the dtype"""
 LONG = 1e-3
 """part of a coordinate, or of 1, that a step of Newton's method moves at most where nothing is left to gain"""
+FAR = 100
+"""times the nats that rounding hides, below which nothing is said of what is left to gain"""
 SOUND = (Status.CONVERGED, Status.PRECISION_LIMITED)
 UNFINISHED = (Status.MAX_ITER, Status.OBJECTIVE_FELL)
 
@@ -130,6 +132,11 @@ def held(result: Any, start: Mixture, rows: Rows, prior: Prior | None) -> Any:
     attach = jax.vmap(with_derivatives, in_axes=(0, 0, None, None)) if result.status.ndim else with_derivatives
     mixture, log_likelihood, objective, _ = attach(optimum, start, rows, prior)
     return result._replace(mixture=mixture, log_likelihood=log_likelihood, objective=objective)
+
+
+def negligible(value: float, dtype: Any) -> float:
+    """Nats that may be left to gain where the objective has this value, before a mixture is called no maximum."""
+    return max(LEFT, FAR * ROUNDING * epsilon(dtype) * abs(value))
 
 
 def _is_real(leaf: Any) -> bool:

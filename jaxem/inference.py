@@ -4,7 +4,7 @@ With l the objective, s_i the gradient of log p(x_i) and I = -Hessian of l at th
 
     I                       the observed information; inv(I) is the covariance of the estimate if the family is right
                                                                                      (Efron and Hinkley 1978)
-    inv(I) B inv(I)         the sandwich, B the scatter of the scores w_i s_i: right even if the family is wrong  (Huber 1967)
+    inv(I) B inv(I)         the sandwich, B = sum_i w_i s_i s_i' about their mean: right if the family is wrong  (Huber 1967)
     J = I - inv(I_c) I      the Jacobian of EM; its largest eigenvalue is EM's rate         (Dempster, Laird and Rubin 1977)
 
 The delta method gives errors of natural parameters. An interval ends where the chart is left by z standard errors in the
@@ -25,7 +25,7 @@ from jax import Array
 from jax.scipy.stats import norm
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_mixture, check_from_host, warn_user
+from jaxem.checks import as_mixture, as_sample_size, check_from_host, warn_user
 from jaxem.curvature import (
     conjugate_gradients,
     information_at,
@@ -38,10 +38,10 @@ from jaxem.curvature import (
 from jaxem.display import readable, summary_card
 from jaxem.em import chart_map, objective, pass_over, to_frame
 from jaxem.families.base import Family
-from jaxem.implicit import FLAT, LEFT, ROUNDING
+from jaxem.implicit import FLAT, negligible
 from jaxem.mixture import Mixture
 from jaxem.parts import n_parts
-from jaxem.primitives import dot, epsilon, is_traced
+from jaxem.primitives import dot, is_traced
 from jaxem.priors import Prior
 from jaxem.program import Program
 from jaxem.rows import Rows, as_rows, sum_blocks, turn_work
@@ -134,9 +134,7 @@ def em_rate(
     """
     mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size)
     check_from_host("em_rate", mixture, rows, prior, instead="take jax.jacfwd of an EM step there")
-    gain = float(gain_of_a_step(mixture, rows, prior))
-    if not gain <= LEFT:
-        warn_of((f"mixture is no maximum for these data: one more EM step gains {gain:.2g} nats; fit it first",))
+    warn_of(cautions_of_a_step(mixture, rows, prior))
     if not np.all(np.asarray(mixture.weights) > 0):
         warn_of(("a component has a weight of 0, which EM never moves: leave it out first",))
     if mixture.n_parameters > DENSE:
@@ -255,7 +253,8 @@ class Solved:
 
     def __init__(self, matrix: Any, slope: Any, value: Any) -> None:
         self.matrix, self.slope = np.asarray(matrix, np.float64), np.asarray(slope, np.float64)
-        self.flat = FLAT[np.finfo(np.asarray(matrix).dtype).bits]
+        self.dtype = np.asarray(matrix).dtype
+        self.flat = FLAT[np.finfo(self.dtype).bits]
         diagonal = np.diagonal(self.matrix)
         largest = np.max(np.abs(diagonal), initial=0.0)
         self.value = float(np.asarray(value))
@@ -294,8 +293,7 @@ class Solved:
             return ("mixture is no maximum for these data: a direction leads up, so nothing is known of its errors",)
         found = []
         left = 0.5 * float(self.slope @ self.inverse() @ self.slope)
-        bits = epsilon(np.float64) if self.flat < 1e-6 else epsilon(np.float32)
-        if left > max(LEFT, 100 * ROUNDING * bits * abs(self.value)):
+        if left > negligible(self.value, self.dtype):
             found.append(
                 f"mixture is no maximum for these data: about {left:.2g} nats are left to gain; fit it to them first"
             )
@@ -379,6 +377,8 @@ def given(mixture: Any, x: Any, sample_weight: Any, prior: Any, chunk_size: Any)
             )
         prior.check(mixture.family)
     rows = as_rows(mixture.family, x, sample_weight, mixture.n_components, like=mixture, chunk_size=chunk_size)
+    if not (sample_weight is None or isinstance(x, Rows) or is_traced(sample_weight)):
+        as_sample_size(None, sample_weight, np.shape(x)[0], "errors take", "give weights")
     prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, rows.blocks.dtype), prior)
     return jax.tree.map(jnp.asarray, mixture.astype(rows.blocks.dtype)), rows, prior
 
@@ -486,7 +486,8 @@ def _largest_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
     v = jax.random.normal(jax.random.key(0), free.shape, free.dtype)
     infinite = jnp.full((), jnp.inf, free.dtype)
     start = (v / jnp.sqrt(jnp.sum(v**2)), jnp.zeros((), free.dtype), infinite, jnp.int32(0))
-    return jax.lax.while_loop(moves, step, start)[1]
+    _, value, change, _ = jax.lax.while_loop(moves, step, start)
+    return jnp.where(change <= 1e-6, value, jnp.nan)
 
 
 def _lost_of(mixture: Mixture, frame: Any, counts: Array) -> Array:
@@ -495,10 +496,18 @@ def _lost_of(mixture: Mixture, frame: Any, counts: Array) -> Array:
     return jnp.broadcast_to(mixture.family.degenerate(there, counts, frame.variance), counts.shape)
 
 
-def _gain_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
+def _gain_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, Array]:
     like, free, own = _framed(mixture, rows, prior)
-    em = chart_map(like, rows, own)
-    return objective_at(like, em(free), rows, own) - objective_at(like, free, rows, own)
+    value = objective_at(like, free, rows, own)
+    return objective_at(like, chart_map(like, rows, own)(free), rows, own) - value, value
+
+
+def cautions_of_a_step(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[str, ...]:
+    """What an EM step says against taking a mixture for a maximum, in words."""
+    gain, value = map(float, _gain_of_a_step(mixture, rows, prior))
+    if gain <= negligible(value, rows.blocks.dtype):
+        return ()
+    return (f"mixture is no maximum for these data: one more EM step gains {gain:.2g} nats; fit it to them first",)
 
 
 _columns = Program(_columns_of, work=_work)
@@ -508,7 +517,7 @@ _ends = Program(_ends_of)
 _jacobian = Program(_jacobian_of, work=_work)
 _largest = Program(_largest_of, work=_work)
 _lost = Program(_lost_of)
-gain_of_a_step = Program(_gain_of, work=_work)
+_gain_of_a_step = Program(_gain_of, work=_work)
 
 
 # -- many parameters -----------------------------------------------------------------------------------------------------
@@ -519,13 +528,13 @@ def _by_solves(
 ) -> tuple[tuple[Array, ...], Array, tuple[str, ...]]:
     """`_by_matrix` where the matrix is too large: one solve for each parameter that is asked for."""
     solved: Any = [np.asarray(leaf) for leaf in _solves(mixture, rows, prior, wanted)]
-    variances, robust, steps, left, counts = solved
+    variances, robust, steps, left, counts, value = solved
     error = np.where(variances >= 0, np.sqrt(np.maximum(variances, 0.0)), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         moves: Any = np.where(error[:, None] > 0, z * steps / error[:, None], 0.0)
     ends: Any = np.asarray(_ends(mixture, rows.frame, moves.astype(steps.dtype), wanted))
     cautions: tuple[str, ...] = ()
-    if not float(left) <= LEFT:
+    if not float(left) <= negligible(float(value), rows.blocks.dtype):
         cautions += (
             f"mixture is no maximum for these data: about {float(left):.2g} nats are left to gain; fit it to them first",
         )
@@ -560,7 +569,8 @@ def _solves_of(mixture: Mixture, rows: Rows, prior: Prior | None, wanted: Array)
     variances, robust, steps = jax.lax.map(of_one, wanted)
     slope = score(like, free, rows, own)
     left = 0.5 * jnp.sum(slope * conjugate_gradients(times, slope, units))
-    return variances, robust, steps, left, pass_over(like, rows).counts
+    stats = pass_over(like, rows)
+    return variances, robust, steps, left, stats.counts, objective(like, stats, own)
 
 
 _solves = Program(_solves_of, work=_work)

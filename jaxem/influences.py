@@ -33,7 +33,7 @@ def scores(
     The arguments are those of `information`, but `x` is an array.
     """
     weights, values = _by_rows(_scores, mixture, x, sample_weight, (), chunk_size)
-    return values if weights is None else values * weights[:, None]
+    return values if weights is None else jnp.where(weights[:, None] > 0, values * weights[:, None], 0.0)
 
 
 def influence(

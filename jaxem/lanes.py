@@ -360,9 +360,9 @@ def run_by_threads(
 ) -> Result:
     """All turns of new climbs, of which each thread has a queue of its own; `look` sees the queues after each piece."""
     r, k = mixtures.log_weights.shape
-    shared, alone = (rows.rows, True) if isinstance(rows, Replicas) else (rows, False)
+    shared, of_replicas = (rows.rows, True) if isinstance(rows, Replicas) else (rows, False)
     threads = min(n_threads(), r) if r * turn_work(shared, k) > SHARED and jax.default_backend() == "cpu" else 1
-    if not alone and (threads == 1 or settings.mesh is not None or n_parts(shared, k, settings.width) > 1):
+    if not of_replicas and (threads == 1 or settings.mesh is not None or n_parts(shared, k, settings.width) > 1):
         of_one = None if look is None else lambda queue: look([queue])
         return run_through(mixtures, shared, prior, stop, settings, look=of_one)[1]
     mine = np.arange(-(-r // threads) * threads).reshape(-1, threads).T  # in turn; those of number r and above are none

@@ -74,6 +74,8 @@ REMAINING = {64: (1e-8, 1e-12), 32: (1e-3, 1e-5)}
 class Result(NamedTuple):
     """A finished climb, or a batch of them with one more leading axis, of which `result[i]` is climb i.
 
+    Mixture, log-likelihood and objective have derivatives; those of the others are 0.
+
     Attributes:
         mixture: the parameters at the end; always finite unless they were given otherwise.
         log_likelihood: `[]`, of this mixture; -inf if it could not be computed.

@@ -134,7 +134,7 @@ def search(
     found = search_with_slots(key, family, x, k, sample_weight, k, *options)
     if not is_traced(given):
         return found
-    rows = as_rows(family, *given[:2], k, like=found.best.mixture)
+    rows = as_rows(family, *given[:2], k, like=found.best.mixture, chunk_size=chunk_size)
     known = as_options(family, rows, stop, given[2], accelerator)[1]
     return found._replace(best=held(found.best, found.best.mixture, rows, known))
 

@@ -73,7 +73,7 @@ def replicas_at_once(rows: Rows, kind: str) -> int:
 
 def replicas_of(key: Array, index: np.ndarray, rows: Rows, kind: str, mixture: Mixture, *, climbs: int = 1) -> Replicas:
     """Replicas of number `index` `[g]`, each for so many climbs; the mixture lies where the data lie."""
-    own = _draw(key, index, rows, mixture, kind, _whole_rows(rows))
+    own = _draw(key, index, rows, mixture, kind, 0 if kind == "weighted" else _whole_rows(rows, kind))
     of_climb: Any = np.repeat(np.arange(len(index)), climbs)
     return Replicas(rows, own, of_climb)
 
@@ -81,17 +81,21 @@ def replicas_of(key: Array, index: np.ndarray, rows: Rows, kind: str, mixture: M
 def one_by_one(rows: Rows, mixture: Mixture, k: int, chunk_size: int | None = None) -> Rows:
     """The same rows with a place for each that whole weights count: drawn rows need places of their own."""
     matrix, weights = (np.asarray(leaf) for leaf in rows.as_matrix())
-    if (weights <= 1).all() or (weights != np.round(weights)).any():
+    _whole_rows(rows, "parametric")
+    if (weights <= 1).all():
         return rows
-    _whole_rows(rows)
     x = np.repeat(matrix + np.asarray(rows.frame.centre), weights.astype(np.int64), axis=0)
     return as_rows(mixture.family, x, None, k, like=mixture, chunk_size=chunk_size)
 
 
-def _whole_rows(rows: Rows) -> int:
-    """How many rows to draw: what whole weights add up to, else how many rows count."""
+def _whole_rows(rows: Rows, kind: str) -> int:
+    """How many rows to draw: what the weights, which must be whole, add up to."""
     weights = np.asarray(rows.weights, np.float64)
-    n = round(float(weights.sum())) if (weights == np.round(weights)).all() else int(np.count_nonzero(weights))
+    if (weights != np.round(weights)).any():
+        raise ValueError(
+            f'sample_weight holds parts of rows, and kind = "{kind}" draws whole ones; use kind="weighted"'
+        )
+    n = round(float(weights.sum()))
     if n > MOST_DRAWS:
         raise ValueError(f'sample_weight counts {n:.3g} rows, too many to draw; use kind="weighted"')
     return n
@@ -107,7 +111,7 @@ def _weighted(key: Array, rows: Rows, mixture: Mixture, n: int) -> dict[str, Arr
     weights = rows.weights
 
     def gamma() -> Array:
-        return jnp.exp(jax.random.loggamma(key, jnp.where(weights > 0, weights, 1.0)))
+        return jnp.exp(jax.random.loggamma(key, jnp.where(weights > 0, weights, 1.0), dtype=weights.dtype))
 
     # a Gamma(1) is exponential, which costs a twentieth
     ones = jnp.all((weights == 0) | (weights == 1))
@@ -119,14 +123,11 @@ def _weighted(key: Array, rows: Rows, mixture: Mixture, n: int) -> dict[str, Arr
 def _multinomial(key: Array, rows: Rows, mixture: Mixture, n: int) -> dict[str, Array]:
     del mixture
     weights = rows.weights.ravel()
-    bounds = jnp.cumsum(weights)
-    at = jax.random.uniform(key, (n,), weights.dtype) * bounds[-1]
-    # the first row whose bound lies above; rounding never lands on one of weight 0
-    place = jnp.minimum(
-        jnp.searchsorted(bounds, at, side="right"), jnp.max(jnp.where(weights > 0, jnp.arange(weights.size), 0))
-    )
+    # whole numbers: float32 would not reach every one of many rows
+    drawn = jax.random.randint(key, (n,), 0, n, jnp.int32)
+    place = jnp.searchsorted(jnp.cumsum(weights.astype(jnp.int32)), drawn, side="right")
     counts = jnp.zeros(weights.size, weights.dtype).at[place].add(1.0)
-    return {"weights": (counts * (rows.frame.total_weight / n)).reshape(rows.weights.shape)}
+    return {"weights": counts.reshape(rows.weights.shape)}
 
 
 def _parametric(key: Array, rows: Rows, mixture: Mixture, n: int) -> dict[str, Array]:

@@ -14,11 +14,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.accelerate import hybrid
-from jaxem.checks import as_count, as_key, check_callback, check_from_host, warn_user
+from jaxem.checks import as_count, as_key, check_callback, check_from_host
 from jaxem.display import bootstrap_card, readable
 from jaxem.families.base import Family
-from jaxem.implicit import LEFT
-from jaxem.inference import Parameters, flatten, gain_of_a_step, given, unflatten
+from jaxem.inference import Parameters, cautions_of_a_step, flatten, given, unflatten, warn_of
 from jaxem.lanes import Settings, run_by_threads
 from jaxem.loop import MAX_TURNS, Result, as_options
 from jaxem.mixture import Mixture
@@ -64,7 +63,7 @@ class Bootstrap(NamedTuple):
             raise ValueError(f"level = {level!r}; give a probability between 0 and 1, such as 0.95")
         one = take(self.replicates, 0)
         values = np.asarray(_flat(self.replicates), np.float64)
-        ends = np.quantile(values, [0.5 - 0.5 * level, 0.5 + 0.5 * level], axis=0).astype(values.dtype)
+        ends = np.quantile(values, [0.5 - 0.5 * level, 0.5 + 0.5 * level], axis=0)
         lower, upper = (Parameters(*unflatten(one, end.astype(one.log_weights.dtype))) for end in ends)
         return lower, upper
 
@@ -129,9 +128,7 @@ def bootstrap(
         raise ValueError(f"kind = {kind!r}; choose from {', '.join(KINDS)}")
     mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size)
     stop, prior = as_options(mixture.family, rows, stop or RemainingGainBelow(REMAINING), prior, accelerator)
-    gain = float(gain_of_a_step(mixture, rows, prior))
-    if not gain <= LEFT:
-        warn_user(f"mixture is no maximum for these data: one more EM step gains {gain:.2g} nats; fit it to them first")
+    warn_of(cautions_of_a_step(mixture, rows, prior))
     rows = one_by_one(rows, mixture, mixture.n_components, chunk_size) if kind == "parametric" else rows
     settings = Settings(LANES, as_count("max_iter", max_iter, most=MAX_TURNS), accelerator)
     mixtures, status = _refits(key, mixture, rows, kind, r, prior, stop, settings, callback)

@@ -31,6 +31,7 @@ from jaxem.checks import (
     as_weights,
     check_callback,
     check_from_host,
+    warn_user,
 )
 from jaxem.comparison import best_fits, likelihood_ratio_test
 from jaxem.display import readable, selection_card
@@ -118,7 +119,7 @@ def select(
             family: the first number of components that the next does not improve on, by tests at 5 per cent.
         n: the number of observations in BIC and ICL; by default the sum of the weights, with a warning where these do not
             look like counts (relative frequencies, for example). The log-likelihood stays the weighted sum.
-        folds: of "cv", each searched afresh; by default rows are left out one at a time (`leave_one_out`), if that is known.
+        folds: of "cv", refits from the estimate and from 15 fresh starts; by default `leave_one_out`, or 10 folds if that fails.
         n_replicates: of "lrt", the replicates of each test.
         callback: called with each `Candidate` as it is done.
         options: as for `search`: `budget`, `arms`, `prior`, `stop`, `max_iter`, `accelerator`, `chunk_size`.
@@ -135,8 +136,8 @@ def select(
     weights = as_weights(sample_weight, data.shape[0], jax.dtypes.canonicalize_dtype(data.dtype))
     n = as_sample_size(n, weights, data.shape[0])
     n_counted = data.shape[0] if weights is None else int(np.count_nonzero(weights))
-    counts = _checked(criterion, families, counts, folds, n_counted)
     options = _search_options(options)
+    counts = _checked(criterion, families, counts, folds, n_counted, options["prior"])
     shared = max(counts) if data.size * max(counts) <= SHARED and options["prior"] is None else 0
     found, candidates = list[Search](), list[Candidate]()
     for i, (family, k) in enumerate((family, k) for family in families for k in counts):
@@ -145,17 +146,16 @@ def select(
             found.append(search_with_slots(jax.random.fold_in(key, i), family, data, k, weights, slots, **options))
         with already_told():
             candidates.append(_candidate(found[-1].best, data, weights, n, slots))
-            if criterion == "cv":
-                held_out = _held_out(jax.random.fold_in(key, i), found[-1].best, data, weights, folds, options["prior"])
-                candidates[-1] = candidates[-1]._replace(cv=-2.0 * held_out)
         if callback is not None:
             callback(candidates[-1])
+    if criterion == "cv":
+        candidates = _with_cv(key, candidates, found, data, weights, folds, options["prior"])
     candidates, chosen = _choice(key, criterion, families[0], data, weights, candidates, n_replicates)
     return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found), n)
 
 
 def _checked(
-    criterion: str, families: Sequence[Family], counts: Sequence[int], folds: Any, n_counted: int
+    criterion: str, families: Sequence[Family], counts: Sequence[int], folds: Any, n_counted: int, prior: Any
 ) -> tuple[int, ...]:
     """The numbers of components, in the order in which they are tried; a ValueError for what cannot be chosen by or from."""
     if criterion not in CRITERIA:
@@ -164,6 +164,8 @@ def _checked(
         raise ValueError("families or n_components is empty; give at least one of each")
     if folds is not None:
         as_count("folds", folds, least=2, most=n_counted)
+        if criterion != "cv":
+            raise ValueError(f'folds = {folds} has no meaning for criterion = {criterion!r}; leave it out, or use "cv"')
     for k in counts:
         as_components(k, n_counted)
     if criterion != "lrt":
@@ -172,7 +174,9 @@ def _checked(
         raise ValueError(
             f'criterion = "lrt" compares numbers of components of one family, and {len(families)} are given'
         )
-    return tuple(sorted(counts))
+    if prior is not None:
+        raise ValueError('prior goes with no criterion = "lrt", which compares likelihoods; leave one of them out')
+    return tuple(sorted(set(counts)))
 
 
 def _choice(
@@ -207,35 +211,53 @@ def _by_tests(
     return candidates, len(candidates) - 1
 
 
-def _held_out(key: Array, result: Result, data: Any, weights: Any, folds: int | None, prior: Any) -> float:
-    """sum_i w_i log p(x_i | a fit without it); NaN where a fit without some rows has no sound optimum."""
-    if has_failed(int(result.status)):
-        return math.nan
+def _with_cv(
+    key: Array, candidates: list[Candidate], found: list[Search], data: Any, weights: Any, folds: int | None, prior: Any
+) -> list[Candidate]:
+    """The candidates with -2 sum_i w_i log p(x_i | a fit without it), all by one method; NaN where a fit has no sound optimum."""
     w = np.ones(data.shape[0]) if weights is None else np.asarray(weights, np.float64)
-    if folds is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # where the information is singular, folds do it
-            one_by_one = np.asarray(leave_one_out(result.mixture, data, weights, prior), np.float64)
-        if np.isfinite(one_by_one[w > 0]).all():
-            return float(np.sum(np.where(w > 0, w * one_by_one, 0.0)))
-    return _by_folds(key, result, data, w, min(FOLDS if folds is None else folds, int(np.count_nonzero(w))), prior)
+    sound = [i for i, one in enumerate(found) if not has_failed(int(one.best.status))]
+    values: list[float] = [] if folds else [_one_by_one(found[i].best, data, weights, w, prior) for i in sound]
+    if not values or np.isnan(values).any():
+        n_folds = min(folds or FOLDS, int(np.count_nonzero(w)))
+        if not folds:
+            warn_user(f"rows of some candidate cannot be left out one at a time; all are judged by {n_folds} folds")
+        own = jax.random.fold_in(key, len(candidates))
+        values = [_by_folds(jax.random.fold_in(own, i), found[i].best, data, w, n_folds, prior) for i in sound]
+    if np.isnan(values).all():
+        warn_user(
+            'criterion = "cv" is known for no candidate: a fit without some rows collapses in each; use fewer components'
+        )
+    cv = dict(zip(sound, values, strict=True))
+    return [one._replace(cv=-2.0 * cv.get(i, math.nan)) for i, one in enumerate(candidates)]
+
+
+def _one_by_one(result: Result, data: Any, weights: Any, w: np.ndarray, prior: Any) -> float:
+    """sum_i w_i log p(x_i | a fit without it), to first order; NaN where that is not to be trusted."""
+    with warnings.catch_warnings(record=True) as told, already_told():
+        warnings.simplefilter("always", UserWarning)
+        values = np.asarray(leave_one_out(result.mixture, data, weights, prior), np.float64)
+    known = np.isfinite(values[w > 0]).all() and not any("mixture" in str(one.message) for one in told)
+    return float(np.sum(np.where(w > 0, w * values, 0.0))) if known else math.nan
 
 
 def _by_folds(key: Array, result: Result, data: Any, w: np.ndarray, folds: int, prior: Any) -> float:
     """The same by refits without the rows of one fold, from the estimate and from fresh starts; rows are dealt out at random."""
     mixture = result.mixture
-    fold = np.empty(len(w), int)
-    fold[np.asarray(jax.random.permutation(key, len(w)))] = np.arange(len(w)) % folds
+    deal_key, start_key = jax.random.split(key)
+    counted = np.flatnonzero(w > 0)
+    fold = np.full(len(w), -1)
+    fold[counted[np.asarray(jax.random.permutation(deal_key, len(counted)))]] = np.arange(len(counted)) % folds
     rows = as_rows(mixture.family, data, w.astype(mixture.log_weights.dtype), mixture.n_components, like=mixture)
     seen = np.stack([np.where(fold == f, 0.0, w) for f in range(folds)]).astype(rows.weights.dtype)
     own = {"weights": np.stack([np.asarray(as_blocks(one, rows)) for one in seen])}
     replicas = Replicas(rows, own, np.arange(folds))  # type: ignore[arg-type]
-    made = best_fits(key, np.arange(folds), replicas, mixture, FRESH, prior)
+    made = best_fits(start_key, np.arange(folds), replicas, mixture, FRESH, prior)
     if np.any(has_failed(np.asarray(made.status))):
         return math.nan
     total = 0.0
     for f in range(folds):
-        own_rows = (fold == f) & (w > 0)
+        own_rows = fold == f
         total += float(np.sum(w[own_rows] * np.asarray(take(made.mixture, f).log_prob(data[own_rows]), np.float64)))
     return total
 

@@ -434,3 +434,30 @@ def test_bad_options_of_a_selection_are_refused_in_one_line(options, line, blobs
     with pytest.raises((ValueError, TypeError), match=line) as told:
         jaxem.select(KEY, "spherical", blobs, (1, 2), **options)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("kind", ["weighted", "multinomial", "parametric"])
+def test_float32_rows_have_float32_refits(kind):
+    """With 64 bits on, as the suite has them."""
+    x = np.random.default_rng(0).normal(size=(40, 1)).astype(np.float32)
+    mixture = jaxem.fit(jaxem.starts(KEY, Spherical(), x, 1, 1)[0], x).mixture
+    found = jaxem.bootstrap(KEY, mixture, x, n_replicates=9, kind=kind)
+    assert found.standard_error.components.means.dtype == np.float32
+    assert found.failed == 0
+
+
+def test_parts_of_rows_are_not_drawn():
+    """Kinds that draw rows refuse weights that count parts of them; random weights take any, and as many as they are."""
+    x, w = np.random.default_rng(0).normal(size=(40, 1)), np.full(40, 1.1)
+    mixture = jaxem.fit(jaxem.starts(KEY, Spherical(), x, 1, 1)[0], x, w).mixture
+    for kind in ("multinomial", "parametric"):
+        with pytest.raises(
+            ValueError, match=f'sample_weight holds parts of rows, and kind = "{kind}" draws whole ones'
+        ):
+            jaxem.bootstrap(KEY, mixture, x, w, n_replicates=9, kind=kind)
+    many = np.full(40, 2.0**24)
+    errors = [
+        float(jaxem.bootstrap(KEY, mixture, x, one, n_replicates=200).standard_error.components.means[0, 0])
+        for one in (np.ones(40), many)
+    ]
+    assert 2.0**11 < errors[0] / errors[1] < 2.0**13
