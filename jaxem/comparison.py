@@ -187,7 +187,7 @@ def _alternative(family: Family, k: int, alternative: Any) -> tuple[Family, int]
     return found
 
 
-def _verdict(values: np.ndarray, own: _Compared, found: list[Any]) -> LikelihoodRatioTest:
+def _verdict(values: np.ndarray, own: _Compared, found: Sequence[Search]) -> LikelihoodRatioTest:
     """The test from the statistics of all data sets, the observed one first, and warnings about what it rests on."""
     statistic, replicates = float(values[0]), values[1:][np.isfinite(values[1:])]
     failed = len(values) - 1 - len(replicates)

@@ -48,7 +48,8 @@ def influence(
 
     A row far out along a direction pulls the estimate there: large ones are worth a look.
     """
-    covariance = _covariance(mixture, x, sample_weight, prior, chunk_size)
+    covariance, cautions = _covariance(mixture, x, sample_weight, prior, chunk_size)
+    warn_of(cautions)
     return _by_rows(_influence, mixture, x, sample_weight, (covariance,), chunk_size)[1]
 
 
@@ -62,25 +63,34 @@ def leave_one_out(
 ) -> Array:
     """Log density of each row by a fit without it, `[n]`, to first order in one row; the arguments are those of `information`.
 
-    Of a row of weight 3 one of the three is left out. The sum over rows, times weights, scores a model by rows that it has
-    not seen. It is rough where few rows hold a component.
+    A row of weight 3 loses one of its three copies. The sum over rows, times weights, scores a model by rows that it has not
+    seen. It is rough where few rows hold a component.
     """
-    covariance = _covariance(mixture, x, sample_weight, prior, chunk_size)
-    n = np.shape(x)[0]
-    weights = np.ones(n) if sample_weight is None else np.asarray(sample_weight)
+    values, cautions = left_out(mixture, x, sample_weight, prior, chunk_size)
+    warn_of(cautions)
+    return values
+
+
+def left_out(
+    mixture: Mixture, x: ArrayLike, sample_weight: Any, prior: Prior | None, chunk_size: int | None = None
+) -> tuple[Array, tuple[str, ...]]:
+    """What `leave_one_out` gives, and what to beware of, in words."""
+    covariance, cautions = _covariance(mixture, x, sample_weight, prior, chunk_size)
+    weights = np.ones(np.shape(x)[0]) if sample_weight is None else np.asarray(sample_weight)
     held_out = np.minimum(weights, 1.0)
-    return _by_rows(_held_out, mixture, x, sample_weight, (covariance,), chunk_size, held_out)[1]
+    return _by_rows(_held_out, mixture, x, sample_weight, (covariance,), chunk_size, held_out)[1], cautions
 
 
-def _covariance(mixture: Mixture, x: Any, sample_weight: Any, prior: Any, chunk_size: Any) -> Array:
-    """inv(I) `[p, p]` in the chart where the data lie; warns if the mixture is no maximum."""
+def _covariance(
+    mixture: Mixture, x: Any, sample_weight: Any, prior: Any, chunk_size: Any
+) -> tuple[Array, tuple[str, ...]]:
+    """inv(I) `[p, p]` in the chart where the data lie, and what speaks against taking the mixture for a maximum."""
     mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size)
     check_from_host("a solve for rows", mixture, rows, prior, instead="use jaxem.information and jaxem.scores there")
     matrix, slope, value = information_of(mixture, rows, prior)
     solved = Solved(matrix, slope, value)
-    warn_of(solved.cautions())
     covariance = solved.inverse() if solved.good.all() else np.full_like(solved.matrix, np.nan)
-    return jnp.asarray(covariance, mixture.log_weights.dtype)
+    return jnp.asarray(covariance, mixture.log_weights.dtype), solved.cautions()
 
 
 # -- by rows -------------------------------------------------------------------------------------------------------------

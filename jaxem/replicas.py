@@ -71,10 +71,10 @@ def replicas_at_once(rows: Rows, kind: str) -> int:
     return max(1, MOST_NUMBERS // size)
 
 
-def replicas_of(key: Array, index: np.ndarray, rows: Rows, kind: str, mixture: Mixture, *, climbs: int = 1) -> Replicas:
-    """Replicas of number `index` `[g]`, each for so many climbs; the mixture lies where the data lie."""
+def replicas_of(key: Array, index: np.ndarray, rows: Rows, kind: str, mixture: Mixture) -> Replicas:
+    """Replicas of number `index` `[g]`, one for each climb; the mixture lies where the data lie."""
     own = _draw(key, index, rows, mixture, kind, 0 if kind == "weighted" else _whole_rows(rows, kind))
-    of_climb: Any = np.repeat(np.arange(len(index)), climbs)
+    of_climb: Any = np.arange(len(index))
     return Replicas(rows, own, of_climb)
 
 

@@ -158,7 +158,7 @@ def _refits(
     for index in pieces_of(r, replicas_at_once(rows, kind)):
         replicas = replicas_of(key, index, rows, kind, mixture)
         made = climb_on(copies_of(mixture, len(index)), replicas, prior, stop, settings)
-        results.append(first_of((made.mixture, made.status), int(np.sum(index < r))))
+        results.append(_first_of((made.mixture, made.status), int(np.sum(index < r))))
         failed += int(np.sum(has_failed(results[-1][1])))
         if callback is not None:
             callback(BootstrapProgress(sum(len(one[1]) for one in results), r, failed))
@@ -173,7 +173,7 @@ def pieces_of(r: int, at_once: int) -> list[np.ndarray]:
     return list(np.arange(n * size).reshape(n, size))
 
 
-def first_of(batch: Any, n: int) -> Any:
+def _first_of(batch: Any, n: int) -> Any:
     """The first n entries of a batch, on the host."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:n], batch)
 

@@ -212,7 +212,7 @@ def _ready_leaves(
     mine = jnp.stack([jnp.sum(weights), *(part.astype(x.dtype) for part in jnp.divmod(counted, 4096))])
     every = gathered(jnp.concatenate([mine, x[jnp.argmax(weights > 0)]]))  # [devices, 3 + d], one collective
     total_weight, anchor = jnp.sum(every[:, 0]), every[jnp.argmax(every[:, 0] > 0), 3:]
-    # a row of weight 0 whose square could overflow gives its place away; others stay, for derivatives by their weights
+    # a row of weight 0 is replaced if its square may overflow; else it stays, so that its weight has its own derivative
     far = jnp.finfo(x.dtype).max.astype(x.dtype) ** 0.25
     stays = (weights > 0) | jnp.all(jnp.abs(x - anchor[None, :]) < far, axis=1)
     x = jnp.where(stays[:, None], x, anchor[None, :])
