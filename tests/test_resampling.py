@@ -461,3 +461,39 @@ def test_parts_of_rows_are_not_drawn():
         for one in (np.ones(40), many)
     ]
     assert 2.0**11 < errors[0] / errors[1] < 2.0**13
+
+
+def test_a_smaller_model_is_no_alternative_whatever_its_family():
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    line = r"alternative = 'spherical' has 3 parameters, the smaller model 5; exchange them"
+    with pytest.raises(ValueError, match=line):
+        jaxem.likelihood_ratio_test(KEY, "full", x, 1, "spherical", n_replicates=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"criterion": "bic", "folds": 5}, "folds = 5 has no meaning for criterion = 'bic'"),
+        ({"criterion": "lrt", "prior": jaxem.Dirichlet(2.0)}, 'prior cannot go with criterion = "lrt"'),
+    ],
+)
+def test_options_without_a_meaning_are_refused(options, line):
+    with pytest.raises(ValueError, match=line):
+        jaxem.select(KEY, "spherical", np.arange(6.0)[:, None], (1, 2), **options)
+
+
+@pytest.mark.parametrize("of", [jaxem.summary, jaxem.information, jaxem.influence])
+def test_relative_frequencies_are_told(of):
+    """Errors take weights for counts of rows; those that sum to 1 would make them sqrt(n) times too large in silence."""
+    x = np.random.default_rng(0).normal(size=(40, 1))
+    mixture = jaxem.fit(jaxem.starts(KEY, Spherical(), x, 1, 1)[0], x).mixture
+    with pytest.warns(UserWarning, match="sample_weight sums to 1 for 40 rows: errors take this for the number"):
+        of(mixture, x, np.full(40, 1 / 40))
+
+
+def test_scores_of_rows_without_weight_are_zero():
+    x, w = np.array([[0.0], [1.0], [1e200]]), np.array([1.0, 1.0, 0.0])
+    mixture = jaxem.Mixture(jnp.zeros(1), GaussianParams(jnp.full((1, 1), 0.5), jnp.full(1, 0.25)), Spherical())
+    found = np.asarray(jaxem.scores(mixture, x, w))
+    assert (found[2] == 0).all()
+    np.testing.assert_allclose(found.sum(axis=0), 0.0, atol=1e-12)
