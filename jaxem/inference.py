@@ -129,7 +129,7 @@ def em_rate(
 ) -> Array:
     """Largest eigenvalue of the Jacobian of EM's map at a maximum, `[]`: the factor by which a turn shrinks the distance to it.
 
-    1 less this is the part of the information that is left in the worst direction, once the components of the rows are
+    One minus this is the part of the information that is left in the worst direction, once the components of the rows are
     unknown. Near 1 there are too many components. The arguments are those of `information`.
     """
     mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size)
