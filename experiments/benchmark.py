@@ -116,9 +116,10 @@ def timed(function: Callable[[], Any], repeats: int) -> tuple[float, float, floa
 
 def machine(dtype: str, repeats: int) -> Machine:
     """Rates of a large matrix product, of reading memory and of exponentials in cache: on a CPU on all threads at once."""
-    m, size, rounds = n_threads() if jax.default_backend() == "cpu" else 1, 2048, 256
+    on_cpu, rounds = jax.default_backend() == "cpu", 256
+    m, size, long, small = (n_threads(), 2048, 2**25, (8, 4096)) if on_cpu else (1, 8192, 2**29, (1024, 4096))
     squares, longs, smalls = (
-        [jnp.full(shape, 0, dtype) + i for i in range(m)] for shape in ((size, size), (2**25,), (8, 4096))
+        [jnp.full(shape, 0, dtype) + i for i in range(m)] for shape in ((size, size), (long,), small)
     )
 
     def exponentials(a: jax.Array) -> jax.Array:
@@ -149,15 +150,16 @@ def floor_of(work: PassConfig, rates: Machine) -> float:
 
 
 def data_of(work: Any, seed: int, dtype: str = "float32") -> np.ndarray:
-    """Rows `[n, d]` of overlapping clusters."""
+    """Rows `[n, d]` of k clusters in turn, which overlap where there are few features."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((work.n, work.d), np.float32)
-    x += rng.integers(0, 3, (work.n, 1)).astype(np.float32)
+    centres = 2 * rng.standard_normal((work.k, work.d), np.float32)
+    x += centres[np.arange(work.n) % work.k]
     return x.astype(dtype)
 
 
 def start_of(x: np.ndarray, work: PassConfig) -> peers.Start:
-    """Means at the first rows, unit covariances, equal weights."""
+    """Means at the first rows, one of each cluster, unit covariances, equal weights: so no component dies."""
     k, d = work.k, work.d
     covariances = {
         "Spherical": np.ones(k),
@@ -202,7 +204,9 @@ def one_pass(work: PassConfig, x: np.ndarray, start: peers.Start, repeats: int) 
     counts = (SHORT, SHORT + more)
     begun = time.perf_counter()
     for turns in counts:
-        jax.block_until_ready(climb(mixture, rows, stop=never, max_iter=turns))
+        made = jax.block_until_ready(climb(mixture, rows, stop=never, max_iter=turns)).n_iter
+        if np.any(np.asarray(made) < turns):
+            raise ValueError(f"a climb of {work.n} x {work.d}, K = {work.k} ended after {np.min(made)} of {turns} turns")
     first = time.perf_counter() - begun
     lengths, spent = [], []
     for _ in range(repeats):

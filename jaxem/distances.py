@@ -21,17 +21,24 @@ FEW_FEATURES = 8
 """features up to which differences are as fast; beyond, distances may be products, and a CPU that takes differences works
 on one component at a time"""
 
+MOST_AT_ONCE = 2**14
+"""components x features up to which a GPU works on all components at once; XLA compiles more for minutes (jax 0.11, H200)"""
 
-def at_once(d: int) -> bool:
-    """Whether differences from all means are worked on at once, in an array `[k, d, b]`."""
-    return d <= FEW_FEATURES or jax.default_backend() != "cpu"
+
+def at_once(k: int, d: int) -> bool:
+    """Whether differences from all k means are worked on at once, in an array `[k, d, b]`."""
+    return d <= FEW_FEATURES or (jax.default_backend() != "cpu" and k * d <= MOST_AT_ONCE)
 
 
 def over_components(of_one: Callable[..., Any], d: int) -> Callable[..., Any]:
-    """`of_one(leaf of component, ...)` for all: at once, or on a CPU with many features one after the other."""
-    if at_once(d):
-        return jax.vmap(of_one)
-    return lambda *leaves: jax.lax.map(lambda component: of_one(*component), leaves)
+    """`of_one(leaf of component, ...)` for all: at once, or with many features one after the other."""
+
+    def over(*leaves: Array) -> Any:
+        if at_once(leaves[0].shape[0], d):
+            return jax.vmap(of_one)(*leaves)
+        return jax.lax.map(lambda component: of_one(*component), leaves)
+
+    return over
 
 
 def first_moments_by_differences(means: Array, x: Array, resp: Array) -> Array:
@@ -50,7 +57,9 @@ def first_moments_by_products(means: Array, x: Array, resp: Array) -> Array:
 
 def distances(means: Array, x: Array) -> Array:
     """|x - m|^2, `[k, b]`, from differences."""
-    return jnp.sum(jax.vmap(difference, (0, None))(means, x) ** 2, axis=1)
+    if jax.default_backend() == "cpu":  # one fused loop
+        return jnp.sum(jax.vmap(difference, (0, None))(means, x) ** 2, axis=1)
+    return over_components(lambda mean: jnp.sum(difference(mean, x) ** 2, axis=0), x.shape[0])(means)  # type: ignore[no-any-return]
 
 
 def distances_by_products(means: Array, x: Array, norms: Array) -> Array:

@@ -372,7 +372,7 @@ class Gaussian(Family):
         return covariances[..., columns]
 
     def row_floats(self, n_components: int, n_features: int) -> int:
-        if at_once(n_features) and not self._has_products(n_features):
+        if at_once(n_components, n_features) and not self._has_products(n_features):
             return n_components * n_features
         return max(n_components, n_features)
 
