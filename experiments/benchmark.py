@@ -206,7 +206,9 @@ def one_pass(work: PassConfig, x: np.ndarray, start: peers.Start, repeats: int) 
     for turns in counts:
         made = jax.block_until_ready(climb(mixture, rows, stop=never, max_iter=turns)).n_iter
         if np.any(np.asarray(made) < turns):
-            raise ValueError(f"a climb of {work.n} x {work.d}, K = {work.k} ended after {np.min(made)} of {turns} turns")
+            raise ValueError(
+                f"a climb of {work.n} x {work.d}, K = {work.k} ended after {np.min(made)} of {turns} turns"
+            )
     first = time.perf_counter() - begun
     lengths, spent = [], []
     for _ in range(repeats):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import accelerate as accelerate
+    from jaxem import atomic as atomic
     from jaxem import checks as checks
     from jaxem import collapse as collapse
     from jaxem import comparison as comparison
@@ -23,7 +24,6 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import em as em
     from jaxem import estimator as estimator
     from jaxem import families as families
-    from jaxem import files as files
     from jaxem import html as html
     from jaxem import implicit as implicit
     from jaxem import inference as inference
@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import saddles as saddles
     from jaxem import selection as selection
     from jaxem import sklearn as sklearn
+    from jaxem import source as source
     from jaxem import standard as standard
     from jaxem import stats as stats
     from jaxem import stopping as stopping
@@ -151,6 +152,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.selection import Candidate as Candidate
     from jaxem.selection import Selection as Selection
     from jaxem.selection import select as select
+    from jaxem.source import Source as Source
     from jaxem.stats import Stats as Stats
     from jaxem.stopping import AitkenBelow as AitkenBelow
     from jaxem.stopping import GainBelow as GainBelow
@@ -251,6 +253,7 @@ _HOME = {
     "LikelihoodRatioTest": "comparison",
     "likelihood_ratio_test": "comparison",
     "sorted_components": "ordering",
+    "Source": "source",
     "set_threads": "threads",
     "collapse_of": "collapse",
     "Collapse": "reasons",
@@ -279,6 +282,7 @@ _RENAMED = {
 """names of the version before: module, name and remedy; they work with a warning until the next version"""
 _MODULES = (
     "accelerate",
+    "atomic",
     "checks",
     "collapse",
     "comparison",
@@ -292,7 +296,6 @@ _MODULES = (
     "em",
     "estimator",
     "families",
-    "files",
     "html",
     "implicit",
     "inference",
@@ -327,6 +330,7 @@ _MODULES = (
     "saddles",
     "selection",
     "sklearn",
+    "source",
     "standard",
     "stats",
     "stopping",

@@ -59,7 +59,7 @@ def distances(means: Array, x: Array) -> Array:
     """|x - m|^2, `[k, b]`, from differences."""
     if jax.default_backend() == "cpu":  # one fused loop
         return jnp.sum(jax.vmap(difference, (0, None))(means, x) ** 2, axis=1)
-    return over_components(lambda mean: jnp.sum(difference(mean, x) ** 2, axis=0), x.shape[0])(means)  # type: ignore[no-any-return]
+    return over_components(lambda mean: jnp.sum(difference(mean, x) ** 2, axis=0), x.shape[0])(means)
 
 
 def distances_by_products(means: Array, x: Array, norms: Array) -> Array:

@@ -33,6 +33,7 @@ from jaxem.primitives import alive, normalise, positive, tiny, weighted_sum
 from jaxem.priors import Prior
 from jaxem.program import THOROUGH, Program
 from jaxem.rows import Frame, Rows, as_rows, resp_blocks, sum_blocks, turn_work
+from jaxem.source import Stream
 from jaxem.stats import Stats
 
 
@@ -43,7 +44,7 @@ def e_step(
 
     Args:
         mixture: the current theta.
-        x: `[n, d]`, or `Rows` made ready before.
+        x: `[n, d]`, `Rows` made ready before, or a `Source`.
         sample_weight: `[n]`, non-negative; a row of weight 0 is absent, one of weight 3 stands for three.
         chunk_size: rows worked on at a time; computed from the shapes by default. No array `[n, k]` is made.
 
@@ -54,8 +55,9 @@ def e_step(
         ValueError: the argument, the value found and the remedy, in one line.
     """
     mixture = as_mixture(mixture, x)
-    rows = as_rows(mixture.family, x, sample_weight, mixture.n_components, like=mixture, chunk_size=chunk_size)
-    return _e_step(mixture, rows)
+    options = dict[str, Any]({"like": mixture, "chunk_size": chunk_size})
+    rows = as_rows(mixture.family, x, sample_weight, mixture.n_components, streams=True, **options)
+    return rows.sum(_e_step, mixture) if isinstance(rows, Stream) else _e_step(mixture, rows)
 
 
 @jax.jit

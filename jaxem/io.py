@@ -3,7 +3,7 @@
 A file holds the arrays `log_weights` and `components.<field>` and these strings: `format` ("jaxem-mixture"), `version`,
 `family`, `n_components`, `n_features`, `columns` (a JSON list of the names of the features, or null) and `sha256`, the
 digest of all others and of the arrays with their names, dtypes and shapes. It may hold nothing else. The family itself says
-which fields it has, of which shapes, and what is wrong with their values. How a file is written is in `jaxem.files`.
+which fields it has, of which shapes, and what is wrong with their values. How a file is written is in `jaxem.atomic`.
 
 A family is JSON: its name, one of FAMILIES, and its settings, as in {"Categorical": {"n_categories": 3}}; families inside
 a Product or a Union are written the same way. A family of your own is known by `register`. Versions "1" and "2" had a
@@ -28,6 +28,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from jaxem.atomic import write_atomically as write_atomically
 from jaxem.families.algebra import Product, Union
 from jaxem.families.base import Family
 from jaxem.families.discrete import Bernoulli, Categorical, Poisson
@@ -39,7 +40,6 @@ from jaxem.families.numerical import Numerical
 from jaxem.families.regression import Regression
 from jaxem.families.student_t import StudentT
 from jaxem.families.tied import Tied, TiedDiagonal, TiedSpherical
-from jaxem.files import write_atomically as write_atomically
 from jaxem.mixture import Mixture
 
 FORMAT, VERSION = "jaxem-mixture", "3"

@@ -39,11 +39,12 @@ from jaxem.loop import (
 )
 from jaxem.mixture import Mixture
 from jaxem.moments import zeros_like_result
-from jaxem.parts import Sample, n_parts, pass_in_parts
+from jaxem.parts import Passed, Sample, is_by_parts, pass_in_parts
 from jaxem.priors import Prior
 from jaxem.program import BRISK, HASTY, PIECE_SECONDS, Pace, Program
 from jaxem.replicas import Replicas, lanes_of
 from jaxem.rows import Frame, Rows, turn_seconds, turn_work
+from jaxem.source import Stream
 from jaxem.stats import Stats
 from jaxem.stopping import StoppingRule
 from jaxem.threads import n_threads, run_all
@@ -321,7 +322,7 @@ _close = Program(_results, small=HASTY, large=HASTY, nan_is_data=True)
 
 def run_through(
     climbs: Mixture | Queue,
-    rows: Rows | Sample,
+    rows: Passed,
     prior: Prior | None,
     stop: StoppingRule,
     settings: Settings,
@@ -334,7 +335,7 @@ def run_through(
     Between two pieces Ctrl-C is heard; after each `look` sees the queue.
     """
     mixture = climbs if isinstance(climbs, Mixture) else climbs.lanes.here.mixture
-    if is_by_parts(rows, mixture.n_components, settings):
+    if settings.mesh is None and is_by_parts(rows, mixture.n_components, settings.width):
         return _run_by_parts(climbs, rows, prior, stop, settings, limit, look)
     rows = cast(Rows, rows)
     pace = Pace(turn_seconds(rows, mixture, settings.width))
@@ -362,7 +363,7 @@ def run_by_threads(
     r, k = mixtures.log_weights.shape
     shared, of_replicas = (rows.rows, True) if isinstance(rows, Replicas) else (rows, False)
     threads = min(n_threads(), r) if r * turn_work(shared, k) > SHARED and jax.default_backend() == "cpu" else 1
-    if not of_replicas and (threads == 1 or settings.mesh is not None or n_parts(shared, k, settings.width) > 1):
+    if not of_replicas and (threads == 1 or settings.mesh is not None or is_by_parts(shared, k, settings.width)):
         of_one = None if look is None else lambda queue: look([queue])
         return run_through(mixtures, shared, prior, stop, settings, look=of_one)[1]
     mine = np.arange(-(-r // threads) * threads).reshape(-1, threads).T  # in turn; those of number r and above are none
@@ -394,7 +395,7 @@ def run_by_threads(
 
 def _run_by_parts(
     climbs: Mixture | Queue,
-    rows: Rows | Sample,
+    rows: Passed,
     prior: Prior | None,
     stop: StoppingRule,
     settings: Settings,
@@ -408,7 +409,7 @@ def _run_by_parts(
         r, dtype = climbs.log_weights.shape[0], climbs.log_weights.dtype
         traces = np.full((r, settings.max_iter + 1), np.nan, dtype)
     queue, going, limits = _fill(climbs, rows.frame, limit, settings)
-    k, width, useful, executed, told = queue.lanes.here.mixture.n_components, settings.width, 0, 0, time.perf_counter()
+    width, useful, executed, told = settings.width, 0, 0, time.perf_counter()
     while True:
         if look is not None and (time.perf_counter() - told > PIECE_SECONDS or not _has_more(queue)):
             counts = [np.full(1, count, np.int32) for count in (useful, executed)]
@@ -417,7 +418,7 @@ def _run_by_parts(
         lanes = np.flatnonzero(going)
         if lanes.size:
             looked = next(size for size in (1, width // FEWER, width) if size >= lanes.size)
-            stats = pass_in_parts(query(queue.lanes), rows, n_parts(rows, k, looked), np.resize(lanes, looked))
+            stats = pass_in_parts(query(queue.lanes), rows, np.resize(lanes, looked))
             state, going, places, objectives = _settle(queue.lanes, limits, stats, rows.frame, prior, stop, settings)
             queue, climb = queue._replace(lanes=state), np.asarray(queue.climb)
             made = np.flatnonzero(np.asarray(places) <= settings.max_iter)
@@ -431,19 +432,14 @@ def _run_by_parts(
     return queue, _close(queue.states, queue.traces, rows.frame, to_frame(prior, rows.frame))
 
 
-def compile_ahead(queue: Any, rows: Rows | Sample, prior: Prior | None, stop: StoppingRule, settings: Settings) -> Any:
+def compile_ahead(queue: Any, rows: Passed, prior: Prior | None, stop: StoppingRule, settings: Settings) -> Any:
     """Begin to compile what runs a queue of these shapes; a thread to join."""
-    if not is_by_parts(rows, queue.lanes.here.mixture.n_components, settings):
+    if settings.mesh is not None or not is_by_parts(rows, queue.lanes.here.mixture.n_components, settings.width):
         return run.compile_ahead(queue, rows, prior, stop, np.int32(NO_LIMIT), settings)
-    whole = rows.rows if isinstance(rows, Sample) else rows
+    whole = rows.rows if isinstance(rows, Sample) else rows.sampled if isinstance(rows, Stream) else rows
     stats = jax.eval_shape(jax.vmap(lambda one: pass_over(one, whole)), query(queue.lanes))
     limits = jax.ShapeDtypeStruct(queue.climb.shape, queue.climb.dtype)
     return _settle.compile_ahead(queue.lanes, limits, stats, rows.frame, prior, stop, settings)
-
-
-def is_by_parts(rows: Rows | Sample, k: int, settings: Settings) -> bool:
-    """Whether the host drives the turns, and threads pass over parts of the rows."""
-    return isinstance(rows, Sample) or (settings.mesh is None and n_parts(rows, k, settings.width) > 1)
 
 
 def _has_more(queue: Queue) -> bool:

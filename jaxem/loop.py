@@ -43,7 +43,7 @@ from jaxem.families.base import Family
 from jaxem.implicit import from_optimum
 from jaxem.mixture import Mixture
 from jaxem.moments import zeros_like_result
-from jaxem.parts import n_parts, pass_in_parts
+from jaxem.parts import Passed, is_by_parts, pass_in_parts
 from jaxem.primitives import alive, all_finite, epsilon, is_traced, select, take
 from jaxem.priors import Prior
 from jaxem.program import Program, in_pieces
@@ -276,9 +276,8 @@ def fit(
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
 
     def find(mixture: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule) -> Result:
-        parts = 1 if is_traced(mixture, stop, prior) else n_parts(rows, mixture.n_components)
-        if parts > 1:
-            return _fit_in_parts(mixture, rows, prior, stop, max_iter, accelerator, parts)
+        if not is_traced(mixture, stop, prior) and is_by_parts(rows, mixture.n_components):
+            return _fit_in_parts(mixture, rows, prior, stop, max_iter, accelerator)
         options, seconds = (rows, prior, stop), turn_seconds(rows, mixture)
         return cast(Result, in_pieces(_fit, mixture, options, (max_iter, accelerator), max_iter + 1, seconds))
 
@@ -296,13 +295,13 @@ def _climb(
 
 
 def _fit_in_parts(
-    mixture: Mixture, rows: Rows, prior: Any, stop: StoppingRule, max_iter: int, accelerator: Any, parts: int
+    mixture: Mixture, rows: Passed, prior: Any, stop: StoppingRule, max_iter: int, accelerator: Any
 ) -> Result:
-    """The same climb, its passes made by several threads and its decisions by one program."""
+    """The same climb, its passes driven by the host and its decisions made by one program."""
     state, prior = _begin(mixture, rows.frame, prior, accelerator)
-    trace, going = np.full(max_iter + 1, np.nan, rows.blocks.dtype), True
+    trace, going = np.full(max_iter + 1, np.nan, state.here.objective.dtype), True
     while going:
-        stats = pass_in_parts(query(state), rows, parts)
+        stats = pass_in_parts(query(state), rows)
         state, result, going, place = _settle(state, stats, rows.frame, prior, stop, max_iter, accelerator)
         trace[place : place + 1] = state.here.objective
     return result._replace(trace=jax.device_put(trace))
@@ -495,9 +494,9 @@ def rows_to_fit(
     lanes: int = 1,
     chunk_size: int | None = None,
 ) -> Rows:
-    """Ready rows for a climb from `mixture`, and a ValueError if there are fewer rows that count than components."""
-    k = mixture.n_components
-    rows = as_rows(mixture.family, x, sample_weight, k, like=mixture, lanes=lanes, chunk_size=chunk_size)
+    """Ready rows (or a Stream) to climb on from `mixture`; a ValueError if fewer rows count than there are components."""
+    k, options = mixture.n_components, dict[str, Any]({"lanes": lanes, "chunk_size": chunk_size})
+    rows = as_rows(mixture.family, x, sample_weight, k, like=mixture, streams=True, **options)
     rows.check_components(k)
     return rows
 
@@ -509,7 +508,7 @@ def as_options(
     check_options(prior, stop, accelerator)
     if prior is not None:
         prior.check(family)
-    dtype = rows.blocks.dtype
+    dtype = rows.dtype
     bits = jnp.finfo(dtype).bits
     if stop is None and accelerator is None:
         stop = GainBelow(DEFAULT_TOL[bits])

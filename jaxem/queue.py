@@ -37,6 +37,7 @@ from jaxem.priors import Prior
 from jaxem.program import BRISK, FIRST_SECONDS, THOROUGH, Program, is_staging
 from jaxem.recipes import Recipe
 from jaxem.rows import Rows, as_rows, on_one_device, turn_work
+from jaxem.source import Stream
 from jaxem.stopping import Status, StoppingRule, has_failed
 
 STARTS_AT_ONCE, LIVE_FLOATS = 64, 2**24
@@ -113,7 +114,7 @@ def starts(
     Args:
         key: a PRNG key, consumed.
         family: the kind of component, such as `Full()` or its name, "full".
-        x: `[n, d]`, or `Rows` made ready before.
+        x: `[n, d]`, `Rows` made ready before, or a `Source`, whose sample the starts are made from.
         n_components: k, at most n.
         n_restarts: r.
         initializer: a value from `jaxem.init`, by default `KMeansPlusPlus()`.
@@ -125,8 +126,9 @@ def starts(
     key, family = as_key(key), as_family(family)
     k = as_count("n_components", n_components, most=10**18)
     r = as_count("n_restarts", n_restarts, most=MAX_RESTARTS)
-    rows = as_rows(family, x, sample_weight, k)
+    rows = as_rows(family, x, sample_weight, k, streams=True)
     rows.check_components(k)
+    rows = rows.sampled if isinstance(rows, Stream) else rows
     initializer = KMeansPlusPlus() if initializer is None else initializer
     check_initializer(initializer)
     if isinstance(initializer, FromResponsibilities):
@@ -163,7 +165,7 @@ def fit_restarts(
 
     Args:
         mixtures: the starts, leaves `[r, ...]`.
-        x: `[n, d]`, shared by all, or `Rows`.
+        x: `[n, d]`, shared by all, `Rows`, or a `Source`, of which all climbs share each block.
         callback: called with `RestartsProgress` between pieces.
         sample_weight, prior, stop, max_iter, accelerator, chunk_size: as for `fit`.
 

@@ -45,8 +45,9 @@ from jaxem.queue import Landscape, best, landscape
 from jaxem.reasons import Collapse
 from jaxem.recipes import MOST_ROWS
 from jaxem.rounds import ARMS, LARGE_TURN, SHORT, STARTS, Field, Found, Race, SearchProgress, run_rounds, starts_of
-from jaxem.rows import Rows, as_rows, on_one_device, turn_work
+from jaxem.rows import Rows, as_rows, is_source, on_one_device, turn_work
 from jaxem.slots import without_absent
+from jaxem.source import Stream, drawn_first
 from jaxem.stopping import RemainingGainBelow, Status, StoppingRule, has_failed
 
 WORK, LEAST_BUDGET, MOST_BUDGET = 3e9, 300, 4000
@@ -108,7 +109,7 @@ def search(
     Args:
         key: a PRNG key, consumed.
         family: the kind of component, such as `Full()` or its name, "full".
-        x: `[n, d]`, or `Rows` made ready before.
+        x: `[n, d]`, `Rows` made ready before, or a `Source`.
         n_components: k, at most n.
         sample_weight: `[n]`, non-negative.
         budget: passes over the data to make, at least 1; by default 300 to 4,000, the more the less a pass costs, and fewer
@@ -171,14 +172,16 @@ def search_with_slots(
     if slots > k:  # a family may not suffer components without rows, and penalties count them
         options = (given, arms, prior, stop, max_iter, accelerator, chunk_size, callback)
         return search_with_slots(key, family, x, k, sample_weight, k, *options)
-    found = found._replace(collapse=collapse_of(found.best.mixture, x, sample_weight))
+    data = rows.sampled if isinstance(rows, Stream) else x
+    found = found._replace(collapse=collapse_of(found.best.mixture, data, sample_weight))
     bounded = NormalInverseWishart in family.conjugate and np.isfinite(np.asarray(rows.frame.variance)).all()
     return _under_penalty(key, race, found) if bounded else found
 
 
 def _under_penalty(key: Array, race: Race, found: Search) -> Search:
     """What to give where every climb of the likelihood failed: the best fit of a second race, under a penalty."""
-    penalty = _penalty(on_one_device(cast(Rows, race.rows)))
+    every = race.rows.sampled if isinstance(race.rows, Stream) else race.rows
+    penalty = _penalty(on_one_device(cast(Rows, every)))
     penalty = penalty if race.prior is None else race.prior + penalty
     offered = _run_race(key, race._replace(prior=penalty), found.passes)
     if has_failed(int(offered.best.status)):
@@ -204,7 +207,7 @@ def _run_race(key: Array, race: Race, passes: float) -> Search:
 def _climb_samples(key: Array, race: Race, passes: float) -> Found | None:
     """Rounds on a sample, whose optima climb on larger samples and then on all rows; None if the sample has no optimum."""
     every: Any = race.rows
-    n, dtype = int(np.asarray(every.frame.n)), every.blocks.dtype
+    n, dtype = int(np.asarray(every.frame.n)), every.dtype
 
     def on(size: int) -> Race:
         return race._replace(rows=Sample.of(every, size, whole=race.prior is not None))
@@ -212,7 +215,7 @@ def _climb_samples(key: Array, race: Race, passes: float) -> Found | None:
     first = on(SAMPLE)
     stop = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), RemainingGainBelow(SAMPLED_GAIN))
     share = first.share
-    most = min(share * default_budget(share * turn_work(every, race.k)), race.budget / 2)
+    most = min(share * default_budget(turn_work(first.rows, race.k)), race.budget / 2)
     tell: Any = race.callback
     hear = None if tell is None else (lambda seen: tell(seen._replace(budget=math.ceil(race.budget))))
     found = run_rounds(key, first._replace(budget=most, stop=stop, callback=hear), passes)
@@ -221,7 +224,8 @@ def _climb_samples(key: Array, race: Race, passes: float) -> Found | None:
         return None
     mixtures, names = jax.tree.map(lambda leaf: leaf[contenders], found.mixtures), [found.arms[i] for i in contenders]
     size, climbing = SAMPLE * GROWTH, len(names)
-    while GROWTH * size <= 2 * n and climbing > LAST:
+    in_memory = int(np.count_nonzero(np.asarray(every.sampled.weights))) if isinstance(every, Stream) else n
+    while GROWTH * size <= 2 * n and climbing > LAST and size <= in_memory:
         field = Field.start(mixtures, on(size), passes + made).climb(np.arange(climbing), SAMPLED_TURNS)
         order = field.order(np.arange(len(names)))
         mixtures = jax.tree.map(lambda leaf: np.asarray(leaf)[order], field.queue.states.here.mixture)  # noqa: B023
@@ -257,19 +261,20 @@ def _rows_to_race(
 
     If there are several devices with memory of their own and there is much to do, the rows are spread over them.
     """
+    lanes = LAST if is_source(x) else lanes
     devices, options = jax.local_devices(), dict[str, Any]({"lanes": lanes, "chunk_size": chunk_size})
     found: Any = x
     weight: Any = sample_weight
-    size = 0 if isinstance(x, Rows) or not np.ndim(x) else np.shape(x)[0]
+    size = 0 if isinstance(x, Rows) or is_source(x) or np.ndim(found) != 2 else np.shape(found)[0]
     on_host = size > 0 and (not isinstance(x, jax.Array) or devices[0].platform == "cpu")
     if devices[0].platform != "cpu" and len(devices) > 1 and on_host and np.size(found) * k * lanes > LARGE_TURN:
         options["mesh"] = mesh_of(devices)
     elif k > 1 and size > LARGE and on_host and mesh_under(x) is None:
-        options |= {"order": np.random.default_rng(0).permutation(size), "lanes": LAST}
         # arrays of JAX's that lie in the host's memory, so that numpy makes them ready
         found, weight = (np.asarray(a) if isinstance(a, jax.Array) else a for a in (found, weight))
-    rows = as_rows(family, found, weight, k, **options)
-    if "order" not in options or int(np.asarray(rows.frame.n)) <= LARGE:
+        options |= {"order": drawn_first(size, np.shape(found)[1], weight), "lanes": LAST}
+    rows = as_rows(family, found, weight, k, streams=True, **options)
+    if not isinstance(rows, Stream) and ("order" not in options or int(np.asarray(rows.frame.n)) <= LARGE):
         return rows, rows
     return rows, Sample.of(rows, 2 * MOST_ROWS, whole=False).copy()
 

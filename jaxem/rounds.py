@@ -25,7 +25,7 @@ from jaxem.init import shapes_of
 from jaxem.lanes import Queue, Settings, compile_ahead, queue_of, run_through
 from jaxem.loop import NO_LIMIT, Result
 from jaxem.mixture import Mixture
-from jaxem.parts import Sample
+from jaxem.parts import Passed, Sample
 from jaxem.priors import Prior
 from jaxem.program import BRISK, HASTY, Program
 from jaxem.queue import map_starts, optimum_tol
@@ -90,7 +90,7 @@ class Race(NamedTuple):
     slots: int  # components that the programs have: those beyond k are absent, so that one program serves many k
     arms: tuple[str, ...]
     budget: float  # passes over all rows
-    rows: Rows | Sample
+    rows: Passed
     drawn_from: Rows  # what starts are made from
     prior: Prior | None
     stop: StoppingRule
@@ -110,7 +110,7 @@ class Race(NamedTuple):
     @property
     def is_large(self) -> bool:
         """Whether a turn is so much work that no lane may be idle; on a CPU none is then (lanes.py)."""
-        if isinstance(self.rows, Sample):
+        if not isinstance(self.rows, Rows):
             return False
         return jax.default_backend() != "cpu" and turn_work(self.rows, self.slots, self.settings.width) > LARGE_TURN
 

@@ -84,6 +84,16 @@ class Rows:
     frame: Frame
     mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
 
+    @property
+    def dtype(self) -> Any:
+        """Of the rows."""
+        return self.blocks.dtype
+
+    @property
+    def size(self) -> int:
+        """Numbers in all rows, padding among them."""
+        return self.blocks.size
+
     def as_matrix(self) -> tuple[Array, Array]:
         """The centred and padded rows `[m b, d]`, and their weights `[m b]`."""
         m, d, b = self.blocks.shape
@@ -113,6 +123,7 @@ def as_rows(
     centred: Columns | None = None,
     mesh: Mesh | None = None,
     order: np.ndarray | None = None,
+    streams: bool = False,
 ) -> Rows:
     """Checked and ready rows for passes under mixtures of a family; Rows are returned as they are.
 
@@ -127,11 +138,14 @@ def as_rows(
         centred: the columns to centre; by default `family.location`.
         mesh: the devices to spread rows from the host over.
         order: `[n]`, in which rows from the host are to lie.
+        streams: whether the caller can pass over a `Source` of many rows, which becomes a Stream (source.py).
 
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
     expected = None if like is None else family.n_features(like.components)
+    if is_source(x):
+        return _ready_source(family, x, sample_weight, n_components, like, lanes, chunk_size, streams)
     if isinstance(x, Rows):
         return _ready_before(x, sample_weight, expected)
     data = as_supported(family, x, n_components, expected, exact=True)
@@ -161,6 +175,27 @@ def as_rows(
         weights = jnp.ones_like(data[:, 0])
     rows = _ready(data, weights, centred, size_of_block((n if mesh is None else n // mesh.size, d)), mesh)
     return rows if offset is None else dataclasses.replace(rows, frame=rows.frame._replace(centre=jnp.asarray(offset)))
+
+
+def is_source(x: Any) -> bool:
+    """Whether x is a `Source`, which lies above this file."""
+    return hasattr(x, "described") and hasattr(x, "ready")
+
+
+def _ready_source(
+    family: Any, x: Any, sample_weight: Any, k: int, like: Any, lanes: int, chunk_size: Any, streams: bool
+) -> Rows:
+    if sample_weight is not None:
+        raise ValueError(
+            "sample_weight was given with a Source, which yields the weights of its rows; give one of the two"
+        )
+    found = x.ready(family, k, like=like, lanes=lanes, chunk_size=chunk_size)
+    if not (streams or isinstance(found, Rows)):
+        raise TypeError(
+            f"x is a {type(x).__name__} of {found.n_rows} rows, and this function needs them in memory; give some of them, "
+            "such as x.sample(100_000)"
+        )
+    return cast(Rows, found)
 
 
 def _ready_before(rows: Rows, sample_weight: ArrayLike | None, n_features: int | None) -> Rows:
@@ -319,6 +354,30 @@ def _put_on_devices(of_rows: tuple[np.ndarray, ...], of_frame: tuple[Any, ...], 
     return Rows(spread[0], spread[1], spread[2], spread[3], mesh)
 
 
+def ready_in_frame(
+    x: np.ndarray, sample_weight: np.ndarray | None, frame: Frame, block: int, size: int | None = None
+) -> Rows:
+    """Rows `[n, d]` in a frame that is known, with leaves of numpy, padded to `size`, by default a `bucket`."""
+    n, d = x.shape
+    size = bucket(n) if size is None else size
+    m = -(-size // block)
+    b, dtype = -(-size // m), np.dtype(frame.centre.dtype)
+    weights = np.zeros(m * b, dtype)
+    weights[:n] = 1 if sample_weight is None else sample_weight
+    centre, counts = np.asarray(frame.centre).astype(x.dtype), weights[:n] > 0
+    blocks = np.empty((m, d, b), dtype)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        padding = (x[np.argmax(counts)] - centre).astype(dtype)  # a row that counts, if there is one
+        if not counts.all():
+            x = np.where(counts[:, None], x, x[np.argmax(counts)])
+        for i in range(m):
+            there = x[i * b : (i + 1) * b].T
+            np.subtract(there, centre[:, None], out=blocks[i, :, : there.shape[1]], casting="same_kind")
+            blocks[i, :, there.shape[1] :] = padding[:, None]
+        norms = np.einsum("mdb,mdb->mb", blocks, blocks)
+    return Rows(cast(Any, blocks), cast(Any, weights.reshape(m, b)), cast(Any, norms), frame)
+
+
 def _cuts(begin: int, last: int, tile: int, b: int) -> Iterator[tuple[int, int]]:
     """Tiles of rows from `begin` to `last`; one of less than a block ends where its block does."""
     while begin < last:
@@ -352,9 +411,9 @@ def bucket(n: int) -> int:
     return max(32, -(-n // step) * step)
 
 
-def turn_work(rows: Rows, k: int, lanes: int = 1) -> int:
+def turn_work(rows: Any, k: int, lanes: int = 1) -> int:
     """Numbers that a turn of so many lanes touches: rows x features x components x lanes."""
-    return rows.blocks.size * k * lanes
+    return rows.size * k * lanes
 
 
 def turn_seconds(rows: Rows, mixture: Any, lanes: int = 1) -> float:

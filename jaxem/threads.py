@@ -8,19 +8,22 @@ All calls share the threads that there are: a call inside another, or beside one
 that are left. Worker processes (of multiprocessing, joblib and the like) have one thread each.
 """
 
+import collections
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from jaxem.checks import as_count
 from jaxem.primitives import cores
 from jaxem.program import under_scopes
 
+S = TypeVar("S")
 T = TypeVar("T")
 VARIABLE = "JAXEM_THREADS"
 """the variable of the environment that says how many threads there are"""
@@ -85,6 +88,39 @@ def run_all(calls: Sequence[Callable[[], T]]) -> list[T]:
     for one in helping:
         one.result()
     return results
+
+
+def fold_all(items: Iterable[S], of_item: Callable[[S], T]) -> T | None:
+    """The sum of `of_item` over items, added in their order; None if there are none.
+
+    The caller alone reads the items, ahead of the threads that are free; where these have enough to do, it works too. At most
+    two items for each thread are in memory.
+    """
+    total: Any = None
+    made: collections.deque[concurrent.futures.Future[T]] = collections.deque()
+
+    def add_finished(wait: bool) -> None:
+        nonlocal total
+        while made and (wait or made[0].done()):
+            one = made.popleft().result()
+            total = one if total is None else total + one
+
+    with _helpers(MOST) as (pool, count):
+        try:
+            for item in items:
+                add_finished(wait=False)
+                if sum(not one.done() for one in made) < 2 * count:
+                    made.append(pool.submit(under_scopes(functools.partial(of_item, item))))
+                else:
+                    mine: concurrent.futures.Future[T] = concurrent.futures.Future()
+                    mine.set_result(of_item(item))
+                    made.append(mine)
+            add_finished(wait=True)
+        finally:
+            for one in made:
+                one.cancel()
+            concurrent.futures.wait(made)
+    return total
 
 
 @contextlib.contextmanager

@@ -577,7 +577,7 @@ def _check_whole(option: str, value: int | None, least: int = 1, most: int = 2**
 def _check_free(out: Path | None, force: bool) -> None:
     if out is None:
         return
-    from jaxem.files import check_destination
+    from jaxem.atomic import check_destination
 
     try:
         check_destination(out, force, "add --force")
@@ -872,7 +872,7 @@ def _draw(outcome: Outcome, table: Table, path: Path, force: bool, summary: Summ
 
 
 def _save_picture(figure: Any, path: Path, force: bool) -> None:
-    from jaxem.files import write_atomically
+    from jaxem.atomic import write_atomically
 
     picture = text_io.BytesIO()
     figure.savefig(picture, format=_picture_format(path), dpi=150)
@@ -901,7 +901,7 @@ def _write_report(
     summary: Summary | None,
 ) -> None:
     from jaxem import html
-    from jaxem.files import write_atomically
+    from jaxem.atomic import write_atomically
 
     page = html.report(
         outcome.result,

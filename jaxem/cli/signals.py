@@ -30,7 +30,7 @@ def leave(word: str, code: int) -> NoReturn:
     cursor = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides it
     with contextlib.suppress(OSError):  # nobody may listen
         os.write(2, f"{cursor}\njaxem: {word}\n".encode())  # not print: it may be what was interrupted
-    writing = getattr(sys.modules.get("jaxem.files"), "WRITING", None)  # the module may be half imported
+    writing = getattr(sys.modules.get("jaxem.atomic"), "WRITING", None)  # the module may be half imported
     if writing is not None:
         writing.acquire(timeout=10)
     os._exit(code)

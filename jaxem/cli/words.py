@@ -234,7 +234,7 @@ def write_csv(header: list[str], rows: Any, out: Path | None, force: bool) -> No
     if out is None:
         sys.stdout.write(buffer.getvalue())
         return
-    from jaxem.files import write_atomically
+    from jaxem.atomic import write_atomically
 
     write_atomically(out, buffer.getvalue().encode(), force)
     print(f"saved to {printable(str(out))}", file=sys.stderr)

@@ -342,9 +342,9 @@ def test_a_device_is_not_replaced(tmp_path):
 def test_what_killed_processes_left_is_removed(tmp_path):
     """Two of them, each killed just before it renames; what belongs to others and to the living stays."""
     code = (
-        "import os, signal, sys, unittest.mock as mock; from jaxem import files; from pathlib import Path\n"
+        "import os, signal, sys, unittest.mock as mock; from jaxem import atomic; from pathlib import Path\n"
         "with mock.patch('os.replace', lambda *_: os.kill(os.getpid(), signal.SIGKILL)):\n"
-        "    files.write_atomically(Path(sys.argv[1]), b'x', True)"
+        "    atomic.write_atomically(Path(sys.argv[1]), b'x', True)"
     )
     path = tmp_path / "m"
     for _ in range(2):
@@ -373,9 +373,9 @@ def test_a_full_disk_names_the_path_and_leaves_the_old_file(tmp_path):
     io.save(one_model(), path)
     before = path.read_bytes()
     code = (
-        "import resource, sys; from jaxem import files; from pathlib import Path\n"
+        "import resource, sys; from jaxem import atomic; from pathlib import Path\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "files.write_atomically(Path(sys.argv[1]), bytes(10**6), True)"
+        "atomic.write_atomically(Path(sys.argv[1]), bytes(10**6), True)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == f"OSError: [Errno {errno.EFBIG}] File too large: '{path}'"
