@@ -14,7 +14,9 @@ import tempfile
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 WRITING = threading.Lock()
 """held while a file is written; whoever ends the process waits for it"""
@@ -47,35 +49,41 @@ def write_atomically(path: Path, content: bytes, overwrite: bool) -> None:
     Raises:
         OSError: naming the path, also where the disk is full; the old file is then whole.
     """
+    with WRITING, replacing(path, overwrite) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
+    """A file to write what `path` shall hold; it takes that name when all is written, and is removed if that fails.
+
+    Raises:
+        OSError: as `write_atomically`.
+    """
     check_destination(path, overwrite)
-    with WRITING:
-        target = _target(path)
-        _remove_stale(target.parent)
+    target = _target(path)
+    _remove_stale(target.parent)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f"{_prefix()}{os.getpid()}-", suffix=".tmp")
         try:
-            _replace(target, content)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            _keep_mode(target, temporary)
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    _flush_folder(target.parent)
 
 
 def _target(path: Path) -> Path:
     """The file that a path leads to: a link stays what it is, its target is written."""
     return Path(os.path.realpath(path))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{_prefix()}{os.getpid()}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        _keep_mode(path, temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _flush_folder(path.parent)
 
 
 def _keep_mode(path: Path, temporary: str) -> None:

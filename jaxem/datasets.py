@@ -130,7 +130,7 @@ def read_table(
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class OpenTable:
     """A file of which the columns are known and the numbers are not read yet.
 
     Attributes:
@@ -174,7 +174,7 @@ def open_table(
     header: bool | None = None,
     na: Sequence[str | float] | str | float = (),
     drop_missing: bool = False,
-) -> Source:
+) -> OpenTable:
     """Find out which columns a file has; arguments and errors are those of `read_table`."""
     options = _options(delimiter, decimal, header, na, drop_missing)
     if str(path) in STDIN:
@@ -186,13 +186,13 @@ def open_table(
         return _open_file(path, options)
 
 
-def as_source(name: str, table: Table) -> Source:
-    """A table in memory as a source, under a name that errors give."""
+def as_source(name: str, table: Table) -> OpenTable:
+    """A table in memory as one that is open, under a name that errors give."""
 
     def numbers(kept: tuple[str, ...]) -> Numbers:
         return Numbers(table.values[:, _places(table.columns, kept)], [], _by_row)
 
-    return Source(name, table.columns, True, table.notes, Options(), numbers)
+    return OpenTable(name, table.columns, True, table.notes, Options(), numbers)
 
 
 def _options(delimiter: Any, decimal: Any, header: Any, na: Any, drop_missing: bool) -> Options:
@@ -220,7 +220,7 @@ def _reading(path: str | Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _open_file(path: Path, options: Options) -> Source:
+def _open_file(path: Path, options: Options) -> OpenTable:
     if path.is_dir():
         raise DataError(f"{path} is a directory; give a file")
     if not path.exists():
@@ -240,7 +240,7 @@ def _open_file(path: Path, options: Options) -> Source:
 # -- npy and Parquet -----------------------------------------------------------------------------------------------------
 
 
-def _open_npy(path: Path, options: Options) -> Source:
+def _open_npy(path: Path, options: Options) -> OpenTable:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)  # numpy compares the shape with the file's size
     except OSError:
@@ -260,7 +260,7 @@ def _open_npy(path: Path, options: Options) -> Source:
         notes = _rounded_notes(kept, chosen, cast) if values.dtype.kind in "iu" and values.dtype.itemsize == 8 else []
         return Numbers(cast, notes, _by_row)
 
-    return Source(str(path), names, False, (), options, numbers)
+    return OpenTable(str(path), names, False, (), options, numbers)
 
 
 def _rounded_notes(names: tuple[str, ...], whole: np.ndarray, cast: np.ndarray) -> list[str]:
@@ -294,7 +294,7 @@ def _need_pyarrow() -> None:
         ) from error
 
 
-def _open_parquet(path: Path, options: Options) -> Source:
+def _open_parquet(path: Path, options: Options) -> OpenTable:
     _need_pyarrow()
     import pyarrow
     import pyarrow.parquet
@@ -314,7 +314,7 @@ def _open_parquet(path: Path, options: Options) -> Source:
     def numbers(kept: tuple[str, ...]) -> Numbers:
         return _from_arrow(path, table, kept, options)
 
-    return Source(str(path), names, True, notes, options, numbers)
+    return OpenTable(str(path), names, True, notes, options, numbers)
 
 
 def _columns(count: int) -> str:
@@ -405,7 +405,7 @@ class Text(NamedTuple):
         return f"row {row + 1}", ""
 
 
-def _open_text(path: str, content: bytes, options: Options) -> Source:
+def _open_text(path: str, content: bytes, options: Options) -> OpenTable:
     _need_pyarrow()
     if content[:2] == b"\x1f\x8b":
         try:
@@ -430,7 +430,7 @@ def _open_text(path: str, content: bytes, options: Options) -> Source:
         notes.append(f"{comments} {'line' if comments == 1 else 'lines'} below begin with # and are left out")
     delimiter = "\t" if layout.delimiter == BLANKS else layout.delimiter
     text = Text(path, body, layout.line, delimiter, layout.decimal, layout.names, layout.named)
-    return Source(path, tuple(names), layout.named, tuple(notes), options, lambda kept: _parse(text, kept, options))
+    return OpenTable(path, tuple(names), layout.named, tuple(notes), options, lambda kept: _parse(text, kept, options))
 
 
 def _check_bytes(path: str, content: bytes) -> None:
@@ -623,7 +623,7 @@ def _choose_columns(path: str, names: tuple[str, ...], columns: Sequence[str] | 
     return tuple(columns)
 
 
-def _as_table(source: Source, columns: tuple[str, ...], found: Numbers) -> Table:
+def _as_table(source: OpenTable, columns: tuple[str, ...], found: Numbers) -> Table:
     """The table without missing values, and what looks wrong in it."""
     values, path, options = found.values, source.path, source.options
     if values.shape[0] == 0:

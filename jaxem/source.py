@@ -54,6 +54,9 @@ class Source(abc.ABC):
         (1, 2)
     """
 
+    columns: tuple[str, ...] | None = None
+    """the names of the columns, if they have any, for messages"""
+
     @abc.abstractmethod
     def __iter__(self) -> Iterator[Any]:
         """Blocks of rows `[b, d]`, or pairs of such and their weights `[b]`: each time the same, in the same order."""
@@ -76,7 +79,7 @@ class Source(abc.ABC):
         A source whose blocks lie elsewhere overrides this, and works on them there.
         """
         self.check()
-        found = fold_all(_numbered(self), lambda block: of_block(*block))
+        found = fold_all(as_blocks_of_one_size(self), lambda block: of_block(*block))
         if found is None:
             raise ValueError(f"the {type(self).__name__} yields no rows; give at least one")
         return found
@@ -85,7 +88,7 @@ class Source(abc.ABC):
         """Moments, sample and dtype of all rows; one pass, made once."""
         known: dict[str, Any] = vars(self)
         if "_described" not in known:
-            found = self.fold(functools.partial(describe, self.place))
+            found = self.fold(functools.partial(describe, self.place, self.columns))
             if not found.moments.n:
                 raise ValueError(f"the {type(self).__name__} holds no row of positive weight; at least one must count")
             known["_described"] = found
@@ -97,7 +100,7 @@ class Source(abc.ABC):
 
     def in_memory(self) -> tuple[np.ndarray, np.ndarray | None]:
         """All rows `[n, d]` and their weights `[n]`, or None."""
-        blocks = [(x, w) for _, x, w in _numbered(self)]
+        blocks = [(x, w) for _, x, w in as_blocks_of_one_size(self)]
         return _joined(blocks)
 
     def ready(self, family: Any, k: int, *, like: Any, lanes: int, chunk_size: int | None) -> "Rows | Stream":
@@ -322,12 +325,15 @@ def batch_rows(d: int) -> int:
     return int(np.clip(2 ** int(np.log2(max(1, BATCH_NUMBERS // d))), LEAST_BATCH, BATCH))
 
 
-def describe(place: Callable[[int], str], begin: int, x: np.ndarray, w: np.ndarray | None) -> Described:
+def describe(
+    place: Callable[[int], str], names: tuple[str, ...] | None, begin: int, x: np.ndarray, w: np.ndarray | None
+) -> Described:
     """What a block tells; a ValueError that names the place for a number that cannot be meant."""
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         row, column = np.argwhere(~np.isfinite(x))[0]
+        name = column if names is None else repr(names[column])
         raise ValueError(
-            f"{place(begin + row)}: column {column} holds {x[row, column]}; drop or fill the row, every value must be finite"
+            f"{place(begin + row)}: column {name} holds {x[row, column]}; drop or fill the row, every value must be finite"
         )
     if w is not None and not (np.isfinite(w) & (w >= 0)).all():
         row = int(np.argmin(np.isfinite(w) & (w >= 0)))
@@ -364,7 +370,7 @@ def _on_block(
     return Sum(jax.tree.map(np.asarray, function(*args, rows)))
 
 
-def _numbered(source: Source) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+def as_blocks_of_one_size(source: Source) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
     """The blocks of a source cut anew, each of one size but the last, with the number of the first row of each."""
     begin, count, size, d = 0, 0, 0, 0
     held: list[tuple[np.ndarray, np.ndarray | None]] = []

@@ -18,7 +18,7 @@ from jaxem.cli.terminal import UsageError, note
 if TYPE_CHECKING:
     import numpy as np
 
-    from jaxem.datasets import Source, Table
+    from jaxem.datasets import OpenTable, Table
 
 Data = Annotated[
     Path | None,
@@ -98,7 +98,7 @@ class Reading(NamedTuple):
             return None
         return tuple(name.strip() for name in _typed(self.columns).split(",") if name.strip())
 
-    def open(self) -> Source:
+    def open(self) -> OpenTable:
         """The file, or the bundled table, of which only the columns are known."""
         from jaxem.datasets import as_source, faithful_table, open_table
 
@@ -122,7 +122,7 @@ class Reading(NamedTuple):
             drop_missing=self.drop_missing,
         )
 
-    def read(self, source: Source, names: Sequence[str] | None = None) -> Weighted:
+    def read(self, source: OpenTable, names: Sequence[str] | None = None) -> Weighted:
         """The table of these columns, by default of those named by --columns, with its notes said, and the weights."""
         names = self.chosen if names is None else names
         beside: dict[str, str] = {}  # columns that are read beside the others, by their option
@@ -230,7 +230,7 @@ def _codes(name: str, labels: np.ndarray) -> np.ndarray:
 
 
 def columns_of_model(
-    source: Source, chosen: tuple[str, ...] | None, weights: str | None, model: tuple[str, ...] | None
+    source: OpenTable, chosen: tuple[str, ...] | None, weights: str | None, model: tuple[str, ...] | None
 ) -> tuple[str, ...] | None:
     """The columns of a table that a model wants, in its order; None for all, by position. What is not plain is said.
 
