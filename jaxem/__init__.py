@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import moments as moments
     from jaxem import names as names
     from jaxem import newton as newton
+    from jaxem import online as online
     from jaxem import ordering as ordering
     from jaxem import parts as parts
     from jaxem import penalties as penalties
@@ -95,6 +96,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.families.gaussian import GaussianParams as GaussianParams
     from jaxem.families.gaussian import Spherical as Spherical
     from jaxem.families.matrices import Full as Full
+    from jaxem.families.movable import Movable as Movable
     from jaxem.families.numerical import Numerical as Numerical
     from jaxem.families.numerical import NumericalParams as NumericalParams
     from jaxem.families.regression import Regression as Regression
@@ -166,6 +168,7 @@ __version__ = "0.5.0"
 
 _HOME = {
     "Family": "families.base",
+    "Movable": "families.movable",
     "Spherical": "families.gaussian",
     "Diagonal": "families.gaussian",
     "Tied": "families.tied",
@@ -308,6 +311,7 @@ _MODULES = (
     "moments",
     "names",
     "newton",
+    "online",
     "ordering",
     "parts",
     "penalties",
