@@ -43,7 +43,7 @@ from jaxem.program import Program
 from jaxem.rows import Frame, Rows, as_rows, turn_work
 from jaxem.stats import Stats
 
-DECAY, OFFSET = 0.7, 1.0
+DECAY, OFFSET = 0.6, 1.0
 """how fast old batches fade in stepwise EM, and by how many batches the count of batches is put forward, by default"""
 
 
