@@ -78,8 +78,8 @@ class Batches:
         state: EM under way; its leaves are numpy's.
         prior: that of the M-steps, where the data lie, or None.
         labels: the number of each labelled batch; empty without labels.
-        visited: labels that came since `since`.
-        since: the lower bound at the end of the last round of all labels; NaN if there was none since a label was new.
+        visited: labels that came since the last round of all labels, or since a label was new.
+        since: the lower bound at that time.
         bounds: lower bounds per unit of weight, one a call.
         converged: whether the last round raised the bound by less than the tolerance.
     """
@@ -98,12 +98,12 @@ class Batches:
         if batch is None:
             return new
         if batch not in self.labels:
-            new.labels, new.visited = {**self.labels, batch: len(self.labels)}, {batch}
-            new.since, new.converged = math.nan, False
+            new.labels, new.converged = {**self.labels, batch: len(self.labels)}, False
+            new.since, new.visited = bound, set()
             return new
         new.visited = self.visited | {batch}
         if len(new.visited) == len(new.labels):
-            new.converged = bound - self.since < tol  # not after the first round
+            new.converged = bound - self.since < tol
             new.since, new.visited = bound, set()
         return new
 
@@ -191,8 +191,7 @@ class Estimator(DensityMixin, BaseEstimator):
                 known = Batches(begin(start, x, weight, n_batches=room), prior)
             prior = self._prior_of(known)
             state = self._turn(known, x, weight, batch, prior)
-            height = objective(state.here, state.total, None if prior is None else to_frame(prior, state.frame))
-            bound = float(height) / float(state.weight)
+            bound = float(_height_of(state, prior)) / float(state.weight)
             tol = DEFAULT_TOL[8 * x.dtype.itemsize] if self.tol is None else self.tol
             known = known.after(jax.tree.map(np.asarray, state), bound, batch, tol)
             mixture = jax.tree.map(np.array, state.mixture)
@@ -648,6 +647,12 @@ class MixtureModel(Estimator):
             key = jax.random.key(random_state.randint(2**31 - 1))
             params = jax.tree.map(jax.numpy.asarray, mixture.components)
             return np.array(mixture.family.sample(key, params, jax.numpy.asarray(labels))), labels
+
+
+@jax.jit
+def _height_of(state: Online, prior: Prior | None) -> Array:
+    """The bound of the objective after a turn, `[]`."""
+    return objective(state.here, state.total, to_frame(prior, state.frame))
 
 
 def _print_progress(progress: Any) -> None:

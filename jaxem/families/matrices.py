@@ -49,7 +49,7 @@ class ByMatrices(Gaussian):
         return jnp.sum(dot("...ij,jk->...ik", precisions, scatter) * precisions, axis=(-2, -1))
 
     def on_diagonal(self, second: Array) -> Array:
-        return second * jnp.eye(second.shape[-1], dtype=second.dtype)
+        return second * jnp.broadcast_to(jnp.eye(second.shape[-1], dtype=second.dtype), second.shape)
 
     def distance_sum(self, precisions: Array, second: Array) -> Array:
         return jnp.sum(dot("...ij,...ik->...jk", precisions, precisions) * second)
