@@ -49,7 +49,7 @@ FAMILIES = {
 ENGINE_ROOM = {
     "names": 40, "primitives": 180, "linalg": 185, "distances": 85, "checks": 455, "moments": 80, "rows": 510, "devices": 70,
     "kept": 260, "program": 320, "threads": 105, "parts": 110, "init": 435, "recipes": 140, "saddles": 85, "penalties": 115,
-    "lanes": 465, "queue": 360, "rounds": 400, "racing": 330, "display": 420, "laws": 650, "ordering": 90, "online": 290,
+    "lanes": 465, "queue": 360, "rounds": 400, "racing": 330, "display": 420, "laws": 650, "ordering": 90, "online": 325,
     "newton": 145, "rotations": 170, "standard": 90, "dependence": 135, "slots": 45, "divergence": 40,
     "curvature": 150, "implicit": 235, "inference": 590, "influences": 170,
     "replicas": 165, "resampling": 230, "comparison": 345, "selection": 310,

@@ -142,7 +142,7 @@ class Regression(Movable):
         slope = stats.slope - dot("kij,kj->ki", stats.gram, c)
         squares = stats.squares - jnp.sum(c * (stats.slope + slope), axis=1)
         # u about the new origins is u less `moved` times its first entry, which is 1
-        by = jnp.concatenate([jnp.zeros_like(moved[:, :1]), moved], axis=1)
+        by = jnp.concatenate([jnp.zeros_like(higher)[:, None], moved], axis=1)
         half = stats.gram - by[:, :, None] * stats.gram[:, :1, :]
         gram = half - half[:, :, :1] * by[:, None, :]
         return RegressionStats(gram, slope - by * slope[:, :1], squares, stats.counts)
