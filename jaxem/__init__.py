@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import em as em
     from jaxem import estimator as estimator
     from jaxem import families as families
+    from jaxem import files as files
     from jaxem import html as html
     from jaxem import implicit as implicit
     from jaxem import inference as inference
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import moments as moments
     from jaxem import names as names
     from jaxem import newton as newton
+    from jaxem import online as online
     from jaxem import ordering as ordering
     from jaxem import parts as parts
     from jaxem import penalties as penalties
@@ -96,6 +98,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.families.gaussian import GaussianParams as GaussianParams
     from jaxem.families.gaussian import Spherical as Spherical
     from jaxem.families.matrices import Full as Full
+    from jaxem.families.movable import Movable as Movable
     from jaxem.families.numerical import Numerical as Numerical
     from jaxem.families.numerical import NumericalParams as NumericalParams
     from jaxem.families.regression import Regression as Regression
@@ -105,6 +108,8 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.families.tied import Tied as Tied
     from jaxem.families.tied import TiedDiagonal as TiedDiagonal
     from jaxem.families.tied import TiedSpherical as TiedSpherical
+    from jaxem.files import Files as Files
+    from jaxem.files import predict_to as predict_to
     from jaxem.inference import Parameters as Parameters
     from jaxem.inference import Summary as Summary
     from jaxem.inference import em_rate as em_rate
@@ -168,6 +173,7 @@ __version__ = "0.5.0"
 
 _HOME = {
     "Family": "families.base",
+    "Movable": "families.movable",
     "Spherical": "families.gaussian",
     "Diagonal": "families.gaussian",
     "Tied": "families.tied",
@@ -254,6 +260,8 @@ _HOME = {
     "likelihood_ratio_test": "comparison",
     "sorted_components": "ordering",
     "Source": "source",
+    "Files": "files",
+    "predict_to": "files",
     "set_threads": "threads",
     "collapse_of": "collapse",
     "Collapse": "reasons",
@@ -296,6 +304,7 @@ _MODULES = (
     "em",
     "estimator",
     "families",
+    "files",
     "html",
     "implicit",
     "inference",
@@ -311,6 +320,7 @@ _MODULES = (
     "moments",
     "names",
     "newton",
+    "online",
     "ordering",
     "parts",
     "penalties",

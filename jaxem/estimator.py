@@ -6,10 +6,11 @@ estimators, `MixtureModel` and `GaussianMixture`.
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -31,11 +32,13 @@ except ModuleNotFoundError as error:  # the extra is missing
 from jaxem.accelerate import hybrid
 from jaxem.checks import as_family, as_mixture, as_sample_size, as_supported
 from jaxem.collapse import collapse_of
+from jaxem.em import e_step, objective, to_frame
 from jaxem.families.base import Family
 from jaxem.init import FromMixture, Initializer, KMeans, KMeansPlusPlus, RandomPoints
-from jaxem.loop import MAX_ITER, Result
+from jaxem.loop import DEFAULT_TOL, MAX_ITER, Result
 from jaxem.mixture import Mixture
 from jaxem.moments import CHUNK
+from jaxem.online import DECAY, OFFSET, Online, as_movable, begin, incremental_step, stepwise_step, with_room
 from jaxem.priors import Prior
 from jaxem.queue import best, fit_restarts, starts
 from jaxem.racing import default_budget, search
@@ -48,6 +51,8 @@ FLOATS = [np.float64, np.float32]
 """dtypes that are kept; all others become the first"""
 PIECE_NUMBERS, LEAST_PIECE = 2**22, 512
 """log joint densities in memory at a time, and rows that are looked at together at least"""
+FIRST_ROOM, MORE_ROOM = 16, 4
+"""labelled batches that `partial_fit` has room for at first, and by what factor the room grows when it is full"""
 STARTS: dict[str, Initializer] = {
     "k-means++": KMeansPlusPlus(),
     "kmeans": KMeans(),
@@ -65,8 +70,50 @@ PARAMETERS = {
 """what `Collapse.remedy` says, and what to say of a `MixtureModel` instead"""
 
 
+@dataclasses.dataclass
+class Batches:
+    """What `partial_fit` remembers from call to call.
+
+    Attributes:
+        state: EM under way; its leaves are numpy's.
+        prior: that of the M-steps, where the data lie, or None.
+        labels: the number of each labelled batch; empty without labels.
+        visited: labels that came since the last round of all labels, or since a label was new.
+        since: the lower bound at that time.
+        bounds: lower bounds per unit of weight, one a call.
+        converged: whether the last round raised the bound by less than the tolerance.
+    """
+
+    state: Online
+    prior: Prior | None
+    labels: dict[Hashable, int] = dataclasses.field(default_factory=dict)
+    visited: set[Hashable] = dataclasses.field(default_factory=set)
+    since: float = math.nan
+    bounds: list[float] = dataclasses.field(default_factory=list)
+    converged: bool = False
+
+    def after(self, state: Online, bound: float, batch: Hashable, tol: float) -> "Batches":
+        """What is remembered after a turn that ended at `state` with this lower bound."""
+        new = dataclasses.replace(self, state=state, bounds=[*self.bounds, bound])
+        if batch is None:
+            return new
+        if batch not in self.labels:
+            new.labels, new.converged = {**self.labels, batch: len(self.labels)}, False
+            new.since, new.visited = bound, set()
+            return new
+        new.visited = self.visited | {batch}
+        if len(new.visited) == len(new.labels):
+            new.converged = bound - self.since < tol
+            new.since, new.visited = bound, set()
+        return new
+
+
 class Estimator(DensityMixin, BaseEstimator):
     """What the estimators share: checks, scores and labels of rows. They have `mixture_`, and a `_fit` that sets it."""
+
+    tol: Any
+    learning_decay: float
+    learning_offset: float
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:  # noqa: N803
         """Fit to X `[n, d]`; a fit that fails leaves the model as it was.
@@ -80,15 +127,147 @@ class Estimator(DensityMixin, BaseEstimator):
             ValueError: if the data, the weights or a parameter cannot be used, and if no climb ends at a mixture.
         """
         del y
+        with self._whole_or_as_before():
+            self._fit(X, sample_weight)
+            self.__dict__.pop("_batches", None)
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, batch: Hashable = None) -> Self:  # noqa: N803
+        """Make one turn of EM: an E-step over a batch of rows, X `[n, d]`, and an M-step. A call that fails changes nothing.
+
+        The first call draws the start from its batch, as `fit` does; of `n_init` starts it takes the one that the batch is
+        likeliest under. After a `fit`, or in a model from a mixture, the start is the fitted mixture; the rows of that fit do
+        not count. Each call ends with fitted attributes that tell of the mixture after it: `n_iter_` counts the calls, and
+        `lower_bound_` bounds the mean log density of the rows so far.
+
+        * With `batch`, incremental EM (Neal and Hinton 1998): the model keeps the statistics of each batch, and a label that
+          came before has its old ones replaced. While no label is new, `lower_bound_` never falls, and the fixed points
+          are those of EM over all rows at once; `converged_` says whether the last round of all labels raised it by less than
+          `tol`. (A `reg_covar` blurs that by its own size, as it does in `fit`.)
+        * Without, stepwise EM for rows that do not come again (Cappe and Moulines 2009): what was seen fades by
+          (t + learning_offset)^-learning_decay. For equal batches, drawn independently, it converges to a stationary point of
+          the expected log density of a row. No single call promises to raise the likelihood, and `converged_` stays False;
+          `lower_bound_` is an average in which old batches fade too.
+
+        Args:
+            X: `[n, d]`; in the first call at least as many rows as components.
+            y: not used.
+            sample_weight: `[n]`, non-negative, on one scale in all calls.
+            batch: a label of the batch, such as a number or a file's name; in all calls or in none.
+
+        Raises:
+            ValueError: if the data, the weights, the label or a parameter cannot be used, and if the M-step ends at no mixture.
+            NotImplementedError: if the statistics of the family hold at one set of parameters only, as those of `Numerical` do.
+        """
+        del y
+        with self._whole_or_as_before():
+            self._partial_fit(X, sample_weight, batch)
+        return self
+
+    @contextlib.contextmanager
+    def _whole_or_as_before(self) -> Iterator[None]:
+        """The scope of a fit, which leaves the model as it was if it fails."""
         before = dict(self.__dict__)
         try:
             with np.errstate(all="ignore"):  # what overflows or vanishes on the way is judged at the end
-                self._fit(X, sample_weight)
+                yield
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
-        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _partial_fit(self, X: Any, sample_weight: Any, batch: Hashable) -> None:  # noqa: N803
+        known: Batches | None = getattr(self, "_batches", None)
+        x = self._as_rows(X, reset=not self._is_started())
+        self._check_batch(batch, known)
+        if known is not None:
+            x = self._as_before(x, known.state.here)
+        weight = None if sample_weight is None else checked_sample_weight(sample_weight, x)
+        with self._float_scope(x.dtype):
+            if known is None:
+                start, prior = self._begin(x, weight)
+                room = None if batch is None else FIRST_ROOM
+                known = Batches(begin(start, x, weight, n_batches=room), prior)
+            prior = self._prior_of(known)
+            state = self._turn(known, x, weight, batch, prior)
+            bound = float(_height_of(state, prior)) / float(state.weight)
+            tol = DEFAULT_TOL[8 * x.dtype.itemsize] if self.tol is None else self.tol
+            known = known.after(jax.tree.map(np.asarray, state), bound, batch, tol)
+            mixture = jax.tree.map(np.array, state.mixture)
+        self._batches = known
+        self._set_after_batch(mixture, known)
+
+    def _turn(self, known: Batches, x: np.ndarray, weight: Any, batch: Hashable, prior: Prior | None) -> Online:
+        """One turn of EM over a batch."""
+        options: dict[str, Any] = {"prior": prior, "chunk_size": getattr(self, "chunk_size", None)}
+        if batch is None:
+            decay, offset = self.learning_decay, self.learning_offset
+            return stepwise_step(known.state, x, weight, decay=decay, offset=offset, **options)
+        number, state = known.labels.get(batch, len(known.labels)), known.state
+        if number == state.n_batches:
+            state = with_room(state, MORE_ROOM * number)
+        return incremental_step(state, x, number, weight, **options)
+
+    def _check_batch(self, batch: Hashable, known: Batches | None) -> None:
+        """A ValueError if a label is none, or was not given in all calls."""
+        if not isinstance(batch, Hashable):
+            raise ValueError(
+                f"batch has type {type(batch).__name__}, which is no label; give a number, a string or a tuple"
+            )
+        if known is not None and (batch is None) != (not known.labels):
+            before = "had no label" if batch is not None else "had labels"
+            raise ValueError(
+                f"batch = {batch!r}, but the batches before {before}; give a label in all calls or in none"
+            )
+
+    def _as_before(self, x: np.ndarray, here: Mixture) -> np.ndarray:
+        """Rows in the dtype of the batches before; a ValueError if the model was given other settings since."""
+        family, k = self._asked_for()
+        if (here.family, here.n_components) != (family, k):
+            raise ValueError(
+                f"partial_fit goes on from {here.n_components} components of {here.family!r}, but {k} of {family!r} were "
+                "asked for; make a new model to start anew"
+            )
+        with np.errstate(over="ignore"):
+            cast = x.astype(here.log_weights.dtype, copy=False)
+        if not np.isfinite(cast).all():
+            raise ValueError(
+                f"X holds values too large for {cast.dtype}, the dtype of the first batch; rescale the data"
+            )
+        return cast
+
+    def _best_start(self, found: list[Mixture], x: np.ndarray, weight: np.ndarray | None) -> Mixture:
+        """The start under which the first batch is likeliest."""
+        if len(found) == 1:
+            return found[0]
+        heights = [float(e_step(one, x, weight).log_likelihood) for one in found]
+        return found[int(np.argmax([height if np.isfinite(height) else -np.inf for height in heights]))]
+
+    # -- what an estimator says of itself -----------------------------------------------------------------------------
+
+    def _fit(self, X: Any, sample_weight: Any) -> None:  # noqa: N803
+        raise NotImplementedError
+
+    def _is_started(self) -> bool:
+        """Whether there is a fitted mixture."""
+        raise NotImplementedError
+
+    def _asked_for(self) -> tuple[Family, int]:
+        """The family and the number of components that the parameters ask for."""
+        raise NotImplementedError
+
+    def _begin(self, x: np.ndarray, weight: np.ndarray | None) -> tuple[Mixture, Prior | None]:
+        """The start for a first batch, and the prior."""
+        raise NotImplementedError
+
+    def _prior_of(self, known: Batches) -> Prior | None:
+        """The prior of a turn."""
+        return known.prior
+
+    def _set_after_batch(self, mixture: Mixture, known: Batches) -> None:
+        """Set the fitted attributes; a ValueError if this is no mixture."""
+        raise NotImplementedError
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:  # noqa: N803
         """`fit(X).predict(X)`, `[n]`."""
@@ -225,14 +404,17 @@ class MixtureModel(Estimator):
         random_state: of starts and of samples.
         warm_start: go on from the mixture of the last fit.
         verbose: print how far the fit is.
+        learning_decay, learning_offset: of `partial_fit` without labels: how fast old batches fade, above 1/2 and at most 1;
+            and by how many batches the count of batches is put forward.
 
     Attributes:
         mixture_: the fitted `jaxem.Mixture`, to be saved by `jaxem.io.save` or used in a larger program.
         weights_: `[k]`, the mixing proportions.
         components_: the parameters of the family, arrays `[k, ...]`.
-        log_likelihood_: of the data fitted to, rows weighted by `sample_weight`.
+        log_likelihood_: of the data fitted to, rows weighted by `sample_weight`; NaN after `partial_fit`.
+        lower_bound_: log-likelihood + log prior per unit of weight; after `partial_fit` a lower bound of that.
         converged_: whether the best climb met its stopping rule.
-        n_iter_: turns of the best climb.
+        n_iter_: turns of the best climb; after `partial_fit` the number of calls.
         status_: the `jaxem.Status` it ended in.
         n_features_in_, feature_names_in_: as in scikit-learn.
 
@@ -262,6 +444,8 @@ class MixtureModel(Estimator):
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
+        "learning_decay": [Interval(Real, 0.5, 1.0, closed="right")],
+        "learning_offset": [Interval(Real, 0.0, None, closed="left")],
     }
 
     def __init__(
@@ -277,6 +461,8 @@ class MixtureModel(Estimator):
         random_state: Any = None,
         warm_start: bool = False,
         verbose: int = 0,
+        learning_decay: float = DECAY,
+        learning_offset: float = OFFSET,
     ) -> None:
         self.family = family
         self.n_components = n_components
@@ -288,13 +474,15 @@ class MixtureModel(Estimator):
         self.random_state = random_state
         self.warm_start = warm_start
         self.verbose = verbose
+        self.learning_decay = learning_decay
+        self.learning_offset = learning_offset
 
     @classmethod
     def from_mixture(cls, mixture: Mixture) -> "MixtureModel":
         """A fitted model with the parameters of a `jaxem.Mixture`, such as `jaxem.io.load` gives."""
         mixture = jax.tree.map(np.array, as_mixture(mixture))
         model, d = cls(mixture.family, mixture.n_components), mixture.family.n_features(mixture.components)
-        model.mixture_, model.log_likelihood_ = mixture, math.nan
+        model.mixture_, model.log_likelihood_, model.lower_bound_ = mixture, math.nan, math.nan
         model.status_, model.converged_, model.n_iter_ = Status.CONVERGED, True, 0
         if d is not None:
             model.n_features_in_ = d
@@ -324,14 +512,61 @@ class MixtureModel(Estimator):
             what = "The parameters are those of a penalised fit, because" if penalised else "The best climb:"
             warnings.warn(f"{what} {why}.", ConvergenceWarning, stacklevel=4)
         self.mixture_, self.log_likelihood_ = mixture, float(result.log_likelihood)
+        self.lower_bound_ = float(result.objective) / (len(x) if weight is None else float(weight.sum()))
         self.status_, self.converged_, self.n_iter_ = status, converged, int(result.n_iter)
+
+    # -- batches ------------------------------------------------------------------------------------------------------
+
+    def _is_started(self) -> bool:
+        return hasattr(self, "mixture_")
+
+    def _asked_for(self) -> tuple[Family, int]:
+        return as_family(self.family), self.n_components
+
+    def _begin(self, x: np.ndarray, weight: np.ndarray | None) -> tuple[Mixture, Prior | None]:
+        family, k = self._asked_for()
+        as_movable(family)
+        prior, random_state = self._prior(x, weight), check_random_state(self.random_state)
+        key = jax.random.key(random_state.randint(2**31 - 1))
+        start: Initializer
+        if self._is_started():
+            start = FromMixture(self._last(family, x.shape[1], "partial_fit", "make a new model"))
+        elif isinstance(self.init_params, str) and self.init_params == "search":
+            budget = None if self.n_init == 1 else default_budget(x.size * k) * self.n_init
+            searched = search(key, family, x, k, weight, budget=budget, prior=prior)
+            if Status(int(searched.best.status)).failed and searched.penalised is None:
+                why = self._why(searched.best, searched.collapse)
+                raise ValueError(f"No start was found in the first batch: {why}.")
+            return searched.best.mixture, prior
+        else:
+            start = self._start()
+        r = 1 if isinstance(start, FromMixture) else self.n_init
+        found = starts(key, family, x, k, r, start, weight)
+        return self._best_start([found[i] for i in range(r)], x, weight), prior
+
+    def _set_after_batch(self, mixture: Mixture, known: Batches) -> None:
+        finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((mixture.components, mixture.weights)))
+        wrong = mixture.family.check(mixture.components) if finite else "the parameters are not finite"
+        if wrong:
+            raise ValueError(
+                f"The M-step of partial_fit ended at no mixture: {wrong}. Give larger batches or a prior, or lower n_components."
+            )
+        self.mixture_, self.log_likelihood_, self.lower_bound_ = mixture, math.nan, known.bounds[-1]
+        self.status_ = Status.CONVERGED if known.converged else Status.RUNNING
+        self.converged_, self.n_iter_ = known.converged, len(known.bounds)
+
+    # -- climbs -------------------------------------------------------------------------------------------------------
+
+    def _prior(self, x: np.ndarray, weight: np.ndarray | None) -> Prior | None:
+        """The prior, made of the data if the parameter is a function."""
+        makes = callable(self.prior) and not hasattr(self.prior, "imagined")
+        return self.prior(x, weight) if makes else self.prior  # type: ignore[operator,misc,return-value]
 
     def _climb(self, family: Family, x: np.ndarray, weight: np.ndarray | None, key: Array) -> tuple[Result, str, bool]:
         """The best climb, how it ended, in words, and whether it was of a penalised objective."""
         k, warm = self.n_components, self.warm_start and hasattr(self, "mixture_")
-        makes = callable(self.prior) and not hasattr(self.prior, "imagined")
         options: dict[str, Any] = {
-            "prior": self.prior(x, weight) if makes else self.prior,  # type: ignore[operator,misc]
+            "prior": self._prior(x, weight),
             "stop": None if self.tol is None else GainBelow(self.tol),
             "max_iter": self.max_iter,
             "accelerator": hybrid(),
@@ -358,14 +593,14 @@ class MixtureModel(Estimator):
             raise ValueError(f"init_params has type {type(kind).__name__}; give a name, an initialiser or a mixture")
         return kind if callable(kind) else FromMixture(as_mixture(kind))
 
-    def _last(self, family: Family, d: int) -> Mixture:
-        """The mixture that a warm start goes on from."""
+    def _last(self, family: Family, d: int, what: str = "warm_start", remedy: str = "set warm_start=False") -> Mixture:
+        """The mixture that `what` goes on from."""
         last = self.mixture_
         columns = last.family.n_features(last.components)
         if (last.family, last.n_components, columns or d) != (family, self.n_components, d):
             raise ValueError(
-                f"warm_start goes on from {last.n_components} components of {last.family!r} in {columns} columns, but "
-                f"{self.n_components} of {family!r} in {d} were asked for; set warm_start=False to start anew"
+                f"{what} goes on from {last.n_components} components of {last.family!r} in {columns} columns, but "
+                f"{self.n_components} of {family!r} in {d} were asked for; {remedy} to start anew"
             )
         return last
 
@@ -412,6 +647,12 @@ class MixtureModel(Estimator):
             key = jax.random.key(random_state.randint(2**31 - 1))
             params = jax.tree.map(jax.numpy.asarray, mixture.components)
             return np.array(mixture.family.sample(key, params, jax.numpy.asarray(labels))), labels
+
+
+@jax.jit
+def _height_of(state: Online, prior: Prior | None) -> Array:
+    """The bound of the objective after a turn, `[]`."""
+    return objective(state.here, state.total, to_frame(prior, state.frame))
 
 
 def _print_progress(progress: Any) -> None:

@@ -91,7 +91,9 @@ class Files(Source):
         else:
             layout = _layout(self.paths, Asked(delimiter, decimal, header)) if suffix in TEXT else None
             self._schema, self._names, self._pieces = _arrow_pieces(self.paths, suffix, layout, texts)
-        self.columns = _chosen(self.paths[0], self._names, columns, weight)
+        inside = self._names if self._schema is None else _physical(self._pieces)
+        by_default = [name for name in self._names if name in inside and name != weight]
+        self.columns = _chosen(self.paths[0], self._names, by_default if columns is None else columns, weight)
         self._states = {path: _state(path) for path in self.paths}
         self._begins: list[tuple[int, str]] = []
         if self._schema is not None:
@@ -117,8 +119,9 @@ class Files(Source):
             values = np.load(piece.path, mmap_mode="r", allow_pickle=False)
             places = [self._names.index(name) for name in wanted]
             whole = wanted == list(self._names)
-            for first in range(*piece.part, rows):
-                block = values[first : min(first + rows, piece.part[1])]
+            begin, end = piece.part
+            for first in range(begin, end, rows):
+                block = values[first : min(first + rows, end)]
                 yield np.asarray(block if whole else block[:, places])
             return
         batches = piece.part.to_batches(
@@ -165,7 +168,9 @@ class Files(Source):
         sizes = np.cumsum([0, *(1 if piece.rows is None else piece.rows for piece in self._pieces)])
         ends = np.searchsorted(sizes, np.linspace(0, sizes[-1], count + 1))
         found = object.__new__(Files)
-        vars(found).update({name: value for name, value in vars(self).items() if name not in ("_described", "_checked")})
+        vars(found).update(
+            {name: value for name, value in vars(self).items() if name not in ("_described", "_checked")}
+        )
         found._pieces = self._pieces[ends[index] : ends[index + 1]]
         return found
 
@@ -279,10 +284,14 @@ def _found(paths: Any) -> tuple[str, ...]:
     for one in as_several(os.fspath(paths) if isinstance(paths, os.PathLike) else paths):
         text = os.fspath(one)
         if os.path.isdir(text):
-            inside = sorted(str(path) for path in Path(text).rglob("*") if path.is_file() and not path.name.startswith((".", "_")))
+            inside = sorted(
+                str(path) for path in Path(text).rglob("*") if path.is_file() and not path.name.startswith((".", "_"))
+            )
             known = [path for path in inside if _suffix(path) in (*TEXT, *ARROW, ".parquet", ".npy")]
             if not known:
-                raise DataError(f"{text} is a folder without a file that can be read; give one of Parquet, Arrow, CSV or npy")
+                raise DataError(
+                    f"{text} is a folder without a file that can be read; give one of Parquet, Arrow, CSV or npy"
+                )
             found += known
         elif glob.has_magic(text) and not os.path.exists(text):
             inside = sorted(glob.glob(text, recursive=True))
@@ -311,7 +320,9 @@ def _suffix_of(paths: tuple[str, ...]) -> str:
         raise DataError(f"the files have the suffixes {', '.join(sorted(suffixes))}; give files of one kind")
     suffix = suffixes.pop()
     if suffix not in (*TEXT, *ARROW, ".parquet", ".npy"):
-        raise DataError(f"{paths[0]} has the suffix {suffix!r}; give one of .parquet, .npy, {', '.join((*ARROW, *TEXT))}")
+        raise DataError(
+            f"{paths[0]} has the suffix {suffix!r}; give one of .parquet, .npy, {', '.join((*ARROW, *TEXT))}"
+        )
     return suffix
 
 
@@ -322,10 +333,14 @@ def _npy_pieces(paths: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[Piece, .
         with _errors_of(path):
             values = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf" or values.ndim != 2:
-            raise DataError(f"{path} is no npy file of real numbers [n, d]; it holds {getattr(values, 'dtype', 'several arrays')}")
+            raise DataError(
+                f"{path} is no npy file of real numbers [n, d]; it holds {getattr(values, 'dtype', 'several arrays')}"
+            )
         own = generated_names(values.shape[1])
         if names and own != names:
-            raise DataError(f"{path} has {len(own)} columns, {paths[0]} has {len(names)}; give files with the same columns")
+            raise DataError(
+                f"{path} has {len(own)} columns, {paths[0]} has {len(names)}; give files with the same columns"
+            )
         names, n = own, len(values)
         pieces += [Piece(path, (i, min(i + NPY_PIECE, n)), min(NPY_PIECE, n - i)) for i in range(0, n, NPY_PIECE)]
     return names, tuple(pieces)
@@ -334,7 +349,7 @@ def _npy_pieces(paths: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[Piece, .
 def _layout(paths: tuple[str, ...], asked: Asked) -> Any:
     """The layout of the first text file, which the others must share."""
     path = paths[0]
-    with _errors_of(path), gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:  # type: ignore[attr-defined]
+    with _errors_of(path), gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
         head = file.read(HEAD)
     if len(head) == HEAD:
         head = head[: head.rfind(b"\n") + 1] or head
@@ -343,7 +358,9 @@ def _layout(paths: tuple[str, ...], asked: Asked) -> Any:
     except LayoutError as error:
         raise DataError(f"{path}{error}") from None
     if layout.delimiter == BLANKS:
-        raise DataError(f"{path} parts its columns by runs of blanks, which cannot be streamed; convert it to CSV or Parquet")
+        raise DataError(
+            f"{path} parts its columns by runs of blanks, which cannot be streamed; convert it to CSV or Parquet"
+        )
     return layout
 
 
@@ -365,7 +382,7 @@ def _arrow_pieces(
         kinds = dict.fromkeys(layout.names, pyarrow.float64())
         kind = pyarrow.dataset.CsvFileFormat(
             parse_options=pyarrow.csv.ParseOptions(delimiter=layout.delimiter),
-            read_options=pyarrow.csv.ReadOptions(column_names=list(layout.names), skip_rows=layout.first_line - 1),
+            read_options=pyarrow.csv.ReadOptions(column_names=list(layout.names), skip_rows=layout.line - 1),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types=kinds, null_values=sorted({*texts, *MISSING}), decimal_point=layout.decimal
             ),
@@ -382,18 +399,20 @@ def _arrow_pieces(
             if layout is not None:
                 pieces.append(Piece(fragment.path, fragment, None))
             elif suffix == ".parquet":
-                pieces += [Piece(fragment.path, one, one.count_rows()) for one in fragment.split_by_row_group()]
+                pieces += [
+                    Piece(fragment.path, one, one.row_groups[0].num_rows) for one in fragment.split_by_row_group()
+                ]
             else:
                 pieces.append(Piece(fragment.path, fragment, fragment.count_rows()))
     names = tuple(name for name in every.schema.names if name.strip() and not name.startswith("__index_level_"))
+    if not pieces:
+        raise DataError(f"{paths[0]} holds no rows; give a file with at least one")
     return every.schema, names, tuple(pieces)
 
 
-def _chosen(
-    path: str, names: tuple[str, ...], columns: Sequence[str] | None, weight: str | None
-) -> tuple[str, ...]:
-    """The columns asked for, by default all but the weight."""
-    wanted = [name for name in names if name != weight] if columns is None else [columns] if isinstance(columns, str) else list(columns)
+def _chosen(path: str, names: tuple[str, ...], columns: Sequence[str], weight: str | None) -> tuple[str, ...]:
+    """The columns asked for, checked."""
+    wanted = [columns] if isinstance(columns, str) else list(columns)
     for name in (*wanted, *(() if weight is None else (weight,))):
         if name not in names:
             raise DataError(f"{path} has no column {name!r}; it has {', '.join(names)[:200]}")

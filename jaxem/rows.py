@@ -128,9 +128,7 @@ def as_rows(
     """Checked and ready rows for passes under mixtures of a family; Rows are returned as they are.
 
     Args:
-        family: the kind of component.
         x: `[n, d]`, or Rows, which carry their own weights.
-        sample_weight: `[n]` or None.
         n_components: k, by which blocks are cut.
         like: a Mixture; x must have as many columns. The rows get the wider of the two dtypes.
         lanes: how many mixtures a pass works on at once.
@@ -138,7 +136,7 @@ def as_rows(
         centred: the columns to centre; by default `family.location`.
         mesh: the devices to spread rows from the host over.
         order: `[n]`, in which rows from the host are to lie.
-        streams: whether the caller can pass over a `Source` of many rows, which becomes a Stream (source.py).
+        streams: whether the caller can pass over a `Source`, which becomes a Stream (source.py).
 
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
@@ -157,8 +155,8 @@ def as_rows(
     n, d = data.shape
     weights = as_weights(sample_weight, n, dtype)
     check_start(family, data, weights, like)
-    centred, row_floats = family.location if centred is None else centred, family.row_floats(n_components * lanes, d)
-    size_of_block = functools.partial(block_size, row_floats=row_floats, dtype=dtype, chunk_size=chunk_size)
+    centred, floats = family.location if centred is None else centred, family.row_floats(n_components * lanes, d)
+    size_of_block = functools.partial(block_size, row_floats=floats, dtype=dtype, chunk_size=chunk_size)
     if isinstance(data, np.ndarray):
         if data.dtype.itemsize > dtype.itemsize:
             warn_of_coarse(data, dtype)

@@ -18,7 +18,7 @@ import math
 import time
 import warnings
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ except ModuleNotFoundError as error:  # the extra is missing
 
 from jaxem.estimator import (
     FLOATS,
+    Batches,
     Estimator,
     LostRowError,
     as_n_samples,
@@ -59,6 +60,7 @@ from jaxem.families.tied import Tied
 from jaxem.lanes import Queue, Settings, lane_count, run_through
 from jaxem.mixture import Mixture
 from jaxem.moments import CHUNK
+from jaxem.online import DECAY, OFFSET
 from jaxem.priors import Prior
 from jaxem.racing import default_budget, search
 from jaxem.rows import Rows, as_rows
@@ -107,6 +109,8 @@ class GaussianMixture(Estimator):
             are left to gain, and uses neither `reg_covar` nor `tol` nor `max_iter`; responsibilities `[n, k]`; or a
             function of (X, n_components, random_state) that gives them.
         chunk_size: rows worked on at a time; computed from the shapes by default.
+        learning_decay, learning_offset: of `partial_fit` without labels: how fast old batches fade, above 1/2 and at most 1;
+            and by how many batches the count of batches is put forward.
 
     Attributes are scikit-learn's, and
 
@@ -146,6 +150,8 @@ class GaussianMixture(Estimator):
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "chunk_size": [Interval(Integral, 1, None, closed="left"), None],
+        "learning_decay": [Interval(Real, 0.5, 1.0, closed="right")],
+        "learning_offset": [Interval(Real, 0.0, None, closed="left")],
     }
 
     def __init__(
@@ -166,6 +172,8 @@ class GaussianMixture(Estimator):
         verbose: int = 0,
         verbose_interval: int = 10,
         chunk_size: int | None = None,
+        learning_decay: float = DECAY,
+        learning_offset: float = OFFSET,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -182,6 +190,8 @@ class GaussianMixture(Estimator):
         self.verbose = verbose
         self.verbose_interval = verbose_interval
         self.chunk_size = chunk_size
+        self.learning_decay = learning_decay
+        self.learning_offset = learning_offset
 
     @classmethod
     def from_parameters(
@@ -227,26 +237,14 @@ class GaussianMixture(Estimator):
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, X: Any, sample_weight: Any) -> None:  # noqa: N803
         x = self._as_rows(X, reset=True)
-        n, d = x.shape
-        if n < self.n_components:
-            raise ValueError(
-                "Expected n_samples >= n_components "
-                f"but got n_components = {self.n_components}, n_samples = {n}"
-            )  # fmt: skip
         weight = None if sample_weight is None else _scaled(sample_weight, x)
-        if weight is not None and np.count_nonzero(weight) < self.n_components:
-            raise ValueError(
-                f"sample_weight is positive for {np.count_nonzero(weight)} rows, fewer than n_components = {self.n_components}"
-            )
-        given = self._given(x.dtype, d)
-        warm = self.warm_start and hasattr(self, "converged_")
-        searching = isinstance(self.init_params, str) and self.init_params == "search" and not warm
+        self._check_rows(x, weight)
+        warm = self.warm_start and self._is_started()
+        given, searching = self._given(x.dtype, x.shape[1]), self._searches() and not warm
         if warm:
-            self._check_warm_start(d)
-        if searching and any(one is not None for one in given):
-            raise ValueError(
-                "init_params='search' makes its own starts; leave weights_init, means_init and precisions_init out"
-            )
+            self._check_warm_start(x.shape[1])
+        if searching:
+            _check_none(given)
         _check_scale(x, weight, 0.0 if searching else self.reg_covar)
         random_state = check_random_state(self.random_state)
         with self._float_scope(x.dtype):
@@ -266,16 +264,78 @@ class GaussianMixture(Estimator):
         self.restart_lower_bounds_ = found.last_bounds
         self.restart_statuses_ = found.statuses
 
-    def _check_warm_start(self, d: int) -> None:
+    # -- batches ------------------------------------------------------------------------------------------------------
+
+    def _is_started(self) -> bool:
+        return hasattr(self, "converged_")
+
+    def _asked_for(self) -> tuple[Gaussian, int]:
+        return self._family, self.n_components
+
+    def _begin(self, x: np.ndarray, weight: np.ndarray | None) -> tuple[Mixture, Prior | None]:
+        scaled = None if weight is None else shares_of_weight(weight).astype(x.dtype)
+        if self._is_started():
+            self._check_warm_start(x.shape[1], "partial_fit", "make a new model")
+            found = [self._parameters().astype(x.dtype)]
+            _check_scale(x, scaled, self.reg_covar)
+        else:
+            found = self._first_starts(x, scaled)
+        rows = as_rows(self._family, x, weight, self.n_components)
+        sound = [one for one in found if _are_proper(one.covariances, self._family)]
+        if not sound:
+            raise ValueError(_ill_defined(x.dtype))
+        sound = [one._replace(weights=one.weights / one.weights.sum()) for one in sound]
+        start = self._best_start([one.as_mixture(self._family) for one in sound], x, weight)
+        return start, _RegCovar.of(self.reg_covar, rows, self._family)
+
+    def _first_starts(self, x: np.ndarray, weight: np.ndarray | None) -> list["Parameters"]:
+        """The starts that a first batch gives."""
+        self._check_rows(x, weight)
+        given, random_state = self._given(x.dtype, x.shape[1]), check_random_state(self.random_state)
+        _check_scale(x, weight, self.reg_covar)
+        if not self._searches():
+            return self._starts(x, weight, given, random_state)
+        _check_none(given)
+        return [self._search(x, weight, random_state).parameters]
+
+    def _prior_of(self, known: Batches) -> Prior | None:
+        reg_covar = jnp.asarray(self.reg_covar, known.state.weight.dtype)
+        return dataclasses.replace(cast("_RegCovar", known.prior), reg_covar=reg_covar)
+
+    def _set_after_batch(self, mixture: Mixture, known: Batches) -> None:
+        self._set(Parameters.of(mixture), self._family)
+        self.converged_, self.n_iter_ = known.converged, len(known.bounds)
+        self.lower_bound_, self.lower_bounds_ = known.bounds[-1], known.bounds
+        self.restart_lower_bounds_ = np.array(known.bounds[-1:])
+        self.restart_statuses_ = (("CONVERGED" if known.converged else "RUNNING"),)
+
+    # -- starts -------------------------------------------------------------------------------------------------------
+
+    def _searches(self) -> bool:
+        return isinstance(self.init_params, str) and self.init_params == "search"
+
+    def _check_rows(self, x: np.ndarray, weight: np.ndarray | None) -> None:
+        """Whether there are enough rows to draw a start from."""
+        if len(x) < self.n_components:
+            raise ValueError(
+                "Expected n_samples >= n_components "
+                f"but got n_components = {self.n_components}, n_samples = {len(x)}"
+            )  # fmt: skip
+        if weight is not None and np.count_nonzero(weight) < self.n_components:
+            raise ValueError(
+                f"sample_weight is positive for {np.count_nonzero(weight)} rows, fewer than n_components = {self.n_components}"
+            )
+
+    def _check_warm_start(self, d: int, what: str = "warm_start", remedy: str = "set warm_start=False") -> None:
         """Whether the fitted parameters are a start for data of d features."""
         k = self.n_components
         shape = self._family.covariance_shape(k, d)
         found = np.shape(self.weights_), np.shape(self.means_), np.shape(self.precisions_cholesky_)
         if found != ((k,), (k, d), shape):
             raise ValueError(
-                f"warm_start goes on from means_ of shape {found[1]} and covariances of shape {found[2]}, but "
-                f"{k} components of covariance_type {self.covariance_type!r} and {d} features were asked for; set "
-                "warm_start=False to start anew"
+                f"{what} goes on from means_ of shape {found[1]} and covariances of shape {found[2]}, but "
+                f"{k} components of covariance_type {self.covariance_type!r} and {d} features were asked for; {remedy} "
+                "to start anew"
             )
 
     def _given(self, dtype: Any, d: int) -> "Given":
@@ -822,6 +882,13 @@ def _are_proper(covariances: np.ndarray, family: Gaussian) -> bool:
 
 def _ill_defined(dtype: Any) -> str:
     return ILL_DEFINED + (IN_SINGLE if np.dtype(dtype) == np.float32 else "")
+
+
+def _check_none(given: Given) -> None:
+    if any(one is not None for one in given):
+        raise ValueError(
+            "init_params='search' makes its own starts; leave weights_init, means_init and precisions_init out"
+        )
 
 
 def _check_shape(array: np.ndarray, shape: tuple[int, ...], name: str) -> None:

@@ -20,10 +20,11 @@ import numpy as np
 from jax import Array
 
 from jaxem.families.base import Family
+from jaxem.families.movable import Movable
 from jaxem.moments import weighted_moments
 
 
-class _Composed(Family):
+class _Composed(Movable):
     """What both share. `_rows`, `_share` and `_join` say how they differ."""
 
     parts: tuple[tuple[Family, Any], ...]
@@ -101,6 +102,16 @@ class _Composed(Family):
 
     def m_step(self, params: Any, stats: Any) -> Any:
         return tuple(self._each(lambda f, *of: f.m_step(*of), params, stats))
+
+    @property
+    def movable(self) -> bool:
+        return all(isinstance(family, Movable) and family.movable for family in self.families)
+
+    def move_stats(self, old: Any, new: Any, stats: Any) -> Any:
+        return tuple(self._each(lambda f, *of: f.move_stats(*of), old, new, stats))
+
+    def expected(self, params: Any, stats: Any) -> Array:
+        return reduce(jnp.add, self._each(lambda f, *of: f.expected(*of), params, stats))
 
     def unconstrain(self, params: Any) -> Array:
         return jnp.concatenate(self._each(lambda f, p: f.unconstrain(p), params))

@@ -26,6 +26,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.families.base import Family
+from jaxem.families.movable import Movable
 from jaxem.primitives import alive, dot, epsilon, normalise, positive, tiny, weighted_sum
 from jaxem.priors import Beta, DirichletProbs, Gamma
 from jaxem.stats import Stats
@@ -61,7 +62,7 @@ class Totals(NamedTuple):
     totals: Array
 
 
-class Discrete(Family):
+class Discrete(Movable):
     """What the three share: a pass and its statistics, given T, eta, A and h."""
 
     @abc.abstractmethod
@@ -116,6 +117,12 @@ class Discrete(Family):
             return jnp.where(owned.reshape(*owned.shape, *(1,) * (new.ndim - 2)), new, old)
 
         return jax.tree.map(keep, self.of_totals(stats), params)
+
+    def move_stats(self, old: Any, new: Any, stats: Totals) -> Totals:
+        return stats
+
+    def expected(self, params: Any, stats: Totals) -> Array:
+        return jnp.sum(self.natural(params) * stats.totals) - jnp.sum(stats.counts[:, :1] * self.normaliser(params))
 
     def marginal(self, params: Any, columns: np.ndarray) -> tuple[Family, Any]:
         return self, jax.tree.map(lambda leaf: leaf[:, columns], params)

@@ -25,7 +25,7 @@ the eigenvectors of sum_j p_j S_j, and takes the lower end, so the proxy never f
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ from jaxem.families.gaussian import (
     Spherical,
 )
 from jaxem.families.matrices import Full
+from jaxem.families.movable import Movable
 from jaxem.families.tied import Tied, TiedDiagonal, TiedSpherical
 from jaxem.linalg import (
     ASYMMETRY,
@@ -93,7 +94,7 @@ class EllipsoidalParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
-class Ellipsoidal(Family):
+class Ellipsoidal(Movable):
     """One of mclust's fourteen forms of a Gaussian, such as `Ellipsoidal("VEV")`.
 
     The letters are those of volume, shape and orientation: E for equal, V for varying, I for the identity. They may be given
@@ -233,6 +234,12 @@ class Ellipsoidal(Family):
             if new.orientations is None or params.orientations is None
             else keep(new.orientations, params.orientations, self.orientation),
         )
+
+    def move_stats(self, old: EllipsoidalParams, new: EllipsoidalParams, stats: GaussianStats) -> GaussianStats:
+        return cast(GaussianStats, FULL.move_stats(self.as_gaussians(old), self.as_gaussians(new), stats))
+
+    def expected(self, params: EllipsoidalParams, stats: GaussianStats) -> Array:
+        return FULL.expected(self.as_gaussians(params), stats)
 
     def _parts(self, params: EllipsoidalParams, covariances: Array, shares: Array) -> tuple[Array, Array, Array | None]:
         """Volumes, shapes and orientations that fit matrices S_j `[k, d, d]` of which component j has the share p_j best."""

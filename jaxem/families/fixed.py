@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.families.base import Family
+from jaxem.families.movable import Movable
 from jaxem.primitives import epsilon
 
 EDGE = 16
@@ -34,7 +35,7 @@ class LabelledParams(NamedTuple):
     nothing: Array
 
 
-class _Fixed(Family):
+class _Fixed(Movable):
     """What has no free parameters: every step leaves it as it is."""
 
     def suff_stats(self, params: Any, x: Array, resp: Array) -> Any:
@@ -42,6 +43,12 @@ class _Fixed(Family):
 
     def m_step(self, params: Any, stats: Any) -> Any:
         return params
+
+    def move_stats(self, old: Any, new: Any, stats: Any) -> Any:
+        return stats
+
+    def expected(self, params: Any, stats: Any) -> Array:
+        return jnp.zeros((), stats.dtype)
 
     def unconstrain(self, params: Any) -> Array:
         return jnp.zeros(0, params[0].dtype)

@@ -39,9 +39,8 @@ from jaxem.distances import (
     over_components,
 )
 from jaxem.families.base import Family
-from jaxem.linalg import (
-    make_proper,
-)
+from jaxem.families.movable import CANCELLATION, AboutMeans
+from jaxem.linalg import make_proper
 from jaxem.moments import weighted_moments
 from jaxem.primitives import alive, all_lanes, dot, epsilon, normalise, positive, tiny, weighted_sum
 from jaxem.priors import NormalInverseWishart
@@ -53,8 +52,6 @@ MIN_EIGENVALUE, FEW = 1e-4, 5
 the first and it holds fewer than FEW * (d + 1) rows: a spike on a few rows, not a tight cluster of many"""
 FLAT = 8
 """units of rounding below which that eigenvalue is a collapse however many rows there are"""
-CANCELLATION = 8
-"""units of rounding of delta^2 that a variance is raised by, so that cancelled digits cannot make it negative"""
 NOT_PROPER = "covariances is not positive definite"
 
 
@@ -94,7 +91,7 @@ class Prepared(NamedTuple):
 FirstMoments = Callable[[Array, Array, Array], Array]  # of columns [d, b] about means [k, d], weighted by resp [k, b]
 
 
-class Gaussian(Family):
+class Gaussian(AboutMeans):
     """What the six share: means, and everything but the form of the covariances."""
 
     location = True
@@ -113,10 +110,6 @@ class Gaussian(Family):
     def precisions(self, covariances: Array) -> Array:
         """What distances are measured with: inverse variances, or inv(L) of matrices Sigma = L L'."""
         return 1.0 / covariances
-
-    @abc.abstractmethod
-    def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
-        """Log determinants, `[k]` or `[]`; NaN where there is no density."""
 
     @abc.abstractmethod
     def squares(self, means: Array, precisions: Array, x: Array) -> Array:
@@ -141,10 +134,6 @@ class Gaussian(Family):
     @abc.abstractmethod
     def scatter(self, matrix: Array, weights: Array) -> Array:
         """`second` of GaussianStats for a scatter matrix `[d, d]` that component j has `weights[j]` times."""
-
-    @abc.abstractmethod
-    def outer(self, moves: Array) -> Array:
-        """`second` of GaussianStats for one row of weight 1 in each component, at differences `moves` `[k, d]`."""
 
     @abc.abstractmethod
     def traces(self, precisions: Array, scatter: Array) -> Array:

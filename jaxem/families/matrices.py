@@ -48,6 +48,12 @@ class ByMatrices(Gaussian):
     def traces(self, precisions: Array, scatter: Array) -> Array:
         return jnp.sum(dot("...ij,jk->...ik", precisions, scatter) * precisions, axis=(-2, -1))
 
+    def on_diagonal(self, second: Array) -> Array:
+        return second * jnp.broadcast_to(jnp.eye(second.shape[-1], dtype=second.dtype), second.shape)
+
+    def distance_sum(self, precisions: Array, second: Array) -> Array:
+        return jnp.sum(dot("...ij,...ik->...jk", precisions, precisions) * second)
+
     def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
         return degrees + scale.shape[0] + 1.0, scale
 

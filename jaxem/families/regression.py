@@ -32,6 +32,7 @@ from jaxem.families.gaussian import (
     GaussianParams,
     Spherical,
 )
+from jaxem.families.movable import Movable
 from jaxem.linalg import whitener
 from jaxem.primitives import alive, dot, epsilon, positive, tiny
 
@@ -66,7 +67,7 @@ class RegressionStats(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression(Family):
+class Regression(Movable):
     """A plane and a variance for each component: the last of `n_covariates + 1` columns, given the others.
 
     With `n_covariates` 0 it is a Gaussian of one column. Several responses: a `Product` in which each has its own Regression
@@ -133,6 +134,21 @@ class Regression(Family):
         levels = params.levels + delta[:, 0] + jnp.sum(coefficients * moved, axis=1)
         variances = jnp.where(owned, variances, params.variances)
         return RegressionParams(levels, coefficients, variances, params.origins + moved)
+
+    def move_stats(self, old: RegressionParams, new: RegressionParams, stats: RegressionStats) -> RegressionStats:
+        moved, steeper = new.origins - old.origins, new.coefficients - old.coefficients
+        higher = new.levels - old.levels - dot("kc,kc->k", new.coefficients, moved)
+        c = jnp.concatenate([higher[:, None], steeper], axis=1)  # the new residual is e - c . u
+        slope = stats.slope - dot("kij,kj->ki", stats.gram, c)
+        squares = stats.squares - jnp.sum(c * (stats.slope + slope), axis=1)
+        # u about the new origins is u less `moved` times its first entry, which is 1
+        by = jnp.concatenate([jnp.zeros_like(higher)[:, None], moved], axis=1)
+        half = stats.gram - by[:, :, None] * stats.gram[:, :1, :]
+        gram = half - half[:, :, :1] * by[:, None, :]
+        return RegressionStats(gram, slope - by * slope[:, :1], squares, stats.counts)
+
+    def expected(self, params: RegressionParams, stats: RegressionStats) -> Array:
+        return -0.5 * jnp.sum(stats.counts * jnp.log(params.variances) + stats.squares / params.variances)
 
     def unconstrain(self, params: RegressionParams) -> Array:
         log_variances = jnp.log(jnp.maximum(params.variances, tiny(params.variances.dtype)))

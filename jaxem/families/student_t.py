@@ -27,6 +27,7 @@ from jaxem.distances import first_moments_by_differences
 from jaxem.families.base import Family
 from jaxem.families.gaussian import GaussianParams, GaussianStats
 from jaxem.families.matrices import Full
+from jaxem.families.movable import Movable
 from jaxem.primitives import alive, epsilon, normalise, positive, weighted_sum
 from jaxem.priors import NormalInverseWishart
 from jaxem.stats import Stats
@@ -60,7 +61,7 @@ class StudentTStats(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class StudentT(Family):
+class StudentT(Movable):
     """Student's t with a scale matrix `[k, d, d]` for each component and its degrees of freedom `[k]`.
 
     Robust where `Full` is not: a row far away counts little. `dof` fixes the degrees of freedom of all components; by
@@ -110,6 +111,15 @@ class StudentT(Family):
         owned = alive(stats.counts)
         dofs = _solve_dof(stats.excess / positive(stats.counts) - 1.0)
         return StudentTParams(*normal, jnp.where(owned, dofs, params.dofs))
+
+    def move_stats(self, old: StudentTParams, new: StudentTParams, stats: StudentTStats) -> StudentTStats:
+        return stats._replace(moments=NORMAL.move_stats(_normal(old), _normal(new), stats.moments))
+
+    def expected(self, params: StudentTParams, stats: StudentTStats) -> Array:
+        # of a scale: its E (log tau - tau) is -excess, beside terms without parameters
+        half = 0.5 * params.dofs
+        of_scales = stats.counts * (half * jnp.log(half) - gammaln(half)) - half * stats.excess
+        return NORMAL.expected(_normal(params), stats.moments) + jnp.sum(of_scales)
 
     def bound(self, new: StudentTParams, old: StudentTParams, x: Array) -> Array:
         (normal, dof), (_, dof_new) = self.prepare(old), self.prepare(new)
