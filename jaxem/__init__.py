@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import influences as influences
     from jaxem import init as init
     from jaxem import io as io
+    from jaxem import journal as journal
     from jaxem import lanes as lanes
     from jaxem import laws as laws
     from jaxem import layout as layout
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import plots as plots
     from jaxem import primitives as primitives
     from jaxem import priors as priors
+    from jaxem import processes as processes
     from jaxem import program as program
     from jaxem import queue as queue
     from jaxem import racing as racing
@@ -141,6 +143,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.priors import Gamma as Gamma
     from jaxem.priors import NormalInverseWishart as NormalInverseWishart
     from jaxem.priors import Prior as Prior
+    from jaxem.processes import from_processes as from_processes
     from jaxem.queue import Landscape as Landscape
     from jaxem.queue import RestartsProgress as RestartsProgress
     from jaxem.queue import best as best
@@ -260,6 +263,7 @@ _HOME = {
     "likelihood_ratio_test": "comparison",
     "sorted_components": "ordering",
     "Source": "source",
+    "from_processes": "processes",
     "Files": "files",
     "predict_to": "files",
     "set_threads": "threads",
@@ -311,6 +315,7 @@ _MODULES = (
     "influences",
     "init",
     "io",
+    "journal",
     "lanes",
     "laws",
     "layout",
@@ -327,6 +332,7 @@ _MODULES = (
     "plots",
     "primitives",
     "priors",
+    "processes",
     "program",
     "queue",
     "racing",

@@ -329,21 +329,27 @@ def run_through(
     *,
     limit: Any = NO_LIMIT,
     look: Callable[[Queue], None] | None = None,
+    entry: Any = None,
 ) -> tuple[Queue, Result]:
     """All turns there are to make, of new climbs up to turn `limit` of each or of a queue, from the host in bounded pieces.
 
-    Between two pieces Ctrl-C is heard; after each `look` sees the queue.
+    Between two pieces Ctrl-C is heard; after each `look` sees the queue, and an `entry` of a journal remembers it.
     """
     mixture = climbs if isinstance(climbs, Mixture) else climbs.lanes.here.mixture
     if settings.mesh is None and is_by_parts(rows, mixture.n_components, settings.width):
-        return _run_by_parts(climbs, rows, prior, stop, settings, limit, look)
+        return _run_by_parts(climbs, rows, prior, stop, settings, limit, look, entry)
     rows = cast(Rows, rows)
     pace = Pace(turn_seconds(rows, mixture, settings.width))
+    first = np.int32(0) if entry is not None else pace.turns()  # of no turns, for the kind of pytree that a queue is
     if isinstance(climbs, Mixture):
-        queue, results = open_and_run(climbs, rows, prior, stop, np.asarray(limit, np.int32), pace.turns(), settings)
+        queue, results = open_and_run(climbs, rows, prior, stop, np.asarray(limit, np.int32), first, settings)
     else:
-        queue, results = run(climbs, rows, prior, stop, pace.turns(), settings)
+        queue, results = run(climbs, rows, prior, stop, first, settings)
+    if entry is not None:
+        queue, results = run(entry.restored(queue), rows, prior, stop, pace.turns(), settings)
     while True:
+        if entry is not None:
+            entry.save(queue)
         if look is not None:
             look(queue)
         if not _has_more(queue):
@@ -358,18 +364,20 @@ def run_by_threads(
     stop: StoppingRule,
     settings: Settings,
     look: Callable[[list[Queue]], None] | None = None,
+    entry: Any = None,
 ) -> Result:
-    """All turns of new climbs, of which each thread has a queue of its own; `look` sees the queues after each piece."""
+    """All turns of new climbs, of which each thread has a queue of its own; `look` and `entry` see the queues after each
+    piece."""
     r, k = mixtures.log_weights.shape
     shared, of_replicas = (rows.rows, True) if isinstance(rows, Replicas) else (rows, False)
     threads = min(n_threads(), r) if r * turn_work(shared, k) > SHARED and jax.default_backend() == "cpu" else 1
     if not of_replicas and (threads == 1 or settings.mesh is not None or is_by_parts(shared, k, settings.width)):
         of_one = None if look is None else lambda queue: look([queue])
-        return run_through(mixtures, shared, prior, stop, settings, look=of_one)[1]
+        return run_through(mixtures, shared, prior, stop, settings, look=of_one, entry=entry)[1]
     mine = np.arange(-(-r // threads) * threads).reshape(-1, threads).T  # in turn; those of number r and above are none
     own = settings._replace(width=min(settings.width, mine.shape[1]))
     pace = Pace(turn_seconds(shared, mixtures, own.width))
-    turns = pace.turns()
+    turns = np.int32(0) if entry is not None else pace.turns()
 
     data = [rows.of(np.minimum(index, r - 1)) if isinstance(rows, Replicas) else rows for index in mine]
 
@@ -378,7 +386,12 @@ def run_by_threads(
         return open_and_run(starts, rows, prior, stop, np.where(index < r, NO_LIMIT, -1).astype(np.int32), turns, own)
 
     made = run_all([functools.partial(begin_climbs, *of_one) for of_one in zip(mine, data, strict=True)])
+    if entry is not None:
+        queues = entry.restored([queue for queue, _ in made])
+        made = [run(queue, data[i], prior, stop, turns, own) for i, queue in enumerate(queues)]
     while True:
+        if entry is not None:
+            entry.save([queue for queue, _ in made])
         if look is not None:
             look([queue for queue, _ in made])
         busy = [i for i, (queue, _) in enumerate(made) if _has_more(queue)]
@@ -401,6 +414,7 @@ def _run_by_parts(
     settings: Settings,
     limit: Any,
     look: Any,
+    entry: Any,
 ) -> tuple[Queue, Result]:
     """`run_through` whose passes are made by several threads and whose decisions by one program."""
     if isinstance(climbs, Queue):
@@ -409,8 +423,13 @@ def _run_by_parts(
         r, dtype = climbs.log_weights.shape[0], climbs.log_weights.dtype
         traces = np.full((r, settings.max_iter + 1), np.nan, dtype)
     queue, going, limits = _fill(climbs, rows.frame, limit, settings)
+    if entry is not None:
+        queue, traces = entry.restored((queue, traces))
+        queue, going, limits = _fill(queue, rows.frame, limit, settings)
     width, useful, executed, told = settings.width, 0, 0, time.perf_counter()
     while True:
+        if entry is not None:
+            entry.save((queue, traces))
         if look is not None and (time.perf_counter() - told > PIECE_SECONDS or not _has_more(queue)):
             counts = [np.full(1, count, np.int32) for count in (useful, executed)]
             look(queue._replace(traces=traces, useful=counts[0], executed=counts[1]))

@@ -28,6 +28,7 @@ where the metric I_c, which is unknown, nearly cancels if coordinates are in nat
 
 import dataclasses
 import functools
+import os
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -41,6 +42,7 @@ from jaxem.display import readable, result_card
 from jaxem.em import m_step, objective, pass_over, to_frame
 from jaxem.families.base import Family
 from jaxem.implicit import from_optimum
+from jaxem.journal import journal_at
 from jaxem.mixture import Mixture
 from jaxem.moments import zeros_like_result
 from jaxem.parts import Passed, is_by_parts, pass_in_parts
@@ -233,6 +235,7 @@ def fit(
     max_iter: int = MAX_ITER,
     accelerator: Any = None,
     chunk_size: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Result:
     """Climb from `mixture` to a maximum of the objective by EM.
 
@@ -241,7 +244,7 @@ def fit(
 
     Args:
         mixture: the start.
-        x: `[n, d]`, or `Rows` made ready before.
+        x: `[n, d]`, `Rows` made ready before, or a `Source`.
         sample_weight: `[n]`, non-negative; a row of weight 0 is absent, one of weight 3 stands for three.
         prior: what is known of the parameters; the objective is then log-likelihood + log prior.
         stop: when the climb is over; by default `GainBelow(1e-10)`, in float32 `GainBelow(1e-5)`; with an accelerator
@@ -251,6 +254,7 @@ def fit(
         accelerator: `hybrid()`, `squarem()`, `anderson()`, or any `optax.GradientTransformationExtraArgs` of EM's
             displacement in the chart (see the head of loop.py); None for plain EM. Static.
         chunk_size: rows worked on at a time; computed from the shapes by default.
+        checkpoint: a file, written every few seconds; if it is there, the climb goes on from it, to the same numbers.
 
     Returns:
         A Result whose log-likelihood is that of the mixture in it. Failure is a status in it, not an exception.
@@ -277,11 +281,13 @@ def fit(
 
     def find(mixture: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule) -> Result:
         if not is_traced(mixture, stop, prior) and is_by_parts(rows, mixture.n_components):
-            return _fit_in_parts(mixture, rows, prior, stop, max_iter, accelerator)
+            return _fit_in_parts(mixture, rows, prior, stop, max_iter, accelerator, entry)
         options, seconds = (rows, prior, stop), turn_seconds(rows, mixture)
-        return cast(Result, in_pieces(_fit, mixture, options, (max_iter, accelerator), max_iter + 1, seconds))
+        return cast(Result, in_pieces(_fit, mixture, options, (max_iter, accelerator), max_iter + 1, seconds, entry))
 
-    return cast(Result, from_optimum(find, mixture, rows, prior, stop))
+    with journal_at(checkpoint, "fit", rows, mixture, prior, stop, max_iter, accelerator) as journal:
+        entry = None if journal is None else journal.entry()
+        return cast(Result, from_optimum(find, mixture, rows, prior, stop))
 
 
 def _climb(
@@ -295,12 +301,16 @@ def _climb(
 
 
 def _fit_in_parts(
-    mixture: Mixture, rows: Passed, prior: Any, stop: StoppingRule, max_iter: int, accelerator: Any
+    mixture: Mixture, rows: Passed, prior: Any, stop: StoppingRule, max_iter: int, accelerator: Any, entry: Any
 ) -> Result:
     """The same climb, its passes driven by the host and its decisions made by one program."""
     state, prior = _begin(mixture, rows.frame, prior, accelerator)
     trace, going = np.full(max_iter + 1, np.nan, state.here.objective.dtype), True
+    if entry is not None:
+        state, trace = entry.restored((state, trace))
     while going:
+        if entry is not None:  # a state that has a turn to make
+            entry.save((state, trace))
         stats = pass_in_parts(query(state), rows)
         state, result, going, place = _settle(state, stats, rows.frame, prior, stop, max_iter, accelerator)
         trace[place : place + 1] = state.here.objective

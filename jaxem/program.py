@@ -278,18 +278,28 @@ class Pace:
 
 
 def in_pieces(
-    program: Program, climb: Any, options: tuple[Any, ...], fixed: tuple[Any, ...], most: int, seconds: float
+    program: Program,
+    climb: Any,
+    options: tuple[Any, ...],
+    fixed: tuple[Any, ...],
+    most: int,
+    seconds: float,
+    entry: Any = None,
 ) -> Any:
     """The last result of `program(climb, *options, n_turns, *fixed) -> (climb, result, going)`, called while `going`.
 
-    In a trace it is called once, for the `most` turns that there are.
+    In a trace it is called once, for the `most` turns that there are. An `entry` of a journal remembers the climb.
     """
     if is_traced(climb, options) or is_staging():
         return program(climb, *options, most, *fixed)[1]
+    if entry is not None:  # of no turns, for the kind of pytree that a climb is
+        climb = entry.restored(program(climb, *options, np.int32(0), *fixed)[0])
     pace = Pace(seconds)
     while True:
         turns = min(pace.turns(), np.int32(most))
         climb, result, going = program(climb, *options, turns, *fixed)
+        if entry is not None:
+            entry.save(climb)
         if turns >= most or not going:
             return result
 

@@ -5,6 +5,7 @@ alone: more starts do not change the earlier ones. The climbs run in the lanes o
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -29,6 +30,7 @@ from jaxem.display import landscape_card, readable
 from jaxem.families.base import Family
 from jaxem.implicit import from_optimum
 from jaxem.init import EQUIVARIANT, FromResponsibilities, Initializer, KMeansPlusPlus
+from jaxem.journal import journal_at
 from jaxem.lanes import Queue, Settings, lane_count, open_and_run, run_by_threads
 from jaxem.loop import MAX_ITER, MAX_TURNS, NO_LIMIT, NOISE, Result, as_options, rows_to_fit
 from jaxem.mixture import Mixture
@@ -154,6 +156,7 @@ def fit_restarts(
     accelerator: Any = None,
     chunk_size: int | None = None,
     callback: Callable[[RestartsProgress], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Result:
     """`fit` from every mixture of a batch, leaves `[r, ...]`, at once.
 
@@ -167,7 +170,7 @@ def fit_restarts(
         mixtures: the starts, leaves `[r, ...]`.
         x: `[n, d]`, shared by all, `Rows`, or a `Source`, of which all climbs share each block.
         callback: called with `RestartsProgress` between pieces.
-        sample_weight, prior, stop, max_iter, accelerator, chunk_size: as for `fit`.
+        sample_weight, prior, stop, max_iter, accelerator, chunk_size, checkpoint: as for `fit`.
 
     Returns:
         A Result with leaves `[r, ...]`. A restart that fails says so in its status and spoils no other.
@@ -187,12 +190,20 @@ def fit_restarts(
     stop, prior = as_options(mixtures.family, rows, stop, prior, accelerator)
     if settings.mesh is not None:
         rows = jax.device_put(rows, NamedSharding(settings.mesh, PartitionSpec()))
-    find = functools.partial(_climb_all, settings=settings, callback=callback)
-    return cast(Result, from_optimum(find, mixtures, rows, prior, stop))
+    with journal_at(checkpoint, "fit_restarts", rows, mixtures, prior, stop, settings) as journal:
+        entry = None if journal is None else journal.entry()
+        find = functools.partial(_climb_all, settings=settings, callback=callback, entry=entry)
+        return cast(Result, from_optimum(find, mixtures, rows, prior, stop))
 
 
 def _climb_all(
-    mixtures: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule, settings: Settings, callback: Any
+    mixtures: Mixture,
+    rows: Rows,
+    prior: Prior | None,
+    stop: StoppingRule,
+    settings: Settings,
+    callback: Any,
+    entry: Any,
 ) -> Result:
     """`fit_restarts` of checked arguments, without derivatives."""
     r = mixtures.log_weights.shape[0]
@@ -207,7 +218,7 @@ def _climb_all(
         if callback is not None:
             callback(seen)
 
-    results = run_by_threads(mixtures, rows, prior, stop, settings, look if callback else None)
+    results = run_by_threads(mixtures, rows, prior, stop, settings, look if callback else None, entry)
     if settings.mesh is None:
         return results
     # from several devices to arrays of the default one, without the padding

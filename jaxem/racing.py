@@ -13,6 +13,7 @@ DEGENERATE.
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -35,6 +36,7 @@ from jaxem.devices import mesh_of, mesh_under
 from jaxem.display import readable, search_card
 from jaxem.families.base import Family
 from jaxem.implicit import held
+from jaxem.journal import journal_at
 from jaxem.lanes import Settings, lane_count
 from jaxem.loop import MAX_ITER, MAX_TURNS, Result, as_options
 from jaxem.parts import Sample
@@ -101,6 +103,7 @@ def search(
     accelerator: Any = hybrid(),
     chunk_size: int | None = None,
     callback: Callable[[SearchProgress], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Search:
     """The best optimum that a budget of passes finds: diverse starts, raced, the last ones polished.
 
@@ -120,6 +123,7 @@ def search(
         stop, max_iter, chunk_size: as for `fit`.
         accelerator: as for `fit`; by default `hybrid()`.
         callback: called with `SearchProgress` between pieces; an exception raised in it, or Ctrl-C, ends the search.
+        checkpoint: a file, written every few seconds; if it is there, the search goes on from it, to the same numbers.
 
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
@@ -132,7 +136,7 @@ def search(
     key, family = as_key(key), as_family(family)
     k = as_count("n_components", n_components, most=10**18)
     options = (budget, arms, prior, stop, max_iter, accelerator, chunk_size, callback)
-    found = search_with_slots(key, family, x, k, sample_weight, k, *options)
+    found = search_with_slots(key, family, x, k, sample_weight, k, *options, checkpoint=checkpoint)
     if not is_traced(given):
         return found
     rows = as_rows(family, *given[:2], k, like=found.best.mixture, chunk_size=chunk_size)
@@ -155,6 +159,7 @@ def search_with_slots(
     accelerator: Any,
     chunk_size: int | None,
     callback: Callable[[SearchProgress], None] | None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Search:
     """`search`, by programs that have room for `slots` components."""
     given = None if budget is None else as_count("budget", budget)
@@ -166,12 +171,21 @@ def search_with_slots(
     passes = default_budget(turn_work(rows, k)) if given is None else given
     settings = Settings(lane_count(1 if slots == 1 else starts_of(passes)), max_iter, accelerator)
     race = Race(family, k, slots, names, passes, rows, drawn_from, known, rule, settings, callback)
-    found = _run_race(key, race, 0)
-    if not has_failed(int(found.best.status)):
-        return found
-    if slots > k:  # a family may not suffer components without rows, and penalties count them
-        options = (given, arms, prior, stop, max_iter, accelerator, chunk_size, callback)
-        return search_with_slots(key, family, x, k, sample_weight, k, *options)
+    with journal_at(checkpoint, "search", rows, key, family, k, slots, names, passes, known, rule, settings) as journal:
+        race = race._replace(journal=journal)
+        found = _run_race(key, race, 0)
+        if not has_failed(int(found.best.status)):
+            return found
+        if slots == k:
+            return _after_failure(key, race, found, x, sample_weight)
+    # a family may not suffer components without rows, and penalties count them
+    options = (given, arms, prior, stop, max_iter, accelerator, chunk_size, callback)
+    return search_with_slots(key, family, x, k, sample_weight, k, *options)
+
+
+def _after_failure(key: Array, race: Race, found: Search, x: Any, sample_weight: Any) -> Search:
+    """What to give where every climb of the likelihood failed, and why they did."""
+    rows, family = race.rows, race.family
     data = rows.sampled if isinstance(rows, Stream) else x
     found = found._replace(collapse=collapse_of(found.best.mixture, data, sample_weight))
     bounded = NormalInverseWishart in family.conjugate and np.isfinite(np.asarray(rows.frame.variance)).all()

@@ -5,6 +5,7 @@ one queue (replicas.py says how replicas are made). The standard error is the st
 interval lies between their quantiles (Efron and Tibshirani 1993, chapters 6 and 13).
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from jaxem.checks import as_count, as_key, check_callback, check_from_host
 from jaxem.display import bootstrap_card, readable
 from jaxem.families.base import Family
 from jaxem.inference import Parameters, cautions_of_a_step, flatten, given, unflatten, warn_of
+from jaxem.journal import journal_at
 from jaxem.lanes import Settings, run_by_threads
 from jaxem.loop import MAX_TURNS, Result, as_options
 from jaxem.mixture import Mixture
@@ -96,6 +98,7 @@ def bootstrap(
     accelerator: Any = hybrid(),
     chunk_size: int | None = None,
     callback: Callable[[BootstrapProgress], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Bootstrap:
     """Fit a mixture again to replicas of its data, each time from itself.
 
@@ -110,6 +113,7 @@ def bootstrap(
         prior, max_iter, accelerator, chunk_size: as for `fit`.
         stop: as for `fit`; by default `RemainingGainBelow(1e-5)`.
         callback: called with `BootstrapProgress` now and then; an exception in it, or Ctrl-C, ends the bootstrap.
+        checkpoint: a file, written every few seconds; if it is there, the bootstrap goes on from it, to the same numbers.
 
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
@@ -131,7 +135,9 @@ def bootstrap(
     warn_of(cautions_of_a_step(mixture, rows, prior))
     rows = one_by_one(rows, mixture, mixture.n_components, chunk_size) if kind == "parametric" else rows
     settings = Settings(LANES, as_count("max_iter", max_iter, most=MAX_TURNS), accelerator)
-    mixtures, status = _refits(key, mixture, rows, kind, r, prior, stop, settings, callback)
+    options = (key, mixture, kind, r, prior, stop, settings)
+    with journal_at(checkpoint, "bootstrap", rows, *options) as journal:
+        mixtures, status = _refits(journal, key, mixture, rows, kind, r, prior, stop, settings, callback)
     good = np.flatnonzero(~has_failed(status))
     if good.size < 2:
         why = f"{r - good.size} of {r} refits failed ({Status(int(status[np.argmax(has_failed(status))])).name})"
@@ -143,6 +149,7 @@ def bootstrap(
 
 
 def _refits(
+    journal: Any,
     key: Array,
     mixture: Mixture,
     rows: Rows,
@@ -157,7 +164,8 @@ def _refits(
     failed, results = 0, []
     for index in pieces_of(r, replicas_at_once(rows, kind)):
         replicas = replicas_of(key, index, rows, kind, mixture)
-        made = climb_on(copies_of(mixture, len(index)), replicas, prior, stop, settings)
+        entry = None if journal is None else journal.entry()
+        made = climb_on(copies_of(mixture, len(index)), replicas, prior, stop, settings, entry)
         results.append(_first_of((made.mixture, made.status), int(np.sum(index < r))))
         failed += int(np.sum(has_failed(results[-1][1])))
         if callback is not None:
@@ -178,10 +186,12 @@ def _first_of(batch: Any, n: int) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:n], batch)
 
 
-def climb_on(mixtures: Mixture, replicas: Replicas, prior: Prior | None, stop: Any, settings: Settings) -> Result:
+def climb_on(
+    mixtures: Mixture, replicas: Replicas, prior: Prior | None, stop: Any, settings: Settings, entry: Any = None
+) -> Result:
     """Climbs from mixtures `[r, ...]`, each on its replica."""
     r = mixtures.log_weights.shape[0]
-    return run_by_threads(mixtures, replicas, prior, stop, settings._replace(width=min(settings.width, r)))
+    return run_by_threads(mixtures, replicas, prior, stop, settings._replace(width=min(settings.width, r)), entry=entry)
 
 
 def copies_of(mixture: Mixture, r: int) -> Mixture:

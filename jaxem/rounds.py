@@ -96,6 +96,7 @@ class Race(NamedTuple):
     stop: StoppingRule
     settings: Settings
     callback: Callable[[SearchProgress], None] | None
+    journal: Any = None  # remembers the climbs
 
     @property
     def starts(self) -> int:
@@ -213,7 +214,8 @@ class Field(NamedTuple):
         for begin in range(0, len(lanes), piece):
             limit = np.asarray(queue.states.n_iter) + n_steps
             rest = queue.rung(lanes[begin : begin + piece], limit)
-            queue, results = run_through(rest, race.rows, race.prior, race.stop, race.settings)
+            entry = None if race.journal is None else race.journal.entry()
+            queue, results = run_through(rest, race.rows, race.prior, race.stop, race.settings, entry=entry)
             scores = Scores.of(queue, results)
             leader = np.max(scores.objective, where=scores.sound, initial=known)
             race.report(self.passes + race.share * scores.passes, float(leader), len(lanes))

@@ -131,8 +131,7 @@ def as_rows(
         x: `[n, d]`, or Rows, which carry their own weights.
         n_components: k, by which blocks are cut.
         like: a Mixture; x must have as many columns. The rows get the wider of the two dtypes.
-        lanes: how many mixtures a pass works on at once.
-        chunk_size: rows in a block; computed from the shapes by default.
+        lanes, chunk_size: how many mixtures a pass works on at once; rows in a block, computed from the shapes by default.
         centred: the columns to centre; by default `family.location`.
         mesh: the devices to spread rows from the host over.
         order: `[n]`, in which rows from the host are to lie.
@@ -148,8 +147,7 @@ def as_rows(
         return _ready_before(x, sample_weight, expected)
     data = as_supported(family, x, n_components, expected, exact=True)
     dtype: Any = jax.dtypes.canonicalize_dtype(data.dtype)
-    if like is not None:
-        dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, like.log_weights.dtype))
+    dtype = dtype if like is None else jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, like.log_weights.dtype))
     if data.dtype.itemsize < dtype.itemsize:  # the mixture is wider: so is the centre
         data = data.astype(dtype)
     n, d = data.shape
@@ -161,8 +159,8 @@ def as_rows(
         if data.dtype.itemsize > dtype.itemsize:
             warn_of_coarse(data, dtype)
         if weights is None or isinstance(weights, np.ndarray):
-            block = size_of_block((bucket(n), d))
-            return ready_on_host(data, weights, centred=centred, block=block, mesh=mesh, dtype=dtype, order=order)
+            own = dict[str, Any]({"mesh": mesh, "dtype": dtype, "order": order})
+            return ready_on_host(data, weights, centred=centred, block=size_of_block((bucket(n), d)), **own)
     mesh, offset = mesh_under(data), None
     if isinstance(data, np.ndarray) and data.dtype.itemsize > dtype.itemsize:
         # traced weights: the host moves rows to their medians, as far as the dtype holds these

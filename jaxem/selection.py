@@ -265,7 +265,9 @@ def _by_folds(key: Array, result: Result, data: Any, w: np.ndarray, folds: int, 
 
 def _search_options(options: dict[str, Any]) -> dict[str, Any]:
     """All options of a search, given some."""
-    defaults = cast(dict[str, Any], search.__kwdefaults__)
+    defaults = {
+        name: value for name, value in cast(dict[str, Any], search.__kwdefaults__).items() if name != "checkpoint"
+    }
     for name in options:
         if name not in defaults:
             raise TypeError(f"select() got an unexpected keyword argument {name!r}")

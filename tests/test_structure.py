@@ -15,9 +15,11 @@ import jaxem
 PACKAGE = Path(jaxem.__file__).parent
 FLOORS = {
     "primitives": 0, "names": 0, "stats": 0, "accelerate": 0, "stopping": 0,
-    "checks": 1, "kept": 1, "moments": 1, "linalg": 1, "distances": 1, "display": 1, "program": 2, "families.base": 1,
+    "checks": 1, "kept": 1,
+    "atomic": 1, "moments": 1, "linalg": 1, "distances": 1, "display": 1, "program": 2, "families.base": 1,
     "devices": 2, "priors": 2, "newton": 2, "rotations": 2, "threads": 3,
-    "rows": 4, "source": 5, "penalties": 3, "families.gaussian": 3, "families.discrete": 3, "families.fixed": 3,
+    "rows": 4, "source": 5, "journal": 5, "processes": 6, "penalties": 3,
+    "families.gaussian": 3, "families.discrete": 3, "families.fixed": 3,
     "families.algebra": 3, "families.movable": 2, "families.numerical": 2, "families.regression": 4,
     "families.matrices": 4, "families.student_t": 5,
     "families.tied": 5, "families.ellipsoidal": 6,
@@ -27,7 +29,7 @@ FLOORS = {
     "online": 7, "loop": 8, "recipes": 8,
     "inference": 8, "influences": 9, "laws": 9, "lanes": 9, "standard": 9, "dependence": 9, "slots": 9,
     "queue": 10, "resampling": 10,
-    "reasons": 11, "atomic": 11, "layout": 11,
+    "reasons": 11, "layout": 11,
     "collapse": 12, "rounds": 12, "racing": 13, "comparison": 14, "selection": 15,
     "estimator": 16, "plots": 16, "html": 16, "io": 16, "datasets": 16,
     "files": 17, "sklearn": 17,
@@ -49,7 +51,8 @@ FAMILIES = {
 """the other families, a page each under the contract of `families.base`"""
 ENGINE_ROOM = {
     "names": 40, "primitives": 180, "linalg": 185, "distances": 85, "checks": 455, "moments": 80, "rows": 575, "devices": 70,
-    "kept": 260, "program": 320, "threads": 140, "parts": 135, "source": 480, "init": 435, "recipes": 140, "saddles": 85,
+    "kept": 260, "program": 320, "threads": 140, "parts": 135, "source": 480, "journal": 235,
+    "processes": 200, "init": 435, "recipes": 140, "saddles": 85,
     "penalties": 115,
     "lanes": 465, "queue": 360, "rounds": 400, "racing": 330, "display": 420, "laws": 650, "ordering": 90, "online": 325,
     "newton": 145, "rotations": 170, "standard": 90, "dependence": 135, "slots": 45, "divergence": 40,

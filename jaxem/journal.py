@@ -1,0 +1,220 @@
+"""Journal: how far a long call is, kept in a file, so that the call can go on where it was killed.
+
+A long call is a row of climbs, each a loop of pieces: a pytree of arrays in, the same pytree out. What each climb has come to
+is an entry of the journal. The call is made again from its beginning: climbs that were over are taken from the journal, the
+last goes on from its last piece, and what follows is computed. So the numbers are those of a call that was never stopped.
+
+The file (safetensors) is written every few seconds, as a whole or not at all. It says which data, options, versions and number
+of threads it belongs to; with others it is refused. Of several processes the first alone writes.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from jaxem import kept
+from jaxem.atomic import WRITING, check_destination, replacing
+from jaxem.checks import check_from_host, warn_user
+from jaxem.rows import Rows
+from jaxem.threads import n_threads
+
+T = TypeVar("T")
+FORMAT, VERSION = "jaxem-checkpoint", "1"
+SECONDS = 5.0
+"""seconds between two writings of a journal, at least"""
+
+
+class Entry:
+    """What one climb has come to."""
+
+    def __init__(self, journal: "Journal", number: int) -> None:
+        self.journal, self.number = journal, number
+
+    def restored(self, tree: T) -> T:
+        """The pytree that was saved of this climb; `tree`, of the same kind, if there is none."""
+        if self.number >= len(self.journal.entries):
+            self.journal.entries.append(tree)
+            return tree
+        leaves, structure = jax.tree.flatten(tree)
+        saved = self.journal.entries[self.number]
+        saved = saved if isinstance(saved, list) else jax.tree.leaves(saved)
+        if len(saved) != len(leaves):
+            raise self.journal.misfit("holds another kind of climb")
+        found = [_padded(np.asarray(old), np.asarray(like)) for old, like in zip(saved, leaves, strict=True)]
+        if any(leaf is None for leaf in found):
+            raise self.journal.misfit("holds climbs of other shapes")
+        return cast(T, jax.tree.unflatten(structure, found))
+
+    def save(self, tree: Any) -> None:
+        """Remember what the climb has come to, and write the file if it is time. Arrays of numpy in it may be changed later."""
+        self.journal.entries[self.number] = tree
+        self.journal.write(hurry=False)
+
+
+class Journal:
+    """The entries of a call.
+
+    Args:
+        path: the file.
+        about: what the call is made of: data, options and so on, by name.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, str]) -> None:
+        self.path, self.about, self.entries = path, dict(about), list[Any]()
+        self.following, self.written, self.failed = 0, time.monotonic(), False
+
+    def entry(self) -> Entry:
+        """The entry of the next climb."""
+        self.following += 1
+        return Entry(self, self.following - 1)
+
+    def read(self) -> None:
+        """Take the entries from the file, if it is there.
+
+        Raises:
+            ValueError: the file is no journal, or one of another call.
+        """
+        content = _content(self.path)
+        if content is None:
+            return
+        try:
+            tensors = safetensors.numpy.load(content)
+            size = int.from_bytes(content[:8], "little")
+            found: dict[str, str] = json.loads(content[8 : 8 + size])["__metadata__"]
+            about, sizes = json.loads(found["about"]), json.loads(found["entries"])
+            if (found["format"], found["version"]) != (FORMAT, VERSION):
+                raise ValueError
+            self.entries = [[tensors[f"{i}.{j}"] for j in range(n)] for i, n in enumerate(sizes)]
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{self.path} is no checkpoint of this version of jaxem; name another file") from None
+        for name, value in self.about.items():
+            if about.get(name) != value:
+                other = (
+                    f": {about.get(name)} there, {value} here" if name in ("call", "jaxem", "jax", "threads") else ""
+                )
+                raise self.misfit(f"was made with other {name}{other}")
+
+    def misfit(self, what: str) -> ValueError:
+        """The error for a file of another call."""
+        return ValueError(f"checkpoint {self.path} {what}; remove it to begin anew, or name another file")
+
+    def write(self, hurry: bool) -> None:
+        """Write the file, without `hurry` only if some seconds have passed. If that fails the call goes on, with a warning."""
+        if jax.process_index() or (not hurry and time.monotonic() - self.written < SECONDS):
+            return
+        self.written = time.monotonic()
+        leaves = [entry if isinstance(entry, list) else jax.tree.leaves(entry) for entry in self.entries]
+        tensors = {f"{i}.{j}": _trimmed(np.asarray(leaf)) for i, of in enumerate(leaves) for j, leaf in enumerate(of)}
+        about = {"about": json.dumps(self.about), "entries": json.dumps([len(of) for of in leaves])}
+        try:
+            with WRITING, replacing(self.path, overwrite=True) as file:
+                file.write(safetensors.numpy.save(tensors, {"format": FORMAT, "version": VERSION, **about}))
+            self.failed = False
+        except OSError as error:
+            if not self.failed:
+                warn_user(f"the checkpoint cannot be written ({error}); the computation goes on without it")
+            self.failed = True
+
+
+@contextlib.contextmanager
+def journal_at(path: str | os.PathLike[str] | None, call: str, rows: Any, *options: Any) -> Iterator[Journal | None]:
+    """The journal of a call in the file `path`, read if it is there, and written at the end; None without a path."""
+    if path is None:
+        yield None
+        return
+    check_from_host(f"{call} with a checkpoint", rows, options)
+    target = Path(path)
+    check_destination(target, overwrite=True)
+    about = {
+        "call": call,
+        "jaxem": _version(),
+        "jax": jax.__version__,
+        "threads": str(n_threads()),
+        "data": _data(rows),
+        "options": _digest(options),
+    }
+    journal = Journal(target, about)
+    journal.read()
+    try:
+        yield journal
+    finally:
+        journal.write(hurry=True)
+
+
+def _version() -> str:
+    import jaxem
+
+    return jaxem.__version__
+
+
+def _data(rows: Any) -> str:
+    """What tells these rows from others."""
+    if isinstance(rows, Rows):
+        return _digest((rows.blocks, rows.weights, rows.frame))
+    return f"{rows.source.fingerprint()} {rows.dtype} {rows.block}"
+
+
+def _digest(tree: Any) -> str:
+    """A digest of a pytree: its structure, its arrays, and what else is in it."""
+    found = hashlib.sha256()
+    leaves, structure = jax.tree.flatten(tree)
+    found.update(str(structure).encode())
+    for leaf in leaves:
+        if isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
+            numbers: Any = leaf
+            values = np.ascontiguousarray(jax.random.key_data(numbers) if _is_key(leaf) else numbers)
+            found.update(f"{values.shape}{values.dtype}".encode())
+            found.update(values.data if values.size else b"")
+        else:
+            try:
+                found.update(kept.spelled(leaf).encode())
+            except Exception:  # a function or object of the user's
+                found.update(f"{getattr(leaf, '__module__', '')}.{getattr(leaf, '__qualname__', type(leaf))}".encode())
+    return found.hexdigest()
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _content(path: Path) -> bytes | None:
+    """What the first process reads, for all."""
+    own = path.read_bytes() if jax.process_index() == 0 and path.exists() else b""
+    if jax.process_count() > 1:
+        from jaxem.processes import of_first
+
+        own = of_first(own)
+    return own or None
+
+
+def _trimmed(leaf: np.ndarray) -> np.ndarray:
+    """An array without the last columns that hold NaN alone: the padding of a trace."""
+    if leaf.dtype.kind != "f" or leaf.ndim == 0 or leaf.shape[-1] < 2:
+        return np.asarray(leaf, order="C")
+    used = ~np.isnan(leaf).all(axis=tuple(range(leaf.ndim - 1)))
+    return np.ascontiguousarray(leaf[..., : int(np.max(np.flatnonzero(used), initial=0)) + 1])
+
+
+def _padded(leaf: np.ndarray, like: np.ndarray) -> Any:
+    """Undo `_trimmed`; None if the array is of another kind than `like`."""
+    short = leaf.ndim == like.ndim > 0 and leaf.shape[:-1] == like.shape[:-1] and leaf.shape[-1] < like.shape[-1]
+    if leaf.dtype != like.dtype or not (short or leaf.shape == like.shape):
+        return None
+    if not short:
+        return leaf.copy()
+    if leaf.dtype.kind != "f":
+        return None
+    return np.concatenate(
+        [leaf, np.full((*like.shape[:-1], like.shape[-1] - leaf.shape[-1]), np.nan, leaf.dtype)], axis=-1
+    )
