@@ -257,6 +257,11 @@ def as_data(x: ArrayLike, *, n_features: int | None = None, exact: bool = False)
     `exact` in float64 if JAX's float cannot hold it, for the caller to centre and cast.
     """
     check_not_forked()
+    if hasattr(x, "described"):
+        raise TypeError(
+            f"x is a {type(x).__name__}, and this function takes arrays; give some rows, such as x.sample(10_000), or "
+            "write predictions with jaxem.predict_to"
+        )
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise ValueError(f"x has a mask over {int(np.sum(x.mask))} values; drop those rows or fill them in")
     if not isinstance(x, jax.Array):

@@ -85,6 +85,7 @@ class Files(Source):
         self.batch_rows = None if batch_rows is None else as_count("batch_rows", batch_rows)
         self._codes, texts = _codes(na)
         suffix = _suffix_of(self.paths)
+        layout: Any = None
         if suffix == ".npy":
             self._names, self._pieces = _npy_pieces(self.paths)
             self._schema: Any = None
@@ -93,6 +94,8 @@ class Files(Source):
             self._schema, self._names, self._pieces = _arrow_pieces(self.paths, suffix, layout, texts)
         inside = self._names if self._schema is None else _physical(self._pieces)
         by_default = [name for name in self._names if name in inside and name != weight]
+        self.named = suffix != ".npy" and (suffix not in TEXT or layout.named)
+        """whether the names of the columns are those of the files"""
         self.columns = _chosen(self.paths[0], self._names, by_default if columns is None else columns, weight)
         self._states = {path: _state(path) for path in self.paths}
         self._begins: list[tuple[int, str]] = []

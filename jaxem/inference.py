@@ -30,6 +30,7 @@ from jaxem.curvature import (
     conjugate_gradients,
     information_at,
     information_times,
+    log_prior_at,
     log_prob_of,
     objective_at,
     score,
@@ -45,6 +46,7 @@ from jaxem.primitives import dot, is_traced
 from jaxem.priors import Prior
 from jaxem.program import Program
 from jaxem.rows import Rows, as_rows, sum_blocks, turn_work
+from jaxem.source import Stream
 from jaxem.threads import run_all
 
 DENSE = 2000
@@ -104,7 +106,7 @@ def information(
 
     Args:
         mixture: a maximum for these data; a warning says if it is none.
-        x: `[n, d]`, or `Rows` made ready before.
+        x: `[n, d]`, `Rows` made ready before, or a `Source`.
         sample_weight: `[n]`, non-negative.
         prior: what is known of the parameters.
         chunk_size: rows worked on at a time; computed from the shapes by default.
@@ -112,7 +114,7 @@ def information(
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
-    mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size)
+    mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size, streams=True)
     matrix, slope, value = information_of(mixture, rows, prior)
     if not is_traced(matrix):
         warn_of(Solved(matrix, slope, value).cautions())
@@ -158,7 +160,7 @@ def summary(
 
     Args:
         mixture: a maximum for these data; a warning says if it is none.
-        x: `[n, d]`, or `Rows` made ready before.
+        x: `[n, d]`, `Rows` made ready before, or a `Source`.
         sample_weight: `[n]`, non-negative. Weights count rows: one of weight 3 stands for three.
         level: the probability with which an interval is to cover, between 0 and 1.
         prior: what is known of the parameters; the estimate is then the maximum of log-likelihood + log prior.
@@ -179,10 +181,15 @@ def summary(
     """
     if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0.0 < level < 1.0:
         raise ValueError(f"level = {level!r}; give a probability between 0 and 1, such as 0.95")
-    mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size)
+    mixture, rows, prior = given(mixture, x, sample_weight, prior, chunk_size, streams=True)
     check_from_host("summary", mixture, rows, prior, instead="use jaxem.information there")
     wanted = _wanted(mixture, only)
     z = float(norm.ppf(0.5 + 0.5 * level))
+    if mixture.n_parameters > DENSE and isinstance(rows, Stream):
+        raise ValueError(
+            f"the mixture has {mixture.n_parameters} parameters, and errors from a Source are known up to {DENSE}; give rows in "
+            "memory, such as x.sample(100_000)"
+        )
     if mixture.n_parameters > DENSE:
         flat, counts, cautions = _by_solves(mixture, rows, prior, wanted, z)
     else:
@@ -311,7 +318,7 @@ def _by_matrix(
 ) -> tuple[tuple[Array, ...], Array, tuple[str, ...]]:
     """Standard errors, robust errors and ends of intervals, `[q]` each; counts `[k]`; cautions."""
     matrix = matrix_of(mixture, rows, prior)
-    slope, value, scatter, counts, jacobian = _curvature(mixture, rows, prior)
+    slope, value, scatter, counts, jacobian = _curvature_from(mixture, rows, prior)
     solved = Solved(matrix, slope, value)
     covariance, by_free = solved.inverse(), np.asarray(jacobian, np.float64)[wanted]
     moves = by_free @ covariance  # [m, p]
@@ -363,7 +370,9 @@ def _about_counts(mixture: Mixture, rows: Rows, counts: np.ndarray) -> tuple[str
     return tuple(found)
 
 
-def given(mixture: Any, x: Any, sample_weight: Any, prior: Any, chunk_size: Any) -> tuple[Mixture, Rows, Prior | None]:
+def given(
+    mixture: Any, x: Any, sample_weight: Any, prior: Any, chunk_size: Any, *, streams: bool = False
+) -> tuple[Mixture, Rows, Prior | None]:
     """Checked arguments."""
     mixture = as_mixture(mixture, x)
     if mixture.log_weights.ndim != 1:
@@ -376,11 +385,12 @@ def given(mixture: Any, x: Any, sample_weight: Any, prior: Any, chunk_size: Any)
                 f"prior is a {type(prior).__name__}; give a jaxem.Prior, such as jaxem.chen_tan(x), or None"
             )
         prior.check(mixture.family)
-    rows = as_rows(mixture.family, x, sample_weight, mixture.n_components, like=mixture, chunk_size=chunk_size)
+    options = dict[str, Any]({"like": mixture, "chunk_size": chunk_size, "streams": streams})
+    rows = as_rows(mixture.family, x, sample_weight, mixture.n_components, **options)
     if not (sample_weight is None or isinstance(x, Rows) or is_traced(sample_weight)):
         as_sample_size(None, sample_weight, np.shape(x)[0], "errors take", "give weights")
-    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, rows.blocks.dtype), prior)
-    return jax.tree.map(jnp.asarray, mixture.astype(rows.blocks.dtype)), rows, prior
+    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf, rows.dtype), prior)
+    return jax.tree.map(jnp.asarray, mixture.astype(rows.dtype)), rows, prior
 
 
 def warn_of(cautions: tuple[str, ...]) -> None:
@@ -410,6 +420,9 @@ def matrix_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
     p, dtype = mixture.n_parameters, mixture.log_weights.dtype
     if not p:
         return jnp.zeros((0, 0), dtype)
+    if isinstance(rows, Stream):
+        matrix = rows.sum(_columns_of_block, mixture, np.eye(p, dtype=dtype))
+        return 0.5 * (matrix + matrix.T) + _prior_information(mixture, rows.frame, prior)
     threads = 1 if is_traced(mixture, prior) else min(n_parts(rows, mixture.n_components), p)
     parts = np.eye(-(-p // threads) * threads, p, dtype=dtype).reshape(threads, -1, p)
     made = run_all([functools.partial(_columns, mixture, rows, prior, part) for part in parts])
@@ -419,23 +432,44 @@ def matrix_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
 
 def information_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, Array, Array]:
     """Information `[p, p]` and score `[p]` in the chart where the data lie, and the objective."""
-    found: tuple[Array, Array, Array] = _turned(mixture, rows, prior, matrix_of(mixture, rows, prior))
+    slope, value, *_ = _curvature_from(mixture, rows, prior)
+    found: tuple[Array, Array] = _turned(mixture, rows.frame, matrix_of(mixture, rows, prior), slope)
+    return *found, value
+
+
+def _turned_of(mixture: Mixture, frame: Any, matrix: Array, slope: Array) -> tuple[Array, Array]:
+    if mixture.family.location:  # coordinates such as intercepts move with the centre
+        turn = jax.jacfwd(lambda at: mixture.constrain(at).to_frame(frame).unconstrain())(mixture.unconstrain())
+        matrix, slope = dot("pq,pr,rs->qs", turn, matrix, turn), slope @ turn
+    return matrix, slope
+
+
+def _columns_of_block(mixture: Mixture, columns: Array, rows: Rows) -> Array:
+    found: Array = _columns(mixture, rows, None, columns)
     return found
 
 
-def _turned_of(mixture: Mixture, rows: Rows, prior: Prior | None, matrix: Array) -> tuple[Array, Array, Array]:
-    like, free, own = _framed(mixture, rows, prior)
-    slope = score(like, free, rows, own)
-    if mixture.family.location:  # coordinates such as intercepts move with the centre
-        turn = jax.jacfwd(lambda at: mixture.constrain(at).to_frame(rows.frame).unconstrain())(mixture.unconstrain())
-        matrix, slope = dot("pq,pr,rs->qs", turn, matrix, turn), slope @ turn
-    return matrix, slope, objective(like, pass_over(like, rows), own)
+def _sums_of_block(mixture: Mixture, rows: Rows) -> tuple[Array, ...]:
+    found: tuple[Array, ...] = _sums(mixture, rows)
+    return found
 
 
-def _curvature_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, ...]:
-    """Score and objective in the frame; the scatter of the scores `[p, p]`, counts `[k]`, and the derivative of natural
-    parameters by coordinates `[q, p]`."""
-    like, free, own = _framed(mixture, rows, prior)
+def _curvature_from(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, ...]:
+    """`_curvature_of_sums`, from one pass."""
+    if not isinstance(rows, Stream):
+        return _curvature(mixture, rows, prior)
+    return _curved(mixture, rows.frame, prior, rows.sum(_sums_of_block, mixture))
+
+
+def _prior_information_at(mixture: Mixture, frame: Any, prior: Prior | None) -> Array:
+    """Minus the Hessian of the log prior in the frame, `[p, p]`."""
+    like = mixture.to_frame(frame)
+    return -jax.hessian(log_prior_at, 1)(like, like.unconstrain(), to_frame(prior, frame))
+
+
+def _sums_over(mixture: Mixture, rows: Rows) -> tuple[Array, ...]:
+    """What rows add to the curvature: sum_i w_i s_i s_i' `[p, p]`, sum_i w_i s_i `[p]`, log-likelihood, counts `[k]`."""
+    like, free, _ = _framed(mixture, rows, None)
 
     def of_block(x: Array, w: Array, _: Array) -> tuple[Array, Array]:
         by_row = scores_at(like, free, x.T)  # [b, p]
@@ -443,11 +477,23 @@ def _curvature_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Ar
         return dot("bp,bq->pq", weighed, by_row), jnp.sum(weighed, axis=0)
 
     outer, total = sum_blocks(of_block, rows)
-    scatter = outer - jnp.outer(total, total) / rows.frame.total_weight
-    slope = total if own is None else score(like, free, rows, own)
-    jacobian = jax.jacfwd(lambda at: _natural(like, at, rows.frame))(free)
     stats = pass_over(like, rows)
-    return slope, objective(like, stats, own), scatter, stats.counts, jacobian
+    return outer, total, stats.log_likelihood, stats.counts
+
+
+def _curvature_of_sums(mixture: Mixture, frame: Any, prior: Prior | None, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Score and objective in the frame; the scatter of the scores `[p, p]`, counts `[k]`, and the derivative of natural
+    parameters by coordinates `[q, p]`."""
+    like, own = mixture.to_frame(frame), to_frame(prior, frame)
+    free, (outer, total, value, counts) = like.unconstrain(), sums
+    scatter = outer - jnp.outer(total, total) / frame.total_weight
+    slope = total if own is None else total + jax.grad(log_prior_at, 1)(like, free, own)
+    jacobian = jax.jacfwd(lambda at: _natural(like, at, frame))(free)
+    return slope, value + log_prior_at(like, free, own), scatter, counts, jacobian
+
+
+def _curvature_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, ...]:
+    return _curvature_of_sums(mixture, rows.frame, prior, _sums_over(mixture, rows))
 
 
 def _ends_of(mixture: Mixture, frame: Any, steps: Array, wanted: Array) -> Array:
@@ -505,13 +551,16 @@ def _gain_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, 
 def cautions_of_a_step(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[str, ...]:
     """What an EM step says against taking a mixture for a maximum, in words."""
     gain, value = map(float, _gain_of_a_step(mixture, rows, prior))
-    if gain <= negligible(value, rows.blocks.dtype):
+    if gain <= negligible(value, rows.dtype):
         return ()
     return (f"mixture is no maximum for these data: one more EM step gains {gain:.2g} nats; fit it to them first",)
 
 
 _columns = Program(_columns_of, work=_work)
-_turned = Program(_turned_of, work=_work)
+_turned = Program(_turned_of)
+_sums = Program(_sums_over, work=_work)
+_curved = Program(_curvature_of_sums)
+_prior_information = Program(_prior_information_at)
 _curvature = Program(_curvature_of, work=_work)
 _ends = Program(_ends_of)
 _jacobian = Program(_jacobian_of, work=_work)
@@ -534,7 +583,7 @@ def _by_solves(
         moves: Any = np.where(error[:, None] > 0, z * steps / error[:, None], 0.0)
     ends: Any = np.asarray(_ends(mixture, rows.frame, moves.astype(steps.dtype), wanted))
     cautions: tuple[str, ...] = ()
-    if not float(left) <= negligible(float(value), rows.blocks.dtype):
+    if not float(left) <= negligible(float(value), rows.dtype):
         cautions += (
             f"mixture is no maximum for these data: about {float(left):.2g} nats are left to gain; fit it to them first",
         )

@@ -52,7 +52,7 @@ from jaxem.mixture import Mixture
 from jaxem.primitives import dot, normalise, weighted_sum
 from jaxem.priors import Prior
 from jaxem.program import BRISK, HASTY, Program
-from jaxem.rows import as_rows, centred_columns
+from jaxem.rows import as_rows, centred_columns, is_source
 from jaxem.saddles import largest_curvature
 from jaxem.stats import Stats
 
@@ -109,7 +109,7 @@ def verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None, seed: 
 
     Args:
         mixture: any Mixture, of a family of your own too.
-        x: `[n, d]`; of more than 10,000 rows a seeded sample is taken, and the report says so.
+        x: `[n, d]`, or a `Source`; of more than 10,000 rows a sample is taken, and the report says so.
         prior: that of the fit, if it had one.
         seed: of the random choices.
 
@@ -153,14 +153,19 @@ class Trial(NamedTuple):
     def draw(cls, mixture: Mixture, x: ArrayLike, prior: Prior | None, seed: int) -> "Trial":
         """Check and sample the data, draw the random numbers, and find out which laws can be tried."""
         family = mixture.family
+        rng, notes, p = np.random.default_rng(seed), list[str](), mixture.n_parameters
+        most = MAX_ROWS if p <= MAX_DENSE else MAX_ROWS // 5
+        if is_source(x):
+            source: Any = x
+            x = source.sample(most)
+            notes.append(
+                f"tried on {np.shape(x)[0]} of {source.described().moments.n} rows, drawn from the {type(source).__name__}"
+            )
         with jax.enable_x64(True):
             data = np.asarray(
                 as_supported(family, x, mixture.n_components, family.n_features(mixture.components)), np.float64
             )
         as_components(mixture.n_components, data.shape[0])
-        rng, notes = np.random.default_rng(seed), []
-        p = mixture.n_parameters
-        most = MAX_ROWS if p <= MAX_DENSE else MAX_ROWS // 5
         if data.shape[0] > most:
             notes.append(f"tried on {most} of {data.shape[0]} rows, drawn with seed {seed}")
             data = data[np.sort(rng.choice(data.shape[0], most, replace=False))]

@@ -8,6 +8,7 @@ or by likelihood ratio tests, from few components upwards: the first number that
 """
 
 import contextlib
+import functools
 import itertools
 import math
 import warnings
@@ -41,7 +42,7 @@ from jaxem.loop import Result
 from jaxem.primitives import take
 from jaxem.racing import Search, search, search_with_slots
 from jaxem.replicas import Replicas
-from jaxem.rows import as_blocks, as_rows
+from jaxem.rows import as_blocks, as_rows, is_source
 from jaxem.slots import with_slots
 from jaxem.stopping import Status, has_failed
 
@@ -112,7 +113,7 @@ def select(
     Args:
         key: a PRNG key, consumed.
         families: one family or its name, or several.
-        x: `[n, d]`.
+        x: `[n, d]`, or a `Source`.
         n_components: one number, or several.
         sample_weight: `[n]`, non-negative.
         criterion: "bic", "aic" or "icl", the least of which is chosen; "cv", the log density of rows held out; "lrt", for one
@@ -132,13 +133,10 @@ def select(
     key = as_key(key)
     families = tuple(as_family(one) for one in as_several(families))
     counts = as_several(n_components)
-    data = as_data(x, exact=True)
-    weights = as_weights(sample_weight, data.shape[0], jax.dtypes.canonicalize_dtype(data.dtype))
-    n = as_sample_size(n, weights, data.shape[0])
-    n_counted = data.shape[0] if weights is None else int(np.count_nonzero(weights))
+    data, weights, n, n_counted, size = _data(x, sample_weight, n, criterion)
     options = _search_options(options)
     counts = _checked(criterion, families, counts, folds, n_counted, options["prior"])
-    shared = max(counts) if data.size * max(counts) <= SHARED and options["prior"] is None else 0
+    shared = max(counts) if size * max(counts) <= SHARED and options["prior"] is None else 0
     found, candidates = list[Search](), list[Candidate]()
     for i, (family, k) in enumerate((family, k) for family in families for k in counts):
         slots = max(k, shared) if family.interchangeable else k
@@ -152,6 +150,25 @@ def select(
         candidates = _with_cv(key, candidates, found, data, weights, folds, options["prior"])
     candidates, chosen = _choice(key, criterion, families[0], data, weights, candidates, n_replicates)
     return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found), n)
+
+
+def _data(x: Any, sample_weight: Any, n: Any, criterion: str) -> tuple[Any, Any, float, int, float]:
+    """Checked rows, or a Source, and weights; the n of BIC, the number of rows that count, and the numbers in all."""
+    if is_source(x):
+        if sample_weight is not None:
+            raise ValueError(
+                "sample_weight was given with a Source, which yields the weights of its rows; give one of the two"
+            )
+        if criterion in ("cv", "lrt"):
+            raise ValueError(
+                f'criterion = {criterion!r} needs rows in memory; use "bic", "aic" or "icl", or x.sample(100_000)'
+            )
+        moments = x.described().moments
+        return x, None, as_sample_size(moments.total if n is None else n, None, moments.n), moments.n, math.inf
+    data = as_data(x, exact=True)
+    weights = as_weights(sample_weight, data.shape[0], jax.dtypes.canonicalize_dtype(data.dtype))
+    n_counted = data.shape[0] if weights is None else int(np.count_nonzero(weights))
+    return data, weights, as_sample_size(n, weights, data.shape[0]), n_counted, data.size
 
 
 def _checked(
@@ -291,11 +308,20 @@ def criteria(log_likelihood: float, n_parameters: int, n: float, doubt: float = 
     return Criteria(bic, 2.0 * n_parameters - 2.0 * log_likelihood, bic + 2.0 * doubt)
 
 
-def _candidate(result: Result, data: Array | np.ndarray, weights: Any, n: float, slots: int) -> Candidate:
-    mixture, log_likelihood = result.mixture, float(result.log_likelihood)
+def _certainty(mixture: Any, begin: int, data: Any, weights: Any) -> float:
+    """sum_i w_i log max_j p(j | x_i) over rows, the first of which has the number `begin`."""
+    del begin
     w = np.ones(data.shape[0]) if weights is None else np.asarray(weights, np.float64)
+    certainty = np.asarray(mixture.log_confidence(data), np.float64)
+    return float(np.sum(np.where(w > 0, w * certainty, 0.0)))
+
+
+def _candidate(result: Result, data: Any, weights: Any, n: float, slots: int) -> Candidate:
+    mixture, log_likelihood = result.mixture, float(result.log_likelihood)
     p = mixture.n_parameters
-    certainty = np.asarray(with_slots(mixture, slots).log_confidence(data), np.float64)
-    doubt = -float(np.sum(np.where(w > 0, w * certainty, 0.0)))
+    if is_source(data):
+        doubt = -float(data.fold(functools.partial(_certainty, mixture)))
+    else:
+        doubt = -_certainty(with_slots(mixture, slots), 0, data, weights)
     of_fit = criteria(log_likelihood, p, n, doubt)
     return Candidate(mixture.family, mixture.n_components, log_likelihood, p, *of_fit, Status(int(result.status)))

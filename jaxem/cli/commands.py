@@ -11,6 +11,7 @@ import difflib
 import enum
 import io as text_io
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -29,6 +30,7 @@ from jaxem.cli.reading import (
     Labels,
     Na,
     Reading,
+    Stream,
     Weighted,
     Weights,
     columns_of_model,
@@ -219,6 +221,11 @@ def fit(
     header: Header = None,
     na: Na = None,
     drop_missing: DropMissing = False,
+    stream: Stream = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A file, written every few seconds; if it is there, the work goes on from it."),
+    ] = None,
     no_cache: NoCache = False,
     debug: Debug = False,
 ) -> None:
@@ -236,12 +243,18 @@ def fit(
         layers = Layers(labels is not None, background)
         settings = Settings(
             layers.counts(counts), kinds(covariance, family), layers, seed, budget, restarts,
-            init or Init.KMEANS_PLUS_PLUS, tol, max_iter, chunk_size, order,
+            init or Init.KMEANS_PLUS_PLUS, tol, max_iter, chunk_size, order, checkpoint,
         )  # fmt: skip
         if restarts is None and init is not None:
             settings = settings._replace(restarts=RESTARTS)
         settings.check()
         reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, labels)
+        if reading.is_streamed(stream):
+            start_jax(keep=not no_cache)
+            weighted = reading.stream()
+            names = weighted.table.columns if weighted.source.named else None
+            _fit(weighted, names, data, settings, files, verified=not no_verify, keep=not no_cache, errors=errors)
+            return
         source = reading.open()
         weighted = reading.read(source)
         if weighted.labels is not None and int(weighted.labels.max()) >= min(counts):
@@ -339,6 +352,7 @@ def predict(
     header: Header = None,
     na: Na = None,
     drop_missing: DropMissing = False,
+    stream: Stream = False,
     family: Own = None,
     debug: Debug = False,
 ) -> None:
@@ -351,7 +365,11 @@ def predict(
         import numpy as np
 
         _check_free(out, force)
-        task = _read_for(model, Reading(data, columns, None, delimiter, decimal, header, na, drop_missing), family)
+        reading = Reading(data, columns, None, delimiter, decimal, header, na, drop_missing)
+        if reading.is_streamed(stream):
+            _predict_stream(model, reading, family, "probabilities" if proba else "component", out, force)
+            return
+        task = _read_for(model, reading, family)
         with task.precision():
             check_density(np.asarray(task.mixture.log_prob(task.values)))
             ask = task.mixture.responsibilities if proba else task.mixture.predict
@@ -378,6 +396,7 @@ def score(
     header: Header = None,
     na: Na = None,
     drop_missing: DropMissing = False,
+    stream: Stream = False,
     family: Own = None,
     debug: Debug = False,
 ) -> None:
@@ -391,7 +410,11 @@ def score(
 
         from jaxem.selection import criteria
 
-        task = _read_for(model, Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing), family)
+        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing)
+        if reading.is_streamed(stream):
+            _score_stream(model, reading, family)
+            return
+        task = _read_for(model, reading, family)
         with task.precision():
             log_prob = np.asarray(task.mixture.log_prob(task.values), np.float64)
             p = task.mixture.n_parameters
@@ -506,6 +529,7 @@ class Settings(NamedTuple):
     max_iter: int
     chunk_size: int | None
     order: Order | None
+    checkpoint: Path | None = None
 
     @property
     def several(self) -> bool:
@@ -526,6 +550,11 @@ class Settings(NamedTuple):
         if self.restarts is not None and (self.several or self.budget is not None):
             other = "--budget" if self.budget is not None else "-k A:B and several kinds"
             raise typer.BadParameter(f"{other} and --restarts or --init exclude each other; give one of the two")
+        if self.checkpoint is not None and self.several:
+            raise typer.BadParameter(
+                "a checkpoint is of one search; give one -k and one kind, or leave --checkpoint out",
+                param_hint="--checkpoint",
+            )
 
     def described(self, kind: Kind) -> str:
         """What the components of a fit are, in words."""
@@ -534,7 +563,8 @@ class Settings(NamedTuple):
 
     def families(self, weighted: Weighted) -> list[Family]:
         """The families of a table."""
-        counted = weighted.values if weighted.weights is None else weighted.values[weighted.weights > 0]
+        every = weighted.table.values if weighted.source is not None else weighted.values
+        counted = every if weighted.weights is None else every[weighted.weights > 0]
         return [self.layers.wrap(kind.make(weighted.table.values), counted) for kind in self.kinds]
 
     @property
@@ -629,6 +659,41 @@ def _read_for(model: Path, reading: Reading, own: str | None) -> Task:
     return Task(saved.mixture, reading.read(source, wanted))
 
 
+def _stream_for(model: Path, reading: Reading, own: str | None) -> tuple[Mixture, Weighted]:
+    """Load a model, and open the columns that it wants, by their names, as a source."""
+    start_jax()
+    saved = _load(model, own)
+    return saved.mixture, reading.stream(reading.chosen or saved.columns)
+
+
+def _predict_stream(model: Path, reading: Reading, own: str | None, kind: str, out: Path | None, force: bool) -> None:
+    import jax
+
+    if out is None:
+        raise UsageError("predictions of streamed data are written to a file; give --out with .parquet, .csv or .npy")
+    mixture, weighted = _stream_for(model, reading, own)
+    with jax.enable_x64(mixture.log_weights.dtype.itemsize == 8):
+        n = jaxem.predict_to(out, mixture, weighted.source, kind, overwrite=force)
+    print(f"{n} rows written to {printable(str(out))}")
+
+
+def _score_stream(model: Path, reading: Reading, own: str | None) -> None:
+    import jax
+
+    from jaxem.selection import criteria
+
+    mixture, weighted = _stream_for(model, reading, own)
+    with jax.enable_x64(mixture.log_weights.dtype.itemsize == 8):
+        total, n = float(jaxem.e_step(mixture, weighted.source).log_likelihood), weighted.total
+    if not math.isfinite(total):
+        raise WorkError("some row has no density under the model; leave out rows that it cannot produce")
+    of_fit = criteria(total, mixture.n_parameters, n)
+    print(f"log_likelihood {total:.6f}\nper_row {total / n:.6f}\nrows {weighted.shape[0]}")
+    if weighted.is_weighted:
+        print(f"weights {n:.10g}")
+    print(f"bic {of_fit.bic:.6f}\naic {of_fit.aic:.6f}")
+
+
 def _precision(table: Table) -> Any:
     """The scope in which data in float64 are computed in float64."""
     import jax
@@ -671,9 +736,10 @@ def _fit(
         note(f"the model is saved without the names of its columns, which {wrong}")
         names = None
     for k in settings.counts:
-        as_components(k, table.values.shape[0])
+        as_components(k, weighted.shape[0])
     start_jax(keep=keep)
-    compiling = _compile_verification(weighted, settings) if verified and not settings.several else None
+    ahead = verified and not settings.several and weighted.source is None
+    compiling = _compile_verification(weighted, settings) if ahead else None
     shown = weighted._replace(table=table._replace(columns=tuple(map(printable, table.columns))))
     source = BUNDLED if data is None else "standard input" if str(data) == "-" else printable(str(data))
     try:
@@ -760,7 +826,7 @@ def _restart(weighted: Weighted, settings: Settings) -> Outcome:
     devices, restarts = jax.local_devices(), settings.restarts or 1
     # several GPUs share the restarts, but the rows of large data: then each has only its own in memory
     several = len(devices) > 1 and devices[0].platform != "cpu"
-    by_rows = several and (restarts < len(devices) or values.nbytes > LARGE)
+    by_rows = weighted.source is None and several and (restarts < len(devices) or values.nbytes > LARGE)
     mesh = mesh_of(devices) if by_rows else None
     with progress_bar("fitting restarts", restarts) as update:
 
@@ -768,7 +834,8 @@ def _restart(weighted: Weighted, settings: Settings) -> Outcome:
             update(seen.finished, f"{seen.passes} passes, best {seen.best:.4f}")
 
         lanes = lane_count(restarts)
-        rows = as_rows(family, values, weighted.weights, k, lanes=lanes, chunk_size=settings.chunk_size, mesh=mesh)
+        options = dict[str, Any]({"lanes": lanes, "chunk_size": settings.chunk_size, "mesh": mesh})
+        rows = values if weighted.source is not None else as_rows(family, values, weighted.weights, k, **options)
         key, initializer = jax.random.key(settings.seed), _initializer(settings.init)
         starts = jaxem.starts(key, family, rows, k, restarts, initializer)
         results = jaxem.fit_restarts(
@@ -778,10 +845,11 @@ def _restart(weighted: Weighted, settings: Settings) -> Outcome:
             max_iter=settings.max_iter,
             accelerator=jaxem.hybrid(),
             callback=show,
+            checkpoint=settings.checkpoint,
         )
     found, origin = jaxem.best(results), count_of(restarts, "restart")
     failed = jaxem.Status(int(found.status)).failed
-    collapse = jaxem.collapse_of(found.mixture, values, weighted.weights) if failed else None
+    collapse = jaxem.collapse_of(found.mixture, weighted.table.values, weighted.weights) if failed else None
     return Outcome(found, settings.described(settings.kinds[0]), jaxem.landscape(results), origin, None, collapse)
 
 
@@ -793,15 +861,17 @@ def _search(weighted: Weighted, settings: Settings) -> Outcome:
 
     values, k, options = weighted.values, settings.counts[0], settings.of_search(weighted)
     # what takes no time shows no progress, and is not cut in pieces for it
-    budget = settings.budget or default_budget(values.size * k)
-    long = values.size * k * budget >= SHORT
+    size, began = math.prod(weighted.shape), time.perf_counter()
+    budget = settings.budget or default_budget(size * k)
+    long = size * k * budget >= SHORT
     with progress_bar("searching", budget, counts=False, wanted=long) as update:
 
         def show(seen: SearchProgress) -> None:
-            update(seen.passes, f"{seen.lanes} climbs, {seen.passes} passes, best {seen.best:.4f}")
+            speed = seen.passes * weighted.shape[0] / max(time.perf_counter() - began, 1e-9)
+            update(seen.passes, f"{seen.lanes} climbs, {seen.passes} passes, {speed:.2g} rows/s, best {seen.best:.4f}")
 
         key, [family], callback = jax.random.key(settings.seed), settings.families(weighted), show if long else None
-        found = jaxem.search(key, family, values, k, callback=callback, **options)
+        found = jaxem.search(key, family, values, k, callback=callback, checkpoint=settings.checkpoint, **options)
     return _outcome(found, settings.described(settings.kinds[0]), None)
 
 

@@ -6,10 +6,11 @@ goes by position. What is not plain is said in a line on stderr, and a name that
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 Data = Annotated[
     Path | None,
     typer.Argument(
-        help="csv, tsv, txt or dat (also with .gz), parquet or npy; - for text on standard input; Old Faithful if left out."
+        help="csv, tsv, txt or dat (also with .gz), parquet, npy or arrow, a pattern or folder of such; - for text on "
+        "standard input; Old Faithful if left out."
     ),
 ]
 Columns = Annotated[str | None, typer.Option(help="Names of the columns to use, separated by commas.")]
@@ -36,6 +38,10 @@ Labels = Annotated[
     ),
 ]
 _PANEL = "How DATA are read"
+SHOWN = 10_000
+"""rows of streamed data that pictures and reports show"""
+LARGE_PART = 0.25
+"""part of the memory above which a file is streamed"""
 Delimiter = Annotated[
     str | None,
     typer.Option(
@@ -69,6 +75,14 @@ Na = Annotated[
         metavar="CODE",
         rich_help_panel=_PANEL,
         help="What also stands for a missing value, such as -999; again, or with commas, for several.",
+    ),
+]
+Stream = Annotated[
+    bool,
+    typer.Option(
+        "--stream",
+        rich_help_panel=_PANEL,
+        help="Pass over DATA block by block; so are patterns, folders and files larger than a quarter of the memory.",
     ),
 ]
 DropMissing = Annotated[
@@ -122,6 +136,47 @@ class Reading(NamedTuple):
             drop_missing=self.drop_missing,
         )
 
+    def is_streamed(self, asked: bool) -> bool:
+        """Whether the data are passed over block by block: if that is asked for, if they are several files, or if they are
+        larger than a part of the memory, which is said."""
+        from jaxem.files import ARROW
+
+        text = "-" if self.data is None else str(self.data)
+        if text in ("-", "/dev/stdin"):
+            if asked:
+                raise UsageError("--stream needs DATA in files; give the name of one, a pattern or a folder")
+            return False
+        is_pattern = not os.path.exists(text) and glob.has_magic(text)
+        if asked or is_pattern or os.path.isdir(text) or os.path.splitext(text)[1] in ARROW:
+            return True
+        try:
+            size, memory = os.path.getsize(text), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, ValueError, AttributeError):
+            return False
+        if size > LARGE_PART * memory:
+            note(f"{text} has {size / 1e9:.1f} GB and is passed over block by block (--stream)")
+        return size > LARGE_PART * memory
+
+    def stream(self, names: Sequence[str] | None = None) -> Weighted:
+        """The files as a source, with the columns named, by default those of --columns."""
+        from jaxem.datasets import Table
+        from jaxem.files import Files
+
+        if self.labels is not None:
+            raise UsageError("--labels needs a table in memory; leave it out, or leave --stream out")
+        delimiter = self.delimiter if self.delimiter is None else _WORDS.get(self.delimiter, self.delimiter)
+        decimal = self.decimal if self.decimal is None else _WORDS.get(self.decimal, self.decimal)
+        codes = [code.strip() for several in self.na or () for code in several.split(",") if code.strip()]
+        chosen = self.chosen if names is None else names
+        source = Files(
+            str(self.data), chosen, self.weights, delimiter=delimiter, decimal=decimal, header=self.header, na=codes,
+            drop_missing=self.drop_missing,
+        )  # fmt: skip
+        columns = source.columns or ()
+        files = "1 file" if len(source.paths) == 1 else f"{len(source.paths)} files"
+        _say([f"{files}, {source.described().moments.n} rows, columns {', '.join(columns[:20])}; read block by block"])
+        return Weighted(Table(source.sample(SHOWN), columns), None, None, source)
+
     def read(self, source: OpenTable, names: Sequence[str] | None = None) -> Weighted:
         """The table of these columns, by default of those named by --columns, with its notes said, and the weights."""
         names = self.chosen if names is None else names
@@ -156,23 +211,42 @@ class Reading(NamedTuple):
 
 
 class Weighted(NamedTuple):
-    """A table, and the weight of each row, `[n]`; None where all are one. And the component that each is known to be of."""
+    """A table, and the weight of each row, `[n]`; None where all are one. And the component that each is known to be of.
+
+    Of a table that is passed over block by block the `table` has some rows, and `source` all.
+    """
 
     table: Table
     weights: np.ndarray | None
     labels: np.ndarray | None = None
+    source: Any = None
 
     @property
-    def values(self) -> np.ndarray:
-        """The rows that are fitted, `[n, d]`, their labels in one more column."""
+    def values(self) -> Any:
+        """The rows that are fitted, `[n, d]`, their labels in one more column; or a source of them."""
         import numpy as np
 
+        if self.source is not None:
+            return self.source
         values = self.table.values
         return values if self.labels is None else np.column_stack([values, self.labels.astype(values.dtype)])
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of rows and columns of the table."""
+        n, d = self.table.values.shape
+        return (n, d) if self.source is None else (self.source.described().moments.n, d)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether rows have weights."""
+        return self.weights is not None or (self.source is not None and self.source.weight is not None)
+
+    @property
     def total(self) -> float:
         """The sum of the weights: the n of BIC."""
+        if self.source is not None:
+            return float(self.source.described().moments.total)
         return float(len(self.table.values) if self.weights is None else self.weights.sum())
 
 

@@ -65,12 +65,12 @@ def print_fit(source: str, weighted: Weighted, outcome: Outcome, status: Status,
     from jaxem.stopping import Status
 
     table, total_weight = weighted.table, weighted.total
-    n, d = table.values.shape
+    n, d = weighted.shape
     result, mixture, total = outcome.result, outcome.result.mixture, float(outcome.result.log_likelihood)
     k, p = mixture.n_components, mixture.n_parameters
     if outcome.selection is not None:
         print(f"{outcome.selection}\n")
-    of_sum = "" if weighted.weights is None else f", weights that sum to {total_weight:.10g}"
+    of_sum = "" if not weighted.is_weighted else f", weights that sum to {total_weight:.10g}"
     print(
         f"{source}: {count_of(n, 'row')}, {count_of(d, 'column')}{of_sum}; {count_of(k, 'component')}, "
         f"{outcome.described}, {count_of(p, 'parameter')}\n"
