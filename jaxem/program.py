@@ -238,16 +238,28 @@ def forget_programs() -> None:
 
 def under_scopes(work: Callable[[], T]) -> Callable[[], T]:
     """`work` as it would be here, for another thread: under the settings of JAX that hold in this one."""
-    here = [(name, scope, getattr(jax.config, name)) for name, scope in SCOPES]
+    here = settings()
 
     def there() -> T:
-        with contextlib.ExitStack() as stack:
-            for name, scope, value in here:
-                if getattr(jax.config, name) != value:
-                    stack.enter_context(scope(value))
+        with under(here):
             return work()
 
     return there
+
+
+def settings() -> dict[str, Any]:
+    """JAX's settings that hold in this thread."""
+    return {name: getattr(jax.config, name) for name, _ in SCOPES}
+
+
+@contextlib.contextmanager
+def under(values: Mapping[str, Any]) -> Iterator[None]:
+    """A scope in which these settings of JAX hold in this thread."""
+    with contextlib.ExitStack() as stack:
+        for name, scope in SCOPES:
+            if name in values and getattr(jax.config, name) != values[name]:
+                stack.enter_context(scope(values[name]))
+        yield
 
 
 @functools.cache
