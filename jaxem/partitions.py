@@ -85,6 +85,7 @@ class Partitions(Source):
 
     def __init__(
         self,
+        data: Any,
         parts: Sequence[Any],
         weights: Sequence[Any] | None,
         lengths: Sequence[int] | None,
@@ -93,6 +94,7 @@ class Partitions(Source):
         counted: Sequence[Any] | None = None,
     ) -> None:
         self._parts, self._weights, self._reader = list(parts), weights, reader
+        self._data = data  # Dask forgets persisted partitions when nobody holds the collection; `parts` do not
         self._lengths = None if lengths is None else tuple(map(int, lengths))
         self._counted = parts if counted is None else counted  # what is enough to count rows
         self.columns = reader.columns
@@ -107,7 +109,7 @@ class Partitions(Source):
         return self._lengths
 
     @property
-    def place(self) -> "Callable[[int], str]":  # type: ignore[override]  # an object that is pickled without the data
+    def place(self) -> "Places":  # a method would be pickled with all of the data
         """Where row number `row`, from 0, is to be found: a function of it."""
         return Places(tuple(np.cumsum(self.lengths).tolist()))
 
@@ -132,9 +134,9 @@ class Partitions(Source):
         found = self.described().moments
         spread = np.sqrt(found.squares / found.total)
         size = np.abs(found.mean) + spread
-        told = np.stack([found.mean, spread]) / np.where(size > 0, size, 1.0)
-        sizes = [f"{one:.9g}" for one in size]
-        return f"{type(self).__name__} {found.rows} {found.n} {found.total:.9g} {sizes} {(told.round(9) + 0.0).tolist()}"
+        sizes = " ".join(f"{one:.9g}" for one in size)
+        means = (found.mean / np.where(size > 0, size, 1.0)).round(9) + 0.0  # not -0
+        return f"{type(self).__name__} {found.rows} {found.n} {found.total:.9g} {sizes} {means.tolist()}"
 
     def block_rows(self, d: int) -> int:
         """Rows of d columns in a block: the longest partition is cut evenly, so that little is padded."""
@@ -257,21 +259,23 @@ class Reader:
 
 def _of_frame(data: Any, columns: Any, weight: Any) -> Partitions:
     """The source of a dataframe; its dtypes are those that Dask expects, and the values are checked in each partition."""
-    if not hasattr(data, "columns"):
+    if data.ndim != 2:
         raise TypeError(f"data is a {type(data).__name__}; give a dataframe, such as data.to_frame()")
     if weight is not None and np.ndim(weight):
         raise ValueError("weight is an array; name the column of the dataframe that holds the weights")
     there = list(data.columns)
     names = [name for name in there if name != weight] if columns is None else list(as_several(columns))
-    for argument, name in (*(("columns", name) for name in names), *((("weight", weight),) if weight is not None else ())):
+    wanted = names if weight is None else [*names, weight]
+    for i, name in enumerate(wanted):
         if name not in there:
+            argument = "columns" if i < len(names) else "weight"
             raise ValueError(f"{argument} names {name!r}, which the dataframe lacks; it has {_listed(there)}")
         if there.count(name) > 1:
             raise ValueError(f"the dataframe has {there.count(name)} columns {name!r}; rename them")
     if not names or len(set(names)) < len(names) or weight in names:
         raise ValueError(f"columns = {names!r}; give at least one column, none twice, and not that of the weights")
     dtypes = dict(zip(there, data.dtypes, strict=True))
-    text = [name for name in (*names, *([] if weight is None else [weight])) if not _holds_numbers(dtypes[name])]
+    text = [name for name in wanted if not _holds_numbers(dtypes[name])]
     if text:
         numeric = [name for name in names if _holds_numbers(dtypes[name])]
         raise ValueError(
@@ -280,9 +284,8 @@ def _of_frame(data: Any, columns: Any, weight: Any) -> Partitions:
         )
     plain = [dtypes[name] if isinstance(dtypes[name], np.dtype) else np.dtype(float) for name in names]
     reader = Reader(len(names), tuple(names), weight, np.result_type(*plain))
-    wanted = names if weight is None else [*names, weight]
     parts = data[wanted].to_delayed()
-    return Partitions(parts, None, None, reader, counted=data[wanted[-1:]].to_delayed())
+    return Partitions(data, parts, None, None, reader, counted=data[wanted[-1:]].to_delayed())
 
 
 def _of_array(data: Any, columns: Any, weight: Any) -> Partitions:
@@ -293,6 +296,7 @@ def _of_array(data: Any, columns: Any, weight: Any) -> Partitions:
         raise ValueError(f"data has dtype {data.dtype}; give real numbers")
     if np.isnan(data.shape[1]):
         raise ValueError("the number of columns of data is unknown; call data.compute_chunk_sizes() first")
+    given = data
     if columns is not None:
         data = data[:, as_columns("columns", columns, data.shape[1])]
     d = int(data.shape[1])
@@ -300,7 +304,7 @@ def _of_array(data: Any, columns: Any, weight: Any) -> Partitions:
         raise ValueError("data has no columns; give at least one")
     data = data.rechunk({1: -1})
     known = None if np.isnan(data.chunks[0]).any() else data.chunks[0]
-    source = Partitions(data.to_delayed()[:, 0], None, known, Reader(d))
+    source = Partitions(given, data.to_delayed()[:, 0], None, known, Reader(d))
     if weight is not None:
         source._weights = _weights(weight, source, known is not None)
     return source
@@ -319,7 +323,8 @@ def _weights(weight: Any, source: Partitions, known: bool) -> list[Any]:
         weight = weight.compute_chunk_sizes()
     if is_lazy and np.isnan(weight.shape[0]):  # whether the lengths agree is seen in each partition
         if weight.numblocks[0] != len(source._parts):
-            raise ValueError(f"weight has {weight.numblocks[0]} chunks, data {len(source._parts)}; give them in the same")
+            chunks = f"weight has {weight.numblocks[0]} chunks, data {len(source._parts)}"
+            raise ValueError(f"{chunks}, all of unknown lengths; give them in the same")
         return list(weight.to_delayed())
     lengths = source.lengths
     if weight.shape[0] != sum(lengths):
@@ -395,7 +400,7 @@ def _pickled(value: Any) -> bytes:
     """The bytes of a value, in which a family is bytes that tell it from others."""
     cloudpickle: Any = importlib.import_module("cloudpickle")
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+    class Pickler(cloudpickle.Pickler):
         def reducer_override(self, obj: Any) -> Any:
             return (_family, (_bytes_of(obj),)) if isinstance(obj, Family) else super().reducer_override(obj)
 
