@@ -24,13 +24,13 @@ from jaxem.checks import as_columns, as_several
 from jaxem.families.base import Family
 from jaxem.program import settings, under
 from jaxem.rows import bucket
-from jaxem.source import Described, Source, batch_rows, describe, joined, numbered, sampled_rows
+from jaxem.source import Described, Source, as_blocks_of_one_size, batch_rows, describe, sampled_rows
 
 T = TypeVar("T")
 FAN = 8
 """values that one task adds up"""
-SPARE = 1.1
-"""rows that partitions offer for a sample, in parts of those that it takes: many standard deviations more than enough"""
+SPARE = 2
+"""times as many rows as a sample takes are offered for it: enough unless nearly half of all have weight 0"""
 _unpickling = threading.RLock()
 
 
@@ -97,7 +97,7 @@ class Partitions(Source):
         self._data = data  # Dask forgets persisted partitions when nobody holds the collection; `parts` do not
         self._lengths = None if lengths is None else tuple(map(int, lengths))
         self._counted = parts if counted is None else counted  # what is enough to count rows
-        self.columns = reader.columns
+        self.columns = None if reader.columns is None else tuple(map(str, reader.columns))
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -116,18 +116,18 @@ class Partitions(Source):
     def __iter__(self) -> Iterator[Any]:
         """The rows of one partition after the other, each brought here."""
         dask: Any = importlib.import_module("dask")
+        place = self.place
         for begin, *task in self._tasks():
-            yield self._reader.read(self.place, begin, *dask.compute(*task))
+            yield self._reader.read(place, begin, *dask.compute(*task))
 
     def in_memory(self) -> tuple[np.ndarray, np.ndarray | None]:
         """All rows `[n, d]` and their weights `[n]`, or None."""
         dask: Any = importlib.import_module("dask")
         tasks = list(self._tasks())
         found = dask.compute(*[task[1:] for task in tasks])
-        blocks = [
-            self._reader.read(self.place, task[0], *parts) for task, parts in zip(tasks, cast(Any, found), strict=True)
-        ]
-        return joined(blocks)
+        read = [self._reader.read(self.place, task[0], *parts) for task, parts in zip(tasks, found, strict=True)]
+        weights = [w for _, w in read if w is not None]
+        return np.concatenate([x for x, _ in read]), np.concatenate(weights) if weights else None
 
     def fingerprint(self) -> str:
         """Number, weight, means and spreads of all rows, to nine digits: other partitions, or workers, round differently."""
@@ -147,14 +147,14 @@ class Partitions(Source):
     def described(self) -> Described:
         """Moments, sample and dtype of all rows; one pass, made once.
 
-        Partitions offer about as many rows as the sample takes, else a large part of the data would travel. Where many rows
+        Partitions offer about twice as many rows as the sample takes, else a large part of the data would travel. Where many rows
         have weight 0 these are too few, and another pass asks for all that may be drawn.
         """
         n, known = sum(self.lengths), vars(self)
         most = sampled_rows(self._reader.d)
-        if "_described" not in known and n > 2 * most:
-            bound = int(2**64 * (SPARE * most / n))
-            found = self.fold(functools.partial(describe, self.place, bound=bound))
+        if "_described" not in known and n > SPARE * most:
+            bound = 2**64 * SPARE * most // n
+            found = self.fold(functools.partial(describe, self.place, self.columns, bound=bound))
             if found.drawn.n >= most:
                 known["_described"] = found
         return super().described()
@@ -361,7 +361,7 @@ def sum_of_partition(work: bytes, size: int, begin: int, part: Any, w: Any = Non
     of_block, values, place, reader = _unpickled(work)
     with under(values):
         piece = Piece(functools.partial(reader.read, place, begin, part, w), place, begin, size)
-        return sum_of(*(of_block(begin + first, x, weights) for first, x, weights in numbered(piece)))
+        return sum_of(*(of_block(begin + first, x, weights) for first, x, weights in as_blocks_of_one_size(piece)))
 
 
 def sum_of(*values: Any) -> Any:
