@@ -220,9 +220,9 @@ def test_the_work_is_once_in_the_graph_and_is_added_up_in_a_tree():
     sizes = [len(cloudpickle.dumps(node)) for node in graph.values()]
     assert sum(size > heavy.nbytes for size in sizes) == 1
     np.testing.assert_array_equal(total.tree[1], [np.arange(0, N, 1_000).sum(), N])
-    adding = [node for key, node in graph.items() if str(key).startswith("sum_of-")]
+    adding = [key for key in graph if str(key).startswith("sum_of-")]
     assert len(adding) == 10 + 2 + 1
-    assert max(len(node.dependencies) for node in adding) <= partitions.FAN
+    assert max(len(dask.core.get_dependencies(graph, key)) for key in adding) <= partitions.FAN
 
 
 @pytest.mark.any_dtype
@@ -378,7 +378,7 @@ def client():
     from dask.distributed import Client, LocalCluster
 
     environment = {"JAX_ENABLE_X64": "0"}
-    options = {"dashboard_address": None, "processes": True, "silence_logs": 50}
+    options = {"dashboard_address": ":0", "processes": True, "silence_logs": 50}
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, env=environment, **options) as cluster,
         Client(cluster, set_as_default=False) as made,
@@ -411,7 +411,7 @@ def test_a_lost_worker_changes_no_number(on_cluster, tmp_path, start):
     found = jaxem.fit(start, jaxem.from_dask(data, weight=W), stop=NEVER, max_iter=8)
     assert (tmp_path / "killed").exists()
     assert set(on_cluster.scheduler_info()["workers"]) != workers
-    assert_same(found, expected, 10 * ROUNDING)
+    assert_same((found.mixture, found.log_likelihood), (expected.mixture, expected.log_likelihood), 10 * ROUNDING)
     assert found.log_likelihood.dtype == expected.log_likelihood.dtype
 
 

@@ -198,7 +198,7 @@ def test_help_does_not_import_jax():
 
 REQUIRED_ONLY = """
 import sys
-for extra in "typer rich pyarrow pydantic platformdirs matplotlib sklearn pandas polars pytest hypothesis".split():
+for extra in "typer rich pyarrow pydantic platformdirs matplotlib sklearn dask pandas polars pytest hypothesis".split():
     sys.modules[extra] = None
 import jax, jaxem, jaxem.io, jaxem.datasets
 x = jaxem.datasets.faithful()
@@ -212,6 +212,7 @@ for what, needs in (
     (lambda: jaxem.datasets.read_table(sys.argv[1] + "/x.csv"), "jaxem[cli]"),
     (lambda: __import__("jaxem.sklearn"), "jaxem[sklearn]"),
     (lambda: __import__("jaxem.cli"), "jaxem[cli]"),
+    (lambda: jaxem.from_dask(x), "jaxem[dask]"),
 ):
     try:
         what()
