@@ -199,6 +199,27 @@ def test_kinds_of_columns():
     assert one.in_memory()[0].dtype == np.float32
 
 
+@pytest.mark.any_dtype
+def test_a_climb_goes_on_from_a_checkpoint_in_other_partitions(tmp_path, monkeypatch, start):
+    expected = jaxem.fit(start, X, W, stop=NEVER, max_iter=8)
+    passes = []
+    fold = partitions.Partitions.fold
+
+    def counted(self, work):
+        passes.append(work)
+        if len(passes) == 6:
+            raise KeyboardInterrupt
+        return fold(self, work)
+
+    monkeypatch.setattr(partitions.Partitions, "fold", counted)
+    options = {"stop": NEVER, "max_iter": 8, "checkpoint": tmp_path / "climb"}
+    with pytest.raises(KeyboardInterrupt):
+        jaxem.fit(start, in_array(), **options)
+    found = jaxem.fit(start, in_frame(), **options)
+    assert_same((found.mixture, found.log_likelihood), (expected.mixture, expected.log_likelihood), 10 * ROUNDING)
+    assert len(passes) < 6 + 8
+
+
 # -- how it is worked out ------------------------------------------------------------------------------------------------
 
 
