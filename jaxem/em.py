@@ -57,11 +57,7 @@ def e_step(
     mixture = as_mixture(mixture, x)
     options = dict[str, Any]({"like": mixture, "chunk_size": chunk_size})
     rows = as_rows(mixture.family, x, sample_weight, mixture.n_components, streams=True, **options)
-    return rows.sum(_stats_of, mixture) if isinstance(rows, Stream) else _stats_of(mixture, rows)
-
-
-def _stats_of(mixture: Mixture, rows: Rows) -> Stats:
-    return _e_step(mixture, rows)  # a function has a name, by which another process finds it
+    return rows.sum(_e_step, mixture) if isinstance(rows, Stream) else _e_step(mixture, rows)
 
 
 @jax.jit

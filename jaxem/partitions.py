@@ -140,7 +140,7 @@ class Partitions(Source):
 
     def block_rows(self, d: int) -> int:
         """Rows of d columns in a block: the longest partition is cut evenly, so that little is padded."""
-        longest = max(1, *self.lengths)
+        longest = max((1, *self.lengths))
         pieces = -(-longest // batch_rows(d))
         return min(batch_rows(d), bucket(-(-longest // pieces)))
 

@@ -11,7 +11,9 @@ Both compile in one piece: in several, on all cores, they take a third more CPU 
 
 import contextlib
 import functools
+import importlib
 import math
+import sys
 import threading
 import time
 import weakref
@@ -95,6 +97,12 @@ class Program:
         self.made: dict[Any, Future[Any]] = {}
         """programs by the kind of their arguments; a Future is not done while its program is being compiled"""
         _programs.add(self)
+
+    def __reduce__(self) -> Any:
+        """Another process has the same program under its name in the module."""
+        module = self.function.__module__
+        name = next(name for name, value in vars(sys.modules[module]).items() if value is self)
+        return _program_named, (module, name)
 
     def __call__(self, *args: Any) -> Any:
         """`function(*args)`."""
@@ -227,6 +235,10 @@ class Program:
         if jax.default_backend() != "cpu" or jax.process_count() > 1:
             return None
         return kept.name_of([self.function, self.options, self.work(*args) <= SMALL, kind])
+
+
+def _program_named(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
 
 
 def forget_programs() -> None:

@@ -51,7 +51,7 @@ FAMILIES = {
 """the other families, a page each under the contract of `families.base`"""
 ENGINE_ROOM = {
     "names": 40, "primitives": 180, "linalg": 185, "distances": 85, "checks": 455, "moments": 80, "rows": 575, "devices": 70,
-    "kept": 260, "program": 335, "threads": 140, "parts": 135, "source": 490, "journal": 235,
+    "kept": 260, "program": 350, "threads": 140, "parts": 135, "source": 490, "journal": 235,
     "processes": 200, "partitions": 440, "init": 435, "recipes": 140, "saddles": 85,
     "penalties": 115,
     "lanes": 465, "queue": 360, "rounds": 400, "racing": 330, "display": 420, "laws": 650, "ordering": 90, "online": 325,
