@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import newton as newton
     from jaxem import online as online
     from jaxem import ordering as ordering
+    from jaxem import partitions as partitions
     from jaxem import parts as parts
     from jaxem import penalties as penalties
     from jaxem import plots as plots
@@ -134,6 +135,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.loop import fit as fit
     from jaxem.mixture import Mixture as Mixture
     from jaxem.ordering import sorted_components as sorted_components
+    from jaxem.partitions import from_dask as from_dask
     from jaxem.penalties import chen_tan as chen_tan
     from jaxem.penalties import fraley_raftery as fraley_raftery
     from jaxem.penalties import variance_floor as variance_floor
@@ -266,6 +268,7 @@ _HOME = {
     "from_processes": "processes",
     "Files": "files",
     "predict_to": "files",
+    "from_dask": "partitions",
     "set_threads": "threads",
     "collapse_of": "collapse",
     "Collapse": "reasons",
@@ -327,6 +330,7 @@ _MODULES = (
     "newton",
     "online",
     "ordering",
+    "partitions",
     "parts",
     "penalties",
     "plots",

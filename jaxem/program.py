@@ -11,7 +11,9 @@ Both compile in one piece: in several, on all cores, they take a third more CPU 
 
 import contextlib
 import functools
+import importlib
 import math
+import sys
 import threading
 import time
 import weakref
@@ -95,6 +97,12 @@ class Program:
         self.made: dict[Any, Future[Any]] = {}
         """programs by the kind of their arguments; a Future is not done while its program is being compiled"""
         _programs.add(self)
+
+    def __reduce__(self) -> Any:
+        """Another process has the same program under its name in the module."""
+        module = self.function.__module__
+        name = next(name for name, value in vars(sys.modules[module]).items() if value is self)
+        return _program_named, (module, name)
 
     def __call__(self, *args: Any) -> Any:
         """`function(*args)`."""
@@ -229,6 +237,10 @@ class Program:
         return kept.name_of([self.function, self.options, self.work(*args) <= SMALL, kind])
 
 
+def _program_named(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
 def forget_programs() -> None:
     """Give up all compiled programs of this process, those of JAX too."""
     for program in _programs:
@@ -238,16 +250,28 @@ def forget_programs() -> None:
 
 def under_scopes(work: Callable[[], T]) -> Callable[[], T]:
     """`work` as it would be here, for another thread: under the settings of JAX that hold in this one."""
-    here = [(name, scope, getattr(jax.config, name)) for name, scope in SCOPES]
+    here = settings()
 
     def there() -> T:
-        with contextlib.ExitStack() as stack:
-            for name, scope, value in here:
-                if getattr(jax.config, name) != value:
-                    stack.enter_context(scope(value))
+        with under(here):
             return work()
 
     return there
+
+
+def settings() -> dict[str, Any]:
+    """JAX's settings that hold in this thread."""
+    return {name: getattr(jax.config, name) for name, _ in SCOPES}
+
+
+@contextlib.contextmanager
+def under(values: Mapping[str, Any]) -> Iterator[None]:
+    """A scope in which these settings of JAX hold in this thread."""
+    with contextlib.ExitStack() as stack:
+        for name, scope in SCOPES:
+            if name in values and getattr(jax.config, name) != values[name]:
+                stack.enter_context(scope(values[name]))
+        yield
 
 
 @functools.cache

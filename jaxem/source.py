@@ -73,6 +73,10 @@ class Source(abc.ABC):
         moments = self.described().moments
         return f"{type(self).__name__} {moments.n} {moments.total!r} {moments.mean.tolist()} {moments.squares.tolist()}"
 
+    def block_rows(self, d: int) -> int:
+        """Rows of d columns in a block that is worked on; shorter ones are padded, so that one program serves all."""
+        return batch_rows(d)
+
     def fold(self, of_block: Callable[[int, np.ndarray, np.ndarray | None], T]) -> T:
         """The sum of `of_block(number of the first row, rows, weights)` over all blocks, in their order.
 
@@ -129,7 +133,7 @@ class Source(abc.ABC):
                 np.int32(min(n, 2**31 - 1)),
             )
         frame = Frame(*leaves)
-        size, floats = batch_rows(d), family.row_floats(k * lanes, d)
+        size, floats = self.block_rows(d), family.row_floats(k * lanes, d)
         blocks = [block_size((rows, d), floats, dtype, chunk_size=chunk_size) for rows in (bucket(len(x)), size)]
         sampled = jax.tree.map(jax.device_put, ready_in_frame(x, w, frame, blocks[0]))
         return Stream(self, frame, sampled, blocks[1], moments.rows)
@@ -182,7 +186,8 @@ class Stream:
     def sum(self, function: Callable[..., T], *args: Any) -> T:
         """The sum of `function(*args, rows)`, a pytree, over Rows of all blocks, in their order."""
         args = jax.tree.map(np.asarray, args)
-        found = self.source.fold(functools.partial(_on_block, function, args, self.frame, self.block))
+        size = self.source.block_rows(self.frame.centre.size)
+        found = self.source.fold(functools.partial(_on_block, function, args, self.frame, self.block, size))
         return cast(T, found.tree)
 
 
@@ -245,14 +250,19 @@ class Drawn:
     bound: int = 2**64 - 1  # rows of higher priorities are not drawn
 
     @classmethod
-    def of(cls, begin: int, x: np.ndarray, w: np.ndarray | None) -> "Drawn":
+    def of(cls, begin: int, x: np.ndarray, w: np.ndarray | None, bound: int = 2**64 - 1) -> "Drawn":
         """What may be drawn of rows `[b, d]` whose first has the number `begin`."""
         priority = priorities(begin, len(x))
         w = np.ones(len(x), x.dtype) if w is None else w
-        if not w.all():
-            counted = w > 0
-            priority, x, w = priority[counted], x[counted], w[counted]
-        return cls(((priority, x, w),), sampled_rows(x.shape[1]))
+        drawn = (w > 0) & (priority <= np.uint64(bound))
+        if not drawn.all():
+            priority, x, w = priority[drawn], x[drawn], w[drawn]
+        return cls(((priority, x, w),), sampled_rows(x.shape[1]), bound)
+
+    @property
+    def n(self) -> int:
+        """How many rows are held."""
+        return sum(len(piece[0]) for piece in self.pieces)
 
     def __add__(self, other: "Drawn") -> "Drawn":
         pieces = list(self.pieces)
@@ -260,8 +270,8 @@ class Drawn:
             low = priority <= np.uint64(self.bound)
             pieces.append((priority, x, w) if low.all() else (priority[low], x[low], w[low]))
         bound = min(self.bound, other.bound)
-        if sum(len(piece[0]) for piece in pieces) <= 2 * self.most:
-            return Drawn(tuple(pieces), self.most, bound)
+        if (found := Drawn(tuple(pieces), self.most, bound)).n <= 2 * self.most:
+            return found
         priority, x, w = _joined_pieces(pieces)
         first = np.argpartition(priority, self.most)[: self.most]
         return Drawn(((priority[first], x[first], w[first]),), self.most, int(priority[first].max()))
@@ -326,9 +336,18 @@ def batch_rows(d: int) -> int:
 
 
 def describe(
-    place: Callable[[int], str], names: tuple[str, ...] | None, begin: int, x: np.ndarray, w: np.ndarray | None
+    place: Callable[[int], str],
+    names: tuple[str, ...] | None,
+    begin: int,
+    x: np.ndarray,
+    w: np.ndarray | None,
+    *,
+    bound: int = 2**64 - 1,
 ) -> Described:
-    """What a block tells; a ValueError that names the place for a number that cannot be meant."""
+    """What a block tells; a ValueError that names the place for a number that cannot be meant.
+
+    Rows whose priority is above the bound are not drawn.
+    """
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         row, column = np.argwhere(~np.isfinite(x))[0]
         name = column if names is None else repr(names[column])
@@ -341,7 +360,7 @@ def describe(
     with _placed(place, begin), already_told():
         data: Any = as_data(x, exact=True)
     weights = None if w is None else w.astype(data.dtype)
-    return Described(Moments.of(data, weights), Drawn.of(begin, data, weights), data.dtype)
+    return Described(Moments.of(data, weights), Drawn.of(begin, data, weights, bound), data.dtype)
 
 
 def _check_block(
@@ -362,11 +381,18 @@ def _placed(place: Callable[[int], str], begin: int) -> Iterator[None]:
 
 
 def _on_block(
-    function: Callable[..., Any], args: Any, frame: Frame, block: int, begin: int, x: np.ndarray, w: np.ndarray | None
+    function: Callable[..., Any],
+    args: Any,
+    frame: Frame,
+    block: int,
+    size: int,
+    begin: int,
+    x: np.ndarray,
+    w: np.ndarray | None,
 ) -> Sum:
     """`function` of a block made ready; each block has one size, so that one program serves all."""
     del begin
-    rows = ready_in_frame(x, w, frame, block, batch_rows(x.shape[1]))
+    rows = ready_in_frame(x, w, frame, block, size)
     return Sum(jax.tree.map(np.asarray, function(*args, rows)))
 
 
@@ -378,7 +404,7 @@ def as_blocks_of_one_size(source: Source) -> Iterator[tuple[int, np.ndarray, np.
         x, w = _as_block(source, begin + count, block, d)
         if not size:
             d = x.shape[1]
-            size = batch_rows(d)
+            size = source.block_rows(d)
         while len(x):
             more = min(size - count, len(x))
             held.append((x[:more], None if w is None else w[:more]))

@@ -18,7 +18,7 @@ FLOORS = {
     "checks": 1, "kept": 1,
     "atomic": 1, "moments": 1, "linalg": 1, "distances": 1, "display": 1, "program": 2, "families.base": 1,
     "devices": 2, "priors": 2, "newton": 2, "rotations": 2, "threads": 3,
-    "rows": 4, "source": 5, "journal": 5, "processes": 6, "penalties": 3,
+    "rows": 4, "source": 5, "journal": 5, "processes": 6, "partitions": 6, "penalties": 3,
     "families.gaussian": 3, "families.discrete": 3, "families.fixed": 3,
     "families.algebra": 3, "families.movable": 2, "families.numerical": 2, "families.regression": 4,
     "families.matrices": 4, "families.student_t": 5,
@@ -51,8 +51,8 @@ FAMILIES = {
 """the other families, a page each under the contract of `families.base`"""
 ENGINE_ROOM = {
     "names": 40, "primitives": 180, "linalg": 185, "distances": 85, "checks": 455, "moments": 80, "rows": 575, "devices": 70,
-    "kept": 260, "program": 320, "threads": 140, "parts": 135, "source": 480, "journal": 235,
-    "processes": 200, "init": 435, "recipes": 140, "saddles": 85,
+    "kept": 260, "program": 350, "threads": 140, "parts": 135, "source": 490, "journal": 235,
+    "processes": 200, "partitions": 440, "init": 435, "recipes": 140, "saddles": 85,
     "penalties": 115,
     "lanes": 465, "queue": 360, "rounds": 400, "racing": 330, "display": 420, "laws": 650, "ordering": 90, "online": 325,
     "newton": 145, "rotations": 170, "standard": 90, "dependence": 135, "slots": 45, "divergence": 40,
@@ -150,7 +150,7 @@ def test_what_is_imported_is_declared():
         at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         if name.split(".")[0] not in ("sklearn", "plots", "cli"):
             assert third_party(at_once) <= declared(), name
-        assert third_party([tree]) <= declared("cli", "plot", "sklearn"), name
+        assert third_party([tree]) <= declared("cli", "plot", "sklearn", "dask"), name
     for folder, extras in {"experiments": ("experiments", "bench"), "tests": ("test",)}.items():
         for path in (PACKAGE.parent / folder).glob("*.py"):
             assert third_party([ast.parse(path.read_text())]) <= declared(*extras), path.name
@@ -198,7 +198,7 @@ def test_help_does_not_import_jax():
 
 REQUIRED_ONLY = """
 import sys
-for extra in "typer rich pyarrow pydantic platformdirs matplotlib sklearn pandas polars pytest hypothesis".split():
+for extra in "typer rich pyarrow pydantic platformdirs matplotlib sklearn dask pandas polars pytest hypothesis".split():
     sys.modules[extra] = None
 import jax, jaxem, jaxem.io, jaxem.datasets
 x = jaxem.datasets.faithful()
@@ -212,6 +212,7 @@ for what, needs in (
     (lambda: jaxem.datasets.read_table(sys.argv[1] + "/x.csv"), "jaxem[cli]"),
     (lambda: __import__("jaxem.sklearn"), "jaxem[sklearn]"),
     (lambda: __import__("jaxem.cli"), "jaxem[cli]"),
+    (lambda: jaxem.from_dask(x), "jaxem[dask]"),
 ):
     try:
         what()
