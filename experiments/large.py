@@ -182,18 +182,13 @@ def median_seconds(function: Callable[[], Any], repeats: int) -> float:
 
 def over_files(config: LargeConfig, path: str) -> dict[str, float]:
     """A pass over a file, and the reading alone."""
-    x = jaxem.Files(path)
-    n = sum(piece.num_rows for piece in _row_groups(path))
+    x: Any = jaxem.Files(path)
+    n = pyarrow.parquet.ParquetFile(path).metadata.num_rows
     found = {"pass": pass_seconds(config, x, n), "peak": peak()}
     repeats = config.repeats if n <= config.in_memory else 1
     found["reading"] = median_seconds(lambda: [None for _ in x], repeats)
     found["bytes"] = median_seconds(lambda: _read_bytes(path), repeats)
     return found
-
-
-def _row_groups(path: str) -> list[Any]:
-    about = pyarrow.parquet.ParquetFile(path).metadata
-    return [about.row_group(i) for i in range(about.num_row_groups)]
 
 
 def _read_bytes(path: str) -> None:
@@ -205,7 +200,7 @@ def _read_bytes(path: str) -> None:
 
 def in_memory(config: LargeConfig, path: str) -> dict[str, float]:
     """A pass over the same rows in memory; the peak includes them."""
-    n = sum(piece.num_rows for piece in _row_groups(path))
+    n = pyarrow.parquet.ParquetFile(path).metadata.num_rows
     x, begin = np.empty((n, config.d)), 0
     for rows in jaxem.Files(path):
         x[begin : begin + len(rows)] = rows
@@ -220,7 +215,7 @@ def in_processes(config: LargeConfig, address: str, count: str, index: str) -> d
     n = config.processes
     x = np.concatenate(list(drawn(config, n)), axis=1).T
     mine = slice(n * int(index) // int(count), n * (int(index) + 1) // int(count))
-    source = jaxem.from_processes(np.ascontiguousarray(x[mine]))
+    source: Any = jaxem.from_processes(np.ascontiguousarray(x[mine]))
     height = float(jaxem.e_step(start(config), source).log_likelihood)
     seconds = pass_seconds(config, source, n)
     return {"pass": seconds, "peak": peak(), "log_likelihood": height}
@@ -228,7 +223,7 @@ def in_processes(config: LargeConfig, address: str, count: str, index: str) -> d
 
 def search_of(config: LargeConfig, path: str) -> dict[str, float]:
     """A search of a file, from the call to the answer."""
-    x = jaxem.Files(path)
+    x: Any = jaxem.Files(path)
     begun = time.perf_counter()
     found = jaxem.search(jax.random.key(config.seed), jaxem.Diagonal(), x, config.k)
     height = float(found.best.log_likelihood)
@@ -254,7 +249,9 @@ def work_here(part: str, config: str, *arguments: str) -> None:
     print(json.dumps(found | {"above": found["peak"] - imported}))
 
 
-def fresh(part: str, config: LargeConfig, of_each: Sequence[Sequence[str]], **environment: str) -> list[dict[str, float]]:
+def fresh(
+    part: str, config: LargeConfig, of_each: Sequence[Sequence[str]], **environment: str
+) -> list[dict[str, float]]:
     """What fresh processes find, one for each list of arguments, side by side. Nothing compiled is kept for them."""
     inherited = {**os.environ, "JAX_ENABLE_X64": "1", "JAXEM_CACHE": "", **environment}
     command = [sys.executable, "-c", PROGRAM, part, config.model_dump_json()]
@@ -317,7 +314,8 @@ def sizes(config: LargeConfig, flops: Any) -> Iterator[dict[str, Any]]:
                 work = PassConfig(family="Diagonal", n=n, d=config.d, k=config.k, dtype="float64", peers=[])
                 floor = floor_of(work, flops)
                 (files,) = fresh("over_files", config, [[str(path)]])
-                note = f"{files['pass'] / floor:.1f} times the floor; reading alone takes {files['reading'] / files['pass']:.0%} of it"
+                share = files["reading"] / files["pass"]
+                note = f"{files['pass'] / floor:.1f} times the floor; reading alone takes {share:.0%} of it"
                 if n <= config.in_memory:
                     (memory,) = fresh("in_memory", config, [[str(path)]])
                     note += f"; {memory['pass'] / files['pass']:.0%} of the speed in memory"
@@ -330,8 +328,8 @@ def sizes(config: LargeConfig, flops: Any) -> Iterator[dict[str, Any]]:
                 (found,) = fresh("search_of", config, [[str(path)]])
                 note = (
                     f"{found['passes']:g} passes, {found['turns']:g} turns of the best on all rows, "
-                    f"{jaxem.Status(int(found['status'])).name}, log-likelihood {found['log_likelihood']:.2f}, that of the mixture drawn from "
-                    f"{found['truth']:.2f}"
+                    f"{jaxem.Status(int(found['status'])).name}, log-likelihood {found['log_likelihood']:.2f}, that of the "
+                    f"mixture drawn from {found['truth']:.2f}"
                 )
                 yield as_row("search of Files", n, found["seconds"], found, note, found["passes"])
 
@@ -346,7 +344,8 @@ def processes(config: LargeConfig) -> Iterator[dict[str, Any]]:
         note = ""
         if alone is not None:
             apart = abs(found[0]["log_likelihood"] / alone["log_likelihood"] - 1)
-            note = f"{alone['pass'] / found[0]['pass']:.2f} times as fast as one; log-likelihoods differ by {apart:.0e}, relatively"
+            faster = alone["pass"] / found[0]["pass"]
+            note = f"{faster:.2f} times as fast as one; log-likelihoods differ by {apart:.0e}, relatively"
         alone = found[0]
         what = f"a pass of {count} process{'es' * (count > 1)}, one thread each"
         yield as_row(what, n, found[0]["pass"], None, note)
@@ -358,22 +357,22 @@ def on_paper(config: LargeConfig, rate: float) -> Iterator[dict[str, Any]]:
     passing = paper.rows_each / rate
     for machines in paper.machines:
         gathering = gathering_seconds(paper, machines, message)
+        turn, megabytes = passing + gathering, (machines - 1) * message / 1e6
         note = (
             f"{paper.rows_each:,} rows each; Stats of {numbers:,} bytes, sent as {message:,}; each machine gets "
-            f"{(machines - 1) * message / 1e6:.2f} MB a turn in {1e3 * gathering:.1f} ms, {gathering / (passing + gathering):.2%} of the turn"
+            f"{megabytes:.2f} MB in {1e3 * gathering:.1f} ms at {8 * paper.bandwidth / 1e9:g} Gbit/s, {gathering / turn:.3%} of the turn"
         )
-        yield as_row(
-            f"on paper, a turn on {machines:,} machines", machines * paper.rows_each, passing + gathering, None, note
-        )
+        yield as_row(f"on paper, a turn on {machines:,} machines", machines * paper.rows_each, turn, None, note)
 
 
 def large(config: LargeConfig, out: Path) -> Iterator[str]:
     """Passes over files, over processes, and a search, up to rows that no memory holds."""
     check_room(config)
     rates = machine("float64", config.repeats)
+    flops, nbytes, exps = (rate / 1e9 for rate in rates)
     yield (
-        f"measured on {hardware()}, {n_threads()} threads; {rates.flops / 1e9:.0f} GFLOP/s in a product, {rates.bytes / 1e9:.1f} GB/s "
-        f"read, {rates.exps / 1e9:.2f} G exponentials/s; {config.d} columns of float64, K = {config.k}, Diagonal"
+        f"measured on {hardware()}, {n_threads()} threads; {flops:.0f} GFLOP/s in a product, {nbytes:.1f} GB/s read, "
+        f"{exps:.2f} G exponentials/s; {config.d} columns of float64, K = {config.k}, Diagonal"
     )
     rows: list[dict[str, Any]] = []
 
@@ -385,14 +384,20 @@ def large(config: LargeConfig, out: Path) -> Iterator[str]:
 
     for row in parts():
         rows.append(row)
-        told = f"{row['what']}, {row['rows']:,} rows: {row['seconds']:.3g} s, {row['rows per second'] / 1e6:.2f} M rows/s"
-        if row["peak MB of the process"] != "":
-            told += f", peak memory {row['peak MB above imports']} MB above imports, {row['peak MB of the process']} in all"
-        yield told + (f"; {row['note']}" if row["note"] else "")
+        yield as_line(row)
         # after every row: what was measured is kept if the run is cut short
         write_csv(out / "large.csv", HEADER, [[_cell(row[column]) for column in HEADER] for row in rows])
     draw(rows, out / "large.png")
     yield told_in_short(rows)
+
+
+def as_line(row: dict[str, Any]) -> str:
+    """What is printed of a line of the table."""
+    what, n, seconds, rate, above, most, note = row.values()
+    told = f"{what}, {n:,} rows: {seconds:.3g} s, {rate / 1e6:.2f} M rows/s"
+    if most != "":
+        told += f", peak memory {above} MB above imports, {most} in all"
+    return told + (f"; {note}" if note else "")
 
 
 def _cell(value: Any) -> Any:
