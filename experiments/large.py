@@ -16,15 +16,18 @@ afterwards, also after a failure. Each number comes from a fresh process:
 The files have just been written, so they are read from the page cache as far as memory holds them. The simulation for many
 machines is arithmetic: the seconds of a pass over a machine's share, as measured for the most rows, and those that messages of
 the measured size take at the stated bandwidth and latency. What all machines yield is gathered by each, in two rounds: first
-the sizes, then the contents.
+the sizes, then the contents; reading and adding it is measured too.
 """
 
 import contextlib
+import functools
 import json
 import math
+import operator
 import os
 import pickle
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -280,18 +283,28 @@ def free_address() -> str:
 # -- on paper ------------------------------------------------------------------------------------------------------------
 
 
-def message_bytes(config: LargeConfig) -> tuple[int, int]:
-    """Bytes of the numbers of Stats, and of the message that a process sends in a turn."""
-    mixture = start(config)
+def message_of(config: LargeConfig) -> tuple[int, bytes]:
+    """Bytes of the numbers of Stats, and the message that a process sends in a turn."""
     x = np.zeros((config.k, config.d)) + np.arange(config.k)[:, None]
-    stats = jax.tree.map(np.asarray, jaxem.e_step(mixture, x))
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(stats)), len(pickle.dumps((stats, None)))
+    stats = jax.tree.map(np.asarray, jaxem.e_step(start(config), x))
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(stats)), pickle.dumps((stats, None))
 
 
 def gathering_seconds(paper: PaperConfig, machines: int, message: int) -> float:
     """Seconds until each machine has a message of each: log2(machines) steps for the sizes, as many for the contents."""
     steps = math.ceil(math.log2(machines)) if machines > 1 else 0
     return 2 * steps * paper.latency + (machines - 1) * (message + 4) / paper.bandwidth
+
+
+def adding_seconds(machines: int, message: bytes) -> float:
+    """Seconds that this machine needs to read and add so many messages, measured."""
+
+    def add() -> Any:
+        every = (pickle.loads(message)[0] for _ in range(machines))
+        return functools.reduce(operator.add, every)
+
+    add()
+    return median_seconds(add, 5)
 
 
 # -- the experiment ------------------------------------------------------------------------------------------------------
@@ -353,14 +366,15 @@ def processes(config: LargeConfig) -> Iterator[dict[str, Any]]:
 
 def on_paper(config: LargeConfig, rate: float) -> Iterator[dict[str, Any]]:
     """What a turn takes on many machines that pass over so many rows a second."""
-    paper, (numbers, message) = config.paper, message_bytes(config)
+    paper, (numbers, message) = config.paper, message_of(config)
     passing = paper.rows_each / rate
     for machines in paper.machines:
-        gathering = gathering_seconds(paper, machines, message)
-        turn, megabytes = passing + gathering, (machines - 1) * message / 1e6
+        gathering, adding = gathering_seconds(paper, machines, len(message)), adding_seconds(machines, message)
+        turn, megabytes = passing + gathering + adding, (machines - 1) * len(message) / 1e6
         note = (
-            f"{paper.rows_each:,} rows each; Stats of {numbers:,} bytes, sent as {message:,}; each machine gets "
-            f"{megabytes:.2f} MB in {1e3 * gathering:.1f} ms at {8 * paper.bandwidth / 1e9:g} Gbit/s, {gathering / turn:.3%} of the turn"
+            f"{paper.rows_each:,} rows each; Stats of {numbers:,} bytes, sent as {len(message):,}; each machine gets "
+            f"{megabytes:.2f} MB in {1e3 * gathering:.1f} ms at {8 * paper.bandwidth / 1e9:g} Gbit/s and adds them in "
+            f"{1e3 * adding:.1f} ms, {(gathering + adding) / turn:.2%} of the turn"
         )
         yield as_row(f"on paper, a turn on {machines:,} machines", machines * paper.rows_each, turn, None, note)
 
@@ -441,4 +455,5 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that files are removed
     run(LargeConfig, large)
