@@ -195,7 +195,7 @@ def over_files(config: LargeConfig, path: str) -> dict[str, float]:
 
 
 def _read_bytes(path: str) -> None:
-    held = bytearray(2**23)
+    held = bytearray(2**20)
     with open(path, "rb", buffering=0) as file:
         while file.readinto(held):
             pass
@@ -310,7 +310,13 @@ def adding_seconds(machines: int, message: bytes) -> float:
 # -- the experiment ------------------------------------------------------------------------------------------------------
 
 HEADER = ["what", "rows", "seconds", "rows per second", "peak MB above imports", "peak MB of the process", "note"]
-STREAM, MEMORY, READING, BYTES = "a pass over Files", "a pass in memory", "reading Files", "reading the bytes"
+STREAM, MEMORY, READING, BYTES, SEARCH = (
+    "a pass over Files",
+    "a pass in memory",
+    "reading Files",
+    "reading the bytes",
+    "a search of Files",
+)
 
 
 def as_row(what: str, n: int, seconds: float, found: Any = None, note: str = "", passes: float = 1) -> dict[str, Any]:
@@ -344,7 +350,7 @@ def sizes(config: LargeConfig, flops: Any) -> Iterator[dict[str, Any]]:
                     f"{jaxem.Status(int(found['status'])).name}, log-likelihood {found['log_likelihood']:.2f}, that of the "
                     f"mixture drawn from {found['truth']:.2f}"
                 )
-                yield as_row("search of Files", n, found["seconds"], found, note, found["passes"])
+                yield as_row(SEARCH, n, found["seconds"], found, note, found["passes"])
 
 
 def processes(config: LargeConfig) -> Iterator[dict[str, Any]]:
@@ -401,7 +407,7 @@ def large(config: LargeConfig, out: Path) -> Iterator[str]:
         yield as_line(row)
         # after every row: what was measured is kept if the run is cut short
         write_csv(out / "large.csv", HEADER, [[_cell(row[column]) for column in HEADER] for row in rows])
-    draw(rows, out / "large.png")
+        draw(rows, out / "large.png")
     yield told_in_short(rows)
 
 
@@ -424,7 +430,7 @@ def told_in_short(rows: Sequence[dict[str, Any]]) -> str:
     memory = {row["rows"]: row["seconds"] for row in rows if row["what"] == MEMORY}
     shares = [memory[row["rows"]] / row["seconds"] for row in streams if row["rows"] in memory]
     peaks = [row["peak MB above imports"] for row in streams]
-    searched = next(row for row in rows if row["what"].startswith("search"))
+    searched = next(row for row in rows if row["what"] == SEARCH)
     told = f"a pass over Files takes from {streams[0]['rows']:,} to {streams[-1]['rows']:,} rows {min(peaks)} to {max(peaks)} MB"
     if shares:
         told += f", and runs at {min(shares):.0%} to {max(shares):.0%} of the speed in memory"
@@ -437,16 +443,14 @@ def told_in_short(rows: Sequence[dict[str, Any]]) -> str:
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Seconds of a pass and memory, by the number of rows."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for i, what in enumerate((STREAM, MEMORY, READING, BYTES)):
+    for i, what in enumerate((STREAM, MEMORY, READING, BYTES, SEARCH)):
         mine = [row for row in rows if row["what"] == what]
+        sizes = [row["rows"] for row in mine]
         style = {"color": jaxem.plots.COLOURS[i], "linestyle": jaxem.plots.LINES[i], "marker": "o", "label": what}
-        left.loglog([row["rows"] for row in mine], [row["seconds"] for row in mine], **style)
-        if what in (STREAM, MEMORY):
-            right.loglog([row["rows"] for row in mine], [row["peak MB above imports"] for row in mine], **style)
-    found = [row for row in rows if row["what"].startswith("search")]
-    right.loglog(
-        [row["rows"] for row in found], [row["peak MB above imports"] for row in found], "k*", label="search of Files"
-    )
+        if what != SEARCH:
+            left.loglog(sizes, [row["seconds"] for row in mine], **style)
+        if what in (STREAM, MEMORY, SEARCH):
+            right.loglog(sizes, [row["peak MB above imports"] for row in mine], **style)
     left.set(xlabel="rows", ylabel="seconds")
     right.set(xlabel="rows", ylabel="peak memory above imports, MB")
     for panel in (left, right):
