@@ -446,7 +446,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for i, what in enumerate((STREAM, MEMORY, READING, BYTES, SEARCH)):
         mine = [row for row in rows if row["what"] == what]
         sizes = [row["rows"] for row in mine]
-        style = {"color": jaxem.plots.COLOURS[i], "linestyle": jaxem.plots.LINES[i], "marker": "o", "label": what}
+        style = {"color": jaxem.plots.COLOURS[i], "linestyle": jaxem.plots.LINES[i % 4], "marker": "o", "label": what}
         if what != SEARCH:
             left.loglog(sizes, [row["seconds"] for row in mine], **style)
         if what in (STREAM, MEMORY, SEARCH):
