@@ -236,6 +236,12 @@ def test_what_needs_rows_in_memory_says_so():
         jaxem.fit_restarts(jaxem.starts(KEY, "diag", X[:100], 50, 2), Cut(X[:40], 10))
     with pytest.raises(ValueError, match="cannot occur under"):
         jaxem.search(KEY, jaxem.Poisson(), data, 2)
+    with pytest.raises(TypeError, match="has no derivatives"):
+        jax.grad(lambda level: jaxem.fit(start(), data, prior=jaxem.Dirichlet(level)).objective)(2.0)
+    with pytest.raises(TypeError, match="has no derivatives"):
+        jax.jit(lambda mixture: jaxem.fit(mixture, data).objective)(start())
+    with pytest.raises(TypeError, match=r"sample\(100_000\)"):
+        jaxem.bootstrap(KEY, start(), data)
     with pytest.raises(ValueError, match="in memory"):
         jaxem.select(KEY, "full", data, (1, 2), criterion="cv")
 
