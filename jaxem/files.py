@@ -454,7 +454,8 @@ def _by_path(pieces: tuple[Piece, ...]) -> Iterator[tuple[str, list[Piece]]]:
 
 def _physical(pieces: tuple[Piece, ...]) -> set[str]:
     """Names of columns that lie in the files themselves."""
-    return {name for piece in pieces[:1] for name in piece.part.physical_schema.names}
+    with _errors_of(pieces[0].path):
+        return set(pieces[0].part.physical_schema.names)
 
 
 def _is_number(kind: Any) -> bool:

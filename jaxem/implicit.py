@@ -121,6 +121,10 @@ def from_optimum(find: Callable[..., Any], start: Mixture, rows: Rows, prior: Pr
     """`find(start, rows, prior, stop)`, a Result or a batch of them, with derivatives by rows and prior."""
     if not is_traced(start, rows, prior):
         return find(start, rows, prior, stop)
+    if not isinstance(rows, Rows):
+        raise TypeError(
+            "a Source is passed over from the host and has no derivatives; give rows in memory under grad and jit"
+        )
     # under grad these are numbers again
     result = find(*jax.lax.stop_gradient((start, rows, prior, stop)))
     return held(result, start, rows, prior)

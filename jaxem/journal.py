@@ -35,6 +35,10 @@ SECONDS = 5.0
 """seconds between two writings of a journal, at least"""
 
 
+class Leaves(list[np.ndarray]):
+    """The arrays of an entry as the file has them, without their structure."""
+
+
 class Entry:
     """What one climb has come to."""
 
@@ -48,7 +52,7 @@ class Entry:
             return tree
         leaves, structure = jax.tree.flatten(tree)
         saved = self.journal.entries[self.number]
-        saved = saved if isinstance(saved, list) else jax.tree.leaves(saved)
+        saved = saved if isinstance(saved, Leaves) else Leaves(jax.tree.leaves(saved))
         if len(saved) != len(leaves):
             raise self.journal.misfit("holds another kind of climb")
         found = [_padded(np.asarray(old), np.asarray(like)) for old, like in zip(saved, leaves, strict=True)]
@@ -95,7 +99,7 @@ class Journal:
             about, sizes = json.loads(found["about"]), json.loads(found["entries"])
             if (found["format"], found["version"]) != (FORMAT, VERSION):
                 raise ValueError
-            self.entries = [[tensors[f"{i}.{j}"] for j in range(n)] for i, n in enumerate(sizes)]
+            self.entries = [Leaves(tensors[f"{i}.{j}"] for j in range(n)) for i, n in enumerate(sizes)]
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{self.path} is no checkpoint of this version of jaxem; name another file") from None
         for name, value in self.about.items():
@@ -114,7 +118,7 @@ class Journal:
         if jax.process_index() or (not hurry and time.monotonic() - self.written < SECONDS):
             return
         self.written = time.monotonic()
-        leaves = [entry if isinstance(entry, list) else jax.tree.leaves(entry) for entry in self.entries]
+        leaves = [entry if isinstance(entry, Leaves) else jax.tree.leaves(entry) for entry in self.entries]
         tensors = {f"{i}.{j}": _trimmed(np.asarray(leaf)) for i, of in enumerate(leaves) for j, leaf in enumerate(of)}
         about = {"about": json.dumps(self.about), "entries": json.dumps([len(of) for of in leaves])}
         try:

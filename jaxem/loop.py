@@ -248,16 +248,15 @@ def fit(
         sample_weight: `[n]`, non-negative; a row of weight 0 is absent, one of weight 3 stands for three.
         prior: what is known of the parameters; the objective is then log-likelihood + log prior.
         stop: when the climb is over; by default `GainBelow(1e-10)`, in float32 `GainBelow(1e-5)`; with an accelerator
-            `RemainingGainBelow(1e-8 + 1e-12 n)`, in float32 `RemainingGainBelow(1e-3 + 1e-5 n)`, n the total weight.
-            Traced: a new tolerance compiles nothing.
+            `RemainingGainBelow(1e-8 + 1e-12 n)`, in float32 `RemainingGainBelow(1e-3 + 1e-5 n)`, n the total weight. Traced.
         max_iter: turns to make at most. Static.
-        accelerator: `hybrid()`, `squarem()`, `anderson()`, or any `optax.GradientTransformationExtraArgs` of EM's
-            displacement in the chart (see the head of loop.py); None for plain EM. Static.
+        accelerator: `hybrid()`, `squarem()`, `anderson()`, any `optax.GradientTransformationExtraArgs` of EM's displacement in
+            the chart (see the head of loop.py), or None for plain EM. Static.
         chunk_size: rows worked on at a time; computed from the shapes by default.
-        checkpoint: a file, written every few seconds; if it is there, the climb goes on from it, to the same numbers.
+        checkpoint: a file, written every few seconds; if it is there, the climb goes on from it.
 
     Returns:
-        A Result whose log-likelihood is that of the mixture in it. Failure is a status in it, not an exception.
+        A Result with the log-likelihood of its mixture. Failure is a status in it, not an exception.
 
     Raises:
         ValueError: the argument, the value found and the remedy; a MemoryError names `chunk_size`.
@@ -271,10 +270,8 @@ def fit(
         -1130.26 CONVERGED
     """
     mixture = as_mixture(mixture, x)
-    if mixture.log_weights.ndim != 1:
-        raise ValueError(
-            f"mixture has log_weights of shape {mixture.log_weights.shape}; fit takes one mixture, fit_restarts many"
-        )
+    if (shape := mixture.log_weights.shape) != (mixture.n_components,):
+        raise ValueError(f"mixture has log_weights of shape {shape}; fit takes one mixture, fit_restarts many")
     rows = rows_to_fit(mixture, x, sample_weight, chunk_size=chunk_size)
     stop, prior = as_options(mixture.family, rows, stop, prior, accelerator)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
@@ -282,8 +279,8 @@ def fit(
     def find(mixture: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule) -> Result:
         if not is_traced(mixture, stop, prior) and is_by_parts(rows, mixture.n_components):
             return _fit_in_parts(mixture, rows, prior, stop, max_iter, accelerator, entry)
-        options, seconds = (rows, prior, stop), turn_seconds(rows, mixture)
-        return cast(Result, in_pieces(_fit, mixture, options, (max_iter, accelerator), max_iter + 1, seconds, entry))
+        fixed, seconds = (max_iter, accelerator), turn_seconds(rows, mixture)
+        return cast(Result, in_pieces(_fit, mixture, (rows, prior, stop), fixed, max_iter + 1, seconds, entry))
 
     with journal_at(checkpoint, "fit", rows, mixture, prior, stop, max_iter, accelerator) as journal:
         entry = None if journal is None else journal.entry()

@@ -38,7 +38,7 @@ from jaxem.primitives import is_traced, take
 from jaxem.priors import Prior
 from jaxem.program import BRISK, FIRST_SECONDS, THOROUGH, Program, is_staging
 from jaxem.recipes import Recipe
-from jaxem.rows import Rows, as_rows, on_one_device, turn_work
+from jaxem.rows import Rows, as_rows, is_source, on_one_device, turn_work
 from jaxem.source import Stream
 from jaxem.stopping import Status, StoppingRule, has_failed
 
@@ -134,7 +134,7 @@ def starts(
     initializer = KMeansPlusPlus() if initializer is None else initializer
     check_initializer(initializer)
     if isinstance(initializer, FromResponsibilities):
-        initializer = initializer.padded(x, k, rows)
+        initializer = initializer.padded(rows if is_source(x) else x, k, rows)
     rows, index = on_one_device(rows), np.arange(r)
     at_once = max(1, int(FIRST_SECONDS / (SECONDS_A_START * turn_work(rows, k))))
     if at_once >= r or is_traced(key, rows, initializer) or is_staging():

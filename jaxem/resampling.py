@@ -108,12 +108,11 @@ def bootstrap(
         x: `[n, d]`, or `Rows` made ready before.
         sample_weight: `[n]`, non-negative. Weights count rows: one of weight 3 stands for three.
         n_replicates: replicas to fit to, at least 2.
-        kind: "weighted" gives the rows random weights (Dirichlet) and keeps all of them; "multinomial" draws rows with
-            replacement; "parametric" draws them from the mixture.
-        prior, max_iter, accelerator, chunk_size: as for `fit`.
+        kind: "weighted" gives the rows random weights (Dirichlet); "multinomial" draws rows with replacement; "parametric"
+            draws them from the mixture.
+        prior, max_iter, accelerator, chunk_size, checkpoint: as for `fit`.
         stop: as for `fit`; by default `RemainingGainBelow(1e-5)`.
         callback: called with `BootstrapProgress` now and then; an exception in it, or Ctrl-C, ends the bootstrap.
-        checkpoint: a file, written every few seconds; if it is there, the bootstrap goes on from it, to the same numbers.
 
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
@@ -135,13 +134,12 @@ def bootstrap(
     warn_of(cautions_of_a_step(mixture, rows, prior))
     rows = one_by_one(rows, mixture, mixture.n_components, chunk_size) if kind == "parametric" else rows
     settings = Settings(LANES, as_count("max_iter", max_iter, most=MAX_TURNS), accelerator)
-    options = (key, mixture, kind, r, prior, stop, settings)
-    with journal_at(checkpoint, "bootstrap", rows, *options) as journal:
+    with journal_at(checkpoint, "bootstrap", rows, key, mixture, kind, r, prior, stop, settings) as journal:
         mixtures, status = _refits(journal, key, mixture, rows, kind, r, prior, stop, settings, callback)
     good = np.flatnonzero(~has_failed(status))
     if good.size < 2:
-        why = f"{r - good.size} of {r} refits failed ({Status(int(status[np.argmax(has_failed(status))])).name})"
-        raise ValueError(f"{why}: this mixture cannot be refitted; give a prior, or fewer components")
+        how = Status(int(status[np.argmax(has_failed(status))])).name
+        raise ValueError(f"{r - good.size} of {r} refits failed ({how}); give a prior, or fewer components")
     replicates: Mixture = jax.tree.map(lambda leaf: jax.device_put(leaf[good]), mixtures)
     error = np.std(np.asarray(_flat(replicates), np.float64), axis=0, ddof=1).astype(mixture.log_weights.dtype)
     own, errors = (Parameters(*unflatten(mixture, values)) for values in (flatten(mixture), error))

@@ -134,11 +134,18 @@ def progress_bar(name: str, total: int, *, counts: bool = True, wanted: bool = T
     `counts` adds how many of how many are done; without `wanted` no bar is shown.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     counter = [MofNCompleteColumn()] if counts else []
-    columns = (TextColumn("{task.description}"), BarColumn(), *counter, TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), *counter, TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not (wanted and console.is_terminal)) as progress:
         task = progress.add_task(name, total=total)
 
