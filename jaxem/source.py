@@ -318,7 +318,15 @@ def priorities(begin: int, n: int) -> np.ndarray:
 
 def drawn_first(n: int, d: int, sample_weight: Any) -> np.ndarray:
     """An order of n rows in memory `[n]`: first those that a source of the same rows would draw, in the same order."""
-    counted = np.arange(n) if sample_weight is None else np.flatnonzero(np.asarray(sample_weight) > 0)
+    counted = np.arange(n)
+    if sample_weight is not None:
+        try:  # what is wrong with the weights is said where they are checked
+            weights = np.asarray(sample_weight, np.float64)
+        except (TypeError, ValueError):
+            return counted
+        if weights.shape != (n,) or not (weights > 0).any():
+            return counted
+        counted = np.flatnonzero(weights > 0)
     priority, most = priorities(0, n)[counted], min(sampled_rows(d), counted.size)
     first = np.argpartition(priority, most - 1)[:most]
     first = counted[first[np.argsort(priority[first], kind="stable")]]

@@ -158,6 +158,21 @@ def test_moments_add_far_from_the_origin():
     np.testing.assert_allclose(whole.mean, x.mean(axis=0), rtol=1e-15)
 
 
+@pytest.mark.any_dtype
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        (np.zeros(N), "zero everywhere"),
+        (np.ones(3), "has shape"),
+        (["a"] * N, "has dtype"),
+        ([[1.0], [1.0, 2.0]], "ragged"),
+    ],
+)
+def test_wrong_weights_of_large_data_are_said(weights, words):
+    with pytest.raises(ValueError, match=words):
+        jaxem.search(KEY, "full", X, 2, weights)
+
+
 # -- a source of one's own -----------------------------------------------------------------------------------------------
 
 
