@@ -210,7 +210,8 @@ class Field(NamedTuple):
         if race.is_large and len(lanes) < queue.climb.shape[0]:  # no lane is idle
             queue = queue.with_width(len(lanes))
         # long work runs in pieces, with a callback after each
-        piece = queue.climb.shape[0] if race.is_large or race.callback is not None else queue.order.shape[0]
+        told = race.callback is not None or race.journal is not None  # a journal's entries are the same with a callback
+        piece = queue.climb.shape[0] if race.is_large or told else queue.order.shape[0]
         for begin in range(0, len(lanes), piece):
             limit = np.asarray(queue.states.n_iter) + n_steps
             rest = queue.rung(lanes[begin : begin + piece], limit)
