@@ -297,7 +297,9 @@ def _found(paths: Any) -> tuple[tuple[str, ...], str]:
     for one in every:
         text = os.path.abspath(os.fspath(one))  # what is meant does not change with the working directory
         if os.path.isdir(text):
-            inside = sorted(path for path in Path(text).rglob("*") if path.is_file() and not _is_hidden(path, text))
+            inside = sorted(
+                str(path) for path in Path(text).rglob("*") if path.is_file() and not _is_hidden(path, text)
+            )
             known = [path for path in inside if _suffix(path) in (*TEXT, *ARROW, ".parquet", ".npy")]
             if not known:
                 raise DataError(
