@@ -61,7 +61,7 @@ def replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
         OSError: as `write_atomically`.
     """
     check_destination(path, overwrite)
-    target = _target(path)
+    target, temporary = _target(path), ""
     _remove_stale(target.parent)
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f"{_prefix()}{os.getpid()}-", suffix=".tmp")
@@ -77,6 +77,8 @@ def replacing(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
                 os.unlink(temporary)
             raise
     except OSError as error:
+        if error.filename not in (None, temporary):  # it is about another file, which was read meanwhile
+            raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     _flush_folder(target.parent)
 

@@ -10,6 +10,7 @@ import glob
 import gzip
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from jaxem.atomic import check_destination, replacing
 from jaxem.checks import as_count, as_mixture, as_several
 from jaxem.datasets import TEXT, DataError
 from jaxem.layout import BLANKS, MISSING, Asked, LayoutError, generated_names, tell_layout
-from jaxem.source import Source, as_blocks_of_one_size, batch_rows
+from jaxem.source import Source, as_blocks_of_one_size, batch_rows, placed
 
 ARROW = (".arrow", ".feather", ".ipc")
 """suffixes of Arrow's own files"""
@@ -80,7 +81,7 @@ class Files(Source):
         na: Sequence[str | float] | str | float = (),
         drop_missing: bool = False,
     ) -> None:
-        self.paths = _found(paths)
+        self.paths, base = _found(paths)
         self.weight, self.drop_missing = weight, drop_missing
         self.batch_rows = None if batch_rows is None else as_count("batch_rows", batch_rows)
         self._codes, texts = _codes(na)
@@ -91,7 +92,7 @@ class Files(Source):
             self._schema: Any = None
         else:
             layout = _layout(self.paths, Asked(delimiter, decimal, header)) if suffix in TEXT else None
-            self._schema, self._names, self._pieces = _arrow_pieces(self.paths, suffix, layout, texts)
+            self._schema, self._names, self._pieces = _arrow_pieces(self.paths, base, suffix, layout, texts)
         inside = self._names if self._schema is None else _physical(self._pieces)
         by_default = [name for name in self._names if name in inside and name != weight]
         self.named = suffix != ".npy" and (suffix not in TEXT or layout.named)
@@ -141,7 +142,8 @@ class Files(Source):
     def _as_block(self, values: np.ndarray) -> Any:
         """Rows, and their weights if a column has them."""
         if self._codes:
-            values = np.where(np.isin(values, self._codes), np.nan, values)
+            codes = np.asarray(self._codes, values.dtype if values.dtype.kind == "f" else np.float64)
+            values = np.where(np.isin(values, codes), codes.dtype.type(np.nan), values)
         if self.drop_missing and values.dtype.kind == "f":
             there = ~np.isnan(values).any(axis=1)
             values = values if there.all() else values[there]
@@ -211,6 +213,10 @@ def predict_to(
         ValueError, OSError: in one line.
     """
     mixture, target = as_mixture(mixture), Path(path)
+    if x.is_shared:
+        raise ValueError(
+            "x lies with several processes; write the rows of each to a file of its own, from its own source"
+        )
     if kind not in KINDS:
         raise ValueError(f"kind = {kind!r} is unknown; choose from {', '.join(KINDS)}")
     if target.suffix not in _WRITERS:
@@ -221,10 +227,13 @@ def predict_to(
     x.check()
     begin = 0
     with replacing(target, overwrite) as file, _WRITERS[target.suffix](file, names) as write:
-        for begin, rows, _ in as_blocks_of_one_size(x):
-            found = np.asarray(ask(rows))
+        for first, rows, _ in as_blocks_of_one_size(x):
+            with placed(x.place, first):
+                found = np.asarray(ask(rows))
             write(found.reshape(len(rows), -1))
-            begin += len(rows)
+            begin = first + len(rows)
+        if not begin:
+            raise ValueError(f"the {type(x).__name__} yields no rows; give at least one")
     return begin
 
 
@@ -281,14 +290,15 @@ _WRITERS = {".parquet": _write_parquet, ".csv": _write_csv, ".npy": _write_npy}
 # -- opening -------------------------------------------------------------------------------------------------------------
 
 
-def _found(paths: Any) -> tuple[str, ...]:
-    """The files that are meant, sorted by name within each pattern and folder."""
+def _found(paths: Any) -> tuple[tuple[str, ...], str]:
+    """The files that are meant, sorted by name within each pattern and folder, and the folder that they lie in."""
     found: list[str] = []
-    for one in as_several(os.fspath(paths) if isinstance(paths, os.PathLike) else paths):
-        text = os.fspath(one)
+    every = as_several(os.fspath(paths) if isinstance(paths, os.PathLike) else paths)
+    for one in every:
+        text = os.path.abspath(os.fspath(one))  # what is meant does not change with the working directory
         if os.path.isdir(text):
             inside = sorted(
-                str(path) for path in Path(text).rglob("*") if path.is_file() and not path.name.startswith((".", "_"))
+                str(path) for path in Path(text).rglob("*") if path.is_file() and not _is_hidden(path, text)
             )
             known = [path for path in inside if _suffix(path) in (*TEXT, *ARROW, ".parquet", ".npy")]
             if not known:
@@ -310,7 +320,14 @@ def _found(paths: Any) -> tuple[str, ...]:
     for text in found:
         if not os.path.isfile(text):
             raise DataError(f"{text} is no regular file; give one")
-    return tuple(dict.fromkeys(found))
+    folder = os.path.abspath(os.fspath(every[0]))
+    base = folder if len(every) == 1 and os.path.isdir(folder) else os.path.commonpath([*map(os.path.dirname, found)])
+    return tuple(dict.fromkeys(found)), base
+
+
+def _is_hidden(path: Path, folder: str) -> bool:
+    """Whether a file, or a folder on the way to it, is what programs leave behind."""
+    return any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
 
 
 def _suffix(path: str) -> str:
@@ -322,7 +339,7 @@ def _suffix_of(paths: tuple[str, ...]) -> str:
     if len(suffixes) > 1:
         raise DataError(f"the files have the suffixes {', '.join(sorted(suffixes))}; give files of one kind")
     suffix = suffixes.pop()
-    if suffix not in (*TEXT, *ARROW, ".parquet", ".npy"):
+    if suffix not in (*TEXT, *ARROW, ".parquet", ".npy") or (suffix not in TEXT and paths[0].endswith(".gz")):
         raise DataError(
             f"{paths[0]} has the suffix {suffix!r}; give one of .parquet, .npy, {', '.join((*ARROW, *TEXT))}"
         )
@@ -351,7 +368,22 @@ def _npy_pieces(paths: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[Piece, .
 
 def _layout(paths: tuple[str, ...], asked: Asked) -> Any:
     """The layout of the first text file, which the others must share."""
-    path = paths[0]
+    first = _layout_of(paths[0], asked)
+    for path in paths[1:]:
+        own = _layout_of(path, asked)
+        for what, mine, others in (
+            ("the columns", own.names, first.names),
+            ("its first row in line", own.line, first.line),
+            ("the delimiter", own.delimiter, first.delimiter),
+            ("the decimal mark", own.decimal, first.decimal),
+        ):
+            if mine != others:
+                shown = [", ".join(one)[:100] if isinstance(one, tuple) else one for one in (mine, others)]
+                raise DataError(f"{path} has {what} {shown[0]}, {paths[0]} has {shown[1]}; give files of one layout")
+    return first
+
+
+def _layout_of(path: str, asked: Asked) -> Any:
     with _errors_of(path), gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
         head = file.read(HEAD)
     if len(head) == HEAD:
@@ -368,7 +400,7 @@ def _layout(paths: tuple[str, ...], asked: Asked) -> Any:
 
 
 def _arrow_pieces(
-    paths: tuple[str, ...], suffix: str, layout: Any, texts: set[str]
+    paths: tuple[str, ...], base: str, suffix: str, layout: Any, texts: set[str]
 ) -> tuple[Any, tuple[str, ...], tuple[Piece, ...]]:
     """pyarrow's schema, the names of the columns, and the pieces."""
     try:
@@ -392,12 +424,19 @@ def _arrow_pieces(
         )
     pieces: list[Piece] = []
     with _errors_of(paths[0]):
-        base = os.path.commonpath([os.path.dirname(path) or "." for path in paths])
         options: Any = {"format": kind, "partitioning": "hive", "partition_base_dir": base}
         if layout is not None:
             options["schema"] = pyarrow.schema([(name, pyarrow.float64()) for name in layout.names])
         every = pyarrow.dataset.dataset(list(paths), **options)
-    for fragment in every.get_fragments():
+    fragments, schema = list(every.get_fragments()), every.schema
+    if layout is None:  # a type that holds the numbers of all files
+        own = []
+        for fragment in fragments:
+            with _errors_of(fragment.path):
+                own.append(fragment.physical_schema.remove_metadata())
+        with contextlib.suppress(pyarrow.ArrowException):  # columns of other kinds are named below
+            schema = pyarrow.unify_schemas([schema.remove_metadata(), *own], promote_options="permissive")
+    for fragment in fragments:
         with _errors_of(fragment.path):
             if layout is not None:
                 pieces.append(Piece(fragment.path, fragment, None))
@@ -407,10 +446,10 @@ def _arrow_pieces(
                 ]
             else:
                 pieces.append(Piece(fragment.path, fragment, fragment.count_rows()))
-    names = tuple(name for name in every.schema.names if name.strip() and not name.startswith("__index_level_"))
+    names = tuple(name for name in schema.names if name.strip() and not name.startswith("__index_level_"))
     if not pieces:
         raise DataError(f"{paths[0]} holds no rows; give a file with at least one")
-    return every.schema, names, tuple(pieces)
+    return schema, names, tuple(pieces)
 
 
 def _chosen(path: str, names: tuple[str, ...], columns: Sequence[str], weight: str | None) -> tuple[str, ...]:
@@ -499,4 +538,5 @@ def _errors_of(path: str) -> Iterator[None]:
 
 
 def _one_line(error: Any) -> str:
-    return " ".join(str(error).split())[:200]
+    text = " ".join(str(error).split())
+    return re.sub(r"Could not open \w+ input source '[^']*': (Invalid: )?", "", text)[:200]  # the file is named before

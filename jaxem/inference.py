@@ -432,7 +432,7 @@ def matrix_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> Array:
 
 def information_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, Array, Array]:
     """Information `[p, p]` and score `[p]` in the chart where the data lie, and the objective."""
-    slope, value, *_ = _curvature_from(mixture, rows, prior)
+    slope, value = _slope(mixture, rows, prior) if isinstance(rows, Rows) else _curvature_from(mixture, rows, prior)[:2]
     found: tuple[Array, Array] = _turned(mixture, rows.frame, matrix_of(mixture, rows, prior), slope)
     return *found, value
 
@@ -442,6 +442,12 @@ def _turned_of(mixture: Mixture, frame: Any, matrix: Array, slope: Array) -> tup
         turn = jax.jacfwd(lambda at: mixture.constrain(at).to_frame(frame).unconstrain())(mixture.unconstrain())
         matrix, slope = dot("pq,pr,rs->qs", turn, matrix, turn), slope @ turn
     return matrix, slope
+
+
+def _slope_of(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[Array, Array]:
+    """Score `[p]` in the frame, and the objective."""
+    like, free, own = _framed(mixture, rows, prior)
+    return score(like, free, rows, own), objective(like, pass_over(like, rows), own)
 
 
 def _columns_of_block(mixture: Mixture, columns: Array, rows: Rows) -> Array:
@@ -558,6 +564,7 @@ def cautions_of_a_step(mixture: Mixture, rows: Rows, prior: Prior | None) -> tup
 
 _columns = Program(_columns_of, work=_work)
 _turned = Program(_turned_of)
+_slope = Program(_slope_of, work=_work)
 _sums = Program(_sums_over, work=_work)
 _curved = Program(_curvature_of_sums)
 _prior_information = Program(_prior_information_at)

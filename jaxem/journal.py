@@ -9,10 +9,13 @@ of threads it belongs to; with others it is refused. Of several processes the fi
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import re
 import time
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -31,6 +34,8 @@ from jaxem.threads import n_threads
 
 T = TypeVar("T")
 FORMAT, VERSION = "jaxem-checkpoint", "1"
+DEEPEST = 20
+"""how deep options may be nested"""
 SECONDS = 5.0
 """seconds between two writings of a journal, at least"""
 
@@ -76,21 +81,33 @@ class Journal:
 
     def __init__(self, path: Path, about: Mapping[str, str]) -> None:
         self.path, self.about, self.entries = path, dict(about), list[Any]()
-        self.following, self.written, self.failed = 0, time.monotonic(), False
+        self.following, self.written, self.took, self.failed = 0, time.monotonic(), 0.0, False
+        self.is_read_only = False
 
     def entry(self) -> Entry:
         """The entry of the next climb."""
         self.following += 1
         return Entry(self, self.following - 1)
 
-    def read(self) -> None:
-        """Take the entries from the file, if it is there.
+    def read(self, shared: bool) -> None:
+        """Take the entries from the file, if it is there; if the call is shared by processes, the first reads it for all.
 
         Raises:
             ValueError: the file is no journal, or one of another call.
+            OSError: the file cannot be read or written.
         """
-        content = _content(self.path)
-        if content is None:
+
+        def find() -> bytes:
+            check_destination(self.path, overwrite=True)
+            return self.path.read_bytes() if self.path.exists() else b""
+
+        if shared:
+            from jaxem.processes import of_first
+
+            content, self.is_read_only = of_first(find), jax.process_index() > 0
+        else:
+            content = find()
+        if not content:
             return
         try:
             tensors = safetensors.numpy.load(content)
@@ -115,9 +132,9 @@ class Journal:
 
     def write(self, hurry: bool) -> None:
         """Write the file, without `hurry` only if some seconds have passed. If that fails the call goes on, with a warning."""
-        if jax.process_index() or (not hurry and time.monotonic() - self.written < SECONDS):
+        begun = time.monotonic()
+        if self.is_read_only or (not hurry and begun - self.written < max(SECONDS, 10 * self.took)):
             return
-        self.written = time.monotonic()
         leaves = [entry if isinstance(entry, Leaves) else jax.tree.leaves(entry) for entry in self.entries]
         tensors = {f"{i}.{j}": _trimmed(np.asarray(leaf)) for i, of in enumerate(leaves) for j, leaf in enumerate(of)}
         about = {"about": json.dumps(self.about), "entries": json.dumps([len(of) for of in leaves])}
@@ -129,6 +146,8 @@ class Journal:
             if not self.failed:
                 warn_user(f"the checkpoint cannot be written ({error}); the computation goes on without it")
             self.failed = True
+        self.written = time.monotonic()
+        self.took = self.written - begun
 
 
 @contextlib.contextmanager
@@ -138,8 +157,6 @@ def journal_at(path: str | os.PathLike[str] | None, call: str, rows: Any, *optio
         yield None
         return
     check_from_host(f"{call} with a checkpoint", rows, options)
-    target = Path(path)
-    check_destination(target, overwrite=True)
     about = {
         "call": call,
         "jaxem": _version(),
@@ -148,8 +165,9 @@ def journal_at(path: str | os.PathLike[str] | None, call: str, rows: Any, *optio
         "data": _data(rows),
         "options": _digest(options),
     }
-    journal = Journal(target, about)
-    journal.read()
+    journal = Journal(Path(path), about)
+    source = getattr(rows, "source", None)
+    journal.read(shared=source is not None and source.is_shared)
     try:
         yield journal
     finally:
@@ -171,35 +189,51 @@ def _data(rows: Any) -> str:
 
 def _digest(tree: Any) -> str:
     """A digest of a pytree: its structure, its arrays, and what else is in it."""
-    found = hashlib.sha256()
     leaves, structure = jax.tree.flatten(tree)
-    found.update(str(structure).encode())
-    for leaf in leaves:
-        if isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
-            numbers: Any = leaf
-            values = np.ascontiguousarray(jax.random.key_data(numbers) if _is_key(leaf) else numbers)
-            found.update(f"{values.shape}{values.dtype}".encode())
-            found.update(values.data if values.size else b"")
-        else:
-            try:
-                found.update(kept.spelled(leaf).encode())
-            except Exception:  # a function or object of the user's
-                found.update(f"{getattr(leaf, '__module__', '')}.{getattr(leaf, '__qualname__', type(leaf))}".encode())
-    return found.hexdigest()
+    plain = re.sub(r" at 0x[0-9a-f]+", "", str(structure))  # addresses differ in each process
+    return hashlib.sha256("\n".join([plain, *map(_told, leaves)]).encode()).hexdigest()
+
+
+def _told(value: Any, depth: int = 0) -> str:
+    """A text that tells a value from others, functions and objects of the user's among them.
+
+    Raises:
+        ValueError: nothing is known of the value.
+    """
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        numbers: Any = value
+        array = np.ascontiguousarray(jax.random.key_data(numbers) if _is_key(value) else numbers)
+        return f"{np.shape(value)}{array.dtype}{hashlib.sha256(array.tobytes()).hexdigest()}"
+    with contextlib.suppress(Exception):  # what it does not know it refuses
+        return kept.spelled(value)
+    if depth > DEEPEST:
+        raise ValueError(f"checkpoint: {value!r} is too deep to be told from others; give the options as plain values")
+    tell = functools.partial(_told, depth=depth + 1)
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, (tuple, list)):
+        return f"{kind}({','.join(map(tell, value))})"
+    if isinstance(value, dict):
+        return f"{kind}({','.join(sorted(f'{tell(key)}={tell(item)}' for key, item in value.items()))})"
+    if isinstance(value, functools.partial):
+        return f"{kind}({tell([value.func, value.args, value.keywords])})"
+    if hasattr(value, "__wrapped__"):
+        return f"{kind}({tell(value.__wrapped__)})"
+    if isinstance(value, types.FunctionType):
+        code, inside = value.__code__, [cell.cell_contents for cell in value.__closure__ or ()]
+        parts = [code.co_names, code.co_code, [str(c) if isinstance(c, types.CodeType) else c for c in code.co_consts]]
+        text = tell([*parts, *inside, value.__defaults__ or (), value.__kwdefaults__ or {}])
+        return f"{value.__module__}.{value.__qualname__}({re.sub(r' at 0x[0-9a-f]+', '', text)})"
+    if isinstance(value, types.MethodType):
+        return f"{value.__func__.__qualname__}({tell(value.__self__)})"
+    if isinstance(value, (type, types.BuiltinFunctionType)):
+        return f"{value.__module__}.{value.__qualname__}"
+    if hasattr(value, "__dict__"):
+        return f"{kind}({tell(dict(vars(value)))})"
+    raise ValueError(f"checkpoint: {value!r} cannot be told from others of its kind; give the options as plain values")
 
 
 def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _content(path: Path) -> bytes | None:
-    """What the first process reads, for all."""
-    own = path.read_bytes() if jax.process_index() == 0 and path.exists() else b""
-    if jax.process_count() > 1:
-        from jaxem.processes import of_first
-
-        own = of_first(own)
-    return own or None
 
 
 def _trimmed(leaf: np.ndarray) -> np.ndarray:

@@ -282,7 +282,7 @@ def fit(
         fixed, seconds = (max_iter, accelerator), turn_seconds(rows, mixture)
         return cast(Result, in_pieces(_fit, mixture, (rows, prior, stop), fixed, max_iter + 1, seconds, entry))
 
-    with journal_at(checkpoint, "fit", rows, mixture, prior, stop, max_iter, accelerator) as journal:
+    with journal_at(checkpoint, "fit", rows, mixture.family, mixture, prior, stop, max_iter, accelerator) as journal:
         entry = None if journal is None else journal.entry()
         return cast(Result, from_optimum(find, mixture, rows, prior, stop))
 

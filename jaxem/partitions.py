@@ -24,13 +24,11 @@ from jaxem.checks import as_columns, as_several
 from jaxem.families.base import Family
 from jaxem.program import settings, under
 from jaxem.rows import bucket
-from jaxem.source import Described, Source, as_blocks_of_one_size, batch_rows, describe, sampled_rows
+from jaxem.source import Described, Source, as_blocks_of_one_size, batch_rows
 
 T = TypeVar("T")
 FAN = 8
 """values that one task adds up"""
-SPARE = 2
-"""times as many rows as a sample takes are offered for it: enough unless nearly half of all have weight 0"""
 _unpickling = threading.RLock()
 
 
@@ -145,18 +143,8 @@ class Partitions(Source):
         return min(batch_rows(d), bucket(-(-longest // pieces)))
 
     def described(self) -> Described:
-        """Moments, sample and dtype of all rows; one pass, made once.
-
-        Partitions offer about twice as many rows as the sample takes, else a large part of the data would travel. Where many rows
-        have weight 0 these are too few, and another pass asks for all that may be drawn.
-        """
-        n, known = sum(self.lengths), vars(self)
-        most = sampled_rows(self._reader.d)
-        if "_described" not in known and n > SPARE * most:
-            bound = 2**64 * SPARE * most // n
-            found = self.fold(functools.partial(describe, self.place, self.columns, bound=bound))
-            if found.drawn.n >= most:
-                known["_described"] = found
+        """Moments, sample and dtype of all rows; one pass, made once."""
+        self.offer_few(sum(self.lengths), self._reader.d)
         return super().described()
 
     def fold(self, of_block: Callable[[int, np.ndarray, np.ndarray | None], T]) -> T:

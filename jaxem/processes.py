@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.typing import ArrayLike
 
 from jaxem.rows import is_source
-from jaxem.source import Source, batch_rows
+from jaxem.source import Described, Source, batch_rows
 from jaxem.threads import n_threads
 
 T = TypeVar("T")
@@ -75,13 +75,17 @@ class Held(Source):
 class Processes(Source):
     """The rows of all processes, of which this one passes over its own."""
 
+    is_shared = True
+
     def __init__(self, own: Source) -> None:
         self.own, self.columns = own, own.columns
         threads = gather(n_threads())
         if len(set(threads)) > 1:  # sums of other parts differ by rounding, and then decisions may
             raise ValueError(f"the processes have {threads} threads; set JAXEM_THREADS to one number in all of them")
         counts = _gather_result(lambda: _count(own))
-        self.first = sum(counts[: jax.process_index()])
+        self.first, self.n = sum(counts[: jax.process_index()]), sum(counts)
+        self.d = max(_gather_result(lambda: _width(own)))
+        self.block = max(_gather_result(lambda: own.block_rows(max(self.d, 1))))
 
     def __iter__(self) -> Iterator[Any]:
         """The rows of this process."""
@@ -91,9 +95,14 @@ class Processes(Source):
         """Where one of its own rows is to be found."""
         return f"process {jax.process_index()}, {self.own.place(row - self.first)}"
 
-    def fingerprint(self) -> str:
-        """Those of all processes."""
-        return " ".join(_gather_result(self.own.fingerprint))
+    def described(self) -> Described:
+        """Moments, sample and dtype of all rows; one pass, made once."""
+        self.offer_few(self.n, self.d)
+        return super().described()
+
+    def block_rows(self, d: int) -> int:
+        """The most rows that a process works on at a time."""
+        return self.block
 
     def fold(self, of_block: Callable[[int, np.ndarray, np.ndarray | None], T]) -> T:
         """The sum over the blocks of all processes, in their order."""
@@ -141,14 +150,14 @@ def _leave_at_exit() -> None:
     def leave() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1 if hasattr(sys, "last_type") else 0)  # Python sets it for an exception that nobody caught
+        os._exit(1)
 
     atexit.register(leave)
 
 
-def of_first(own: bytes) -> bytes:
-    """What the first process has."""
-    return gather(own if jax.process_index() == 0 else b"")[0]
+def of_first(find: Callable[[], T]) -> T:
+    """`find()` of the first process, for all; what it raises there is raised in all."""
+    return cast(T, _gather_result(lambda: find() if jax.process_index() == 0 else None)[0])
 
 
 def _gather_result(find: Callable[[], T]) -> list[T]:
@@ -185,6 +194,13 @@ def _count(own: Source) -> int:
         else:
             known["_count"] = sum(len(block[0] if isinstance(block, tuple) else block) for block in own)
     return int(known["_count"])
+
+
+def _width(own: Source) -> int:
+    """How many columns a source has; 0 if it has no rows."""
+    for block in own:
+        return int(np.shape(block[0] if isinstance(block, tuple) else block)[1])
+    return 0
 
 
 def _all_rows(own: Source) -> Any:

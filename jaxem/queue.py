@@ -130,8 +130,13 @@ def starts(
     r = as_count("n_restarts", n_restarts, most=MAX_RESTARTS)
     rows = as_rows(family, x, sample_weight, k, streams=True)
     rows.check_components(k)
-    rows = rows.sampled if isinstance(rows, Stream) else rows
     initializer = KMeansPlusPlus() if initializer is None else initializer
+    if isinstance(rows, Stream):
+        if isinstance(initializer, FromResponsibilities):
+            raise ValueError(
+                "FromResponsibilities needs rows in memory, and x is a Source of many; give another initializer"
+            )
+        rows = rows.sampled
     check_initializer(initializer)
     if isinstance(initializer, FromResponsibilities):
         initializer = initializer.padded(rows if is_source(x) else x, k, rows)
@@ -190,7 +195,7 @@ def fit_restarts(
     stop, prior = as_options(mixtures.family, rows, stop, prior, accelerator)
     if settings.mesh is not None:
         rows = jax.device_put(rows, NamedSharding(settings.mesh, PartitionSpec()))
-    with journal_at(checkpoint, "fit_restarts", rows, mixtures, prior, stop, settings) as journal:
+    with journal_at(checkpoint, "fit_restarts", rows, mixtures.family, mixtures, prior, stop, settings) as journal:
         entry = None if journal is None else journal.entry()
         find = functools.partial(_climb_all, settings=settings, callback=callback, entry=entry)
         return cast(Result, from_optimum(find, mixtures, rows, prior, stop))

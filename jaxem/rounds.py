@@ -209,9 +209,9 @@ class Field(NamedTuple):
         race, queue, known = self.race, self.queue, self.known
         if race.is_large and len(lanes) < queue.climb.shape[0]:  # no lane is idle
             queue = queue.with_width(len(lanes))
-        # long work runs in pieces, with a callback after each; a journal has the same entries with a callback and without
-        in_pieces = race.is_large or race.callback is not None or race.journal is not None
-        piece = queue.climb.shape[0] if in_pieces else queue.order.shape[0]
+        # long work runs in pieces, with a callback after each
+        told = race.callback is not None or race.journal is not None  # a journal's entries are the same with a callback
+        piece = queue.climb.shape[0] if race.is_large or told else queue.order.shape[0]
         for begin in range(0, len(lanes), piece):
             limit = np.asarray(queue.states.n_iter) + n_steps
             rest = queue.rung(lanes[begin : begin + piece], limit)

@@ -358,6 +358,9 @@ def ready_in_frame(
     size = bucket(n) if size is None else size
     m = -(-size // block)
     b, dtype = -(-size // m), np.dtype(frame.centre.dtype)
+    if n > m * b:
+        raise ValueError(f"a block has {n} rows, more than the {m * b} that there is room for")
+    x = x.astype(np.promote_types(x.dtype, dtype), copy=False)  # the centre is not rounded to whole numbers
     weights = np.zeros(m * b, dtype)
     weights[:n] = 1 if sample_weight is None else sample_weight
     centre, counts = np.asarray(frame.centre).astype(x.dtype), weights[:n] > 0

@@ -18,6 +18,7 @@ import abc
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
@@ -36,6 +37,10 @@ BATCH, LEAST_BATCH, BATCH_NUMBERS = 2**16, 2**12, 2**20
 """rows that are worked on at a time, at most and at least, and about how many numbers they hold"""
 SAMPLED, LEAST_SAMPLED, SAMPLED_NUMBERS = 2**18, 2**15, 2**24
 """rows of the sample in memory, at most and at least, and about how many numbers they hold"""
+LOOKED_AT = 2**12
+"""rows that a fingerprint looks at"""
+SPARE = 2
+"""times as many rows as a sample takes are offered for it: enough unless nearly half of all have weight 0"""
 IN_MEMORY, IN_MEMORY_NUMBERS = 2**16, 2**22
 """rows and numbers up to which a source is read into memory"""
 
@@ -56,10 +61,15 @@ class Source(abc.ABC):
 
     columns: tuple[str, ...] | None = None
     """the names of the columns, if they have any, for messages"""
+    is_shared = False
+    """whether several processes pass over it together"""
 
     @abc.abstractmethod
     def __iter__(self) -> Iterator[Any]:
-        """Blocks of rows `[b, d]`, or pairs of such and their weights `[b]`: each time the same, in the same order."""
+        """Blocks of rows `[b, d]`, or pairs of such and their weights `[b]`: each time the same, in the same order.
+
+        An array that was yielded must not be filled anew: threads may still read it.
+        """
 
     def place(self, row: int) -> str:
         """Where row number `row`, from 0, is to be found, for messages."""
@@ -69,9 +79,11 @@ class Source(abc.ABC):
         """Raise if the data are not what they were. It is called before each pass."""
 
     def fingerprint(self) -> str:
-        """What tells these data from others, for checkpoints; by default the moments of all rows."""
-        moments = self.described().moments
-        return f"{type(self).__name__} {moments.n} {moments.total!r} {moments.mean.tolist()} {moments.squares.tolist()}"
+        """What tells these data from others, for checkpoints; by default the moments of all rows and some of the rows."""
+        found = self.described()
+        moments, (x, w) = found.moments, found.drawn.least(LOOKED_AT)
+        told = hashlib.sha256(np.ascontiguousarray(x).tobytes() + np.ascontiguousarray(w).tobytes()).hexdigest()
+        return f"{moments.n} {moments.total!r} {moments.mean.tolist()} {moments.squares.tolist()} {told}"
 
     def block_rows(self, d: int) -> int:
         """Rows of d columns in a block that is worked on; shorter ones are padded, so that one program serves all."""
@@ -98,12 +110,23 @@ class Source(abc.ABC):
             known["_described"] = found
         return cast(Described, known["_described"])
 
+    def offer_few(self, n: int, d: int) -> None:
+        """Describe n rows of d columns, of which only about twice as many as the sample takes are offered for it: else a large
+        part of the data would travel. Where many rows have weight 0 these are too few; then another pass offers all."""
+        most = sampled_rows(d)
+        if "_described" not in vars(self) and n > SPARE * most:
+            bound = 2**64 * SPARE * most // n
+            found = self.fold(functools.partial(describe, self.place, self.columns, bound=bound))
+            if found.drawn.n >= most:
+                vars(self)["_described"] = found
+
     def sample(self, n: int) -> np.ndarray:
         """At most n rows `[n, d]`, drawn evenly, without replacement, from those of positive weight; at most 262,144."""
         return self.described().drawn.least(n)[0]
 
     def in_memory(self) -> tuple[np.ndarray, np.ndarray | None]:
         """All rows `[n, d]` and their weights `[n]`, or None."""
+        self.check()
         blocks = [(x, w) for _, x, w in as_blocks_of_one_size(self)]
         return _joined(blocks)
 
@@ -188,17 +211,23 @@ class Stream:
         args = jax.tree.map(np.asarray, args)
         size = self.source.block_rows(self.frame.centre.size)
         found = self.source.fold(functools.partial(_on_block, function, args, self.frame, self.block, size))
+        if found.rows != self.n_rows:
+            raise ValueError(
+                f"the {type(self.source).__name__} yields {found.rows} rows, and {self.n_rows} before; it must yield the same in "
+                "each pass"
+            )
         return cast(T, found.tree)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sum:
-    """A pytree of arrays; sums add leaf by leaf."""
+    """A pytree of arrays, and the rows that it is of; sums add leaf by leaf."""
 
     tree: Any
+    rows: int = 0
 
     def __add__(self, other: "Sum") -> "Sum":
-        return Sum(jax.tree.map(operator.add, self.tree, other.tree))
+        return Sum(jax.tree.map(operator.add, self.tree, other.tree), self.rows + other.rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,7 +347,15 @@ def priorities(begin: int, n: int) -> np.ndarray:
 
 def drawn_first(n: int, d: int, sample_weight: Any) -> np.ndarray:
     """An order of n rows in memory `[n]`: first those that a source of the same rows would draw, in the same order."""
-    counted = np.arange(n) if sample_weight is None else np.flatnonzero(np.asarray(sample_weight) > 0)
+    counted = np.arange(n)
+    if sample_weight is not None:
+        try:  # what is wrong with the weights is said where they are checked
+            weights = np.asarray(sample_weight, np.float64)
+        except (TypeError, ValueError):
+            return counted
+        if weights.shape != (n,) or not (weights > 0).any():
+            return counted
+        counted = np.flatnonzero(weights > 0)
     priority, most = priorities(0, n)[counted], min(sampled_rows(d), counted.size)
     first = np.argpartition(priority, most - 1)[:most]
     first = counted[first[np.argsort(priority[first], kind="stable")]]
@@ -348,6 +385,14 @@ def describe(
 
     Rows whose priority is above the bound are not drawn.
     """
+    if x.dtype.kind == "O":  # such as NULL in a database
+        missing = np.argwhere(np.frompyfunc(lambda value: value is None, 1, 1)(x).astype(bool))
+        if len(missing):
+            row, column = missing[0]
+            name = column if names is None else repr(names[column])
+            raise ValueError(
+                f"{place(begin + row)}: column {name} holds None; drop or fill the row, every value must be finite"
+            )
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         row, column = np.argwhere(~np.isfinite(x))[0]
         name = column if names is None else repr(names[column])
@@ -357,7 +402,7 @@ def describe(
     if w is not None and not (np.isfinite(w) & (w >= 0)).all():
         row = int(np.argmin(np.isfinite(w) & (w >= 0)))
         raise ValueError(f"{place(begin + row)}: the weight is {w[row]}; weights must be finite and not negative")
-    with _placed(place, begin), already_told():
+    with placed(place, begin), already_told():
         data: Any = as_data(x, exact=True)
     weights = None if w is None else w.astype(data.dtype)
     return Described(Moments.of(data, weights), Drawn.of(begin, data, weights, bound), data.dtype)
@@ -366,13 +411,13 @@ def describe(
 def _check_block(
     place: Callable[[int], str], family: Any, k: int, begin: int, x: np.ndarray, w: np.ndarray | None
 ) -> Sum:
-    with _placed(place, begin), already_told():
+    with placed(place, begin), already_told():
         as_supported(family, x, k, exact=True)
-    return Sum(())
+    return Sum((), len(x))
 
 
 @contextlib.contextmanager
-def _placed(place: Callable[[int], str], begin: int) -> Iterator[None]:
+def placed(place: Callable[[int], str], begin: int) -> Iterator[None]:
     """A ValueError about a block says where the block begins."""
     try:
         yield
@@ -393,7 +438,7 @@ def _on_block(
     """`function` of a block made ready; each block has one size, so that one program serves all."""
     del begin
     rows = ready_in_frame(x, w, frame, block, size)
-    return Sum(jax.tree.map(np.asarray, function(*args, rows)))
+    return Sum(jax.tree.map(np.asarray, function(*args, rows)), len(x))
 
 
 def as_blocks_of_one_size(source: Source) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:

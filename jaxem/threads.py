@@ -94,7 +94,7 @@ def fold_all(items: Iterable[S], of_item: Callable[[S], T]) -> T | None:
     """The sum of `of_item` over items, added in their order; None if there are none.
 
     The caller alone reads the items, ahead of the threads that are free; where these have enough to do, it works too. At most
-    two items for each thread are in memory.
+    two items for each thread wait, and about as many results.
     """
     total: Any = None
     made: collections.deque[concurrent.futures.Future[T]] = collections.deque()
@@ -108,7 +108,7 @@ def fold_all(items: Iterable[S], of_item: Callable[[S], T]) -> T | None:
     with _helpers(MOST) as (pool, count):
         try:
             for item in items:
-                add_finished(wait=False)
+                add_finished(wait=len(made) > 4 * (count + 1))
                 if sum(not one.done() for one in made) < 2 * count:
                     made.append(pool.submit(under_scopes(functools.partial(of_item, item))))
                 else:

@@ -9,6 +9,7 @@ import unittest.mock as mock
 
 import jax
 import numpy as np
+import optax
 import pytest
 import safetensors.numpy
 
@@ -177,6 +178,38 @@ def test_a_checkpoint_of_another_call_is_refused(tmp_path):
     finally:
         jaxem.set_threads(None)
     assert path.read_bytes() == before
+
+
+def test_a_callback_does_not_change_what_a_checkpoint_holds(tmp_path):
+    """A search that was stopped in its callback goes on without one."""
+    options = {"budget": 200, "checkpoint": tmp_path / "run"}
+
+    def stop(seen):
+        if seen.passes > 60:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        jaxem.search(KEY, "full", X, 3, callback=stop, **options)
+    assert bits(jaxem.search(KEY, "full", X, 3, **options)) == bits(search(None))
+
+
+def momentum(rate):
+    """An accelerator of the user's: its rate is in a closure."""
+
+    def update(updates, state, params=None, **_):
+        return jax.tree.map(lambda leaf: rate * leaf, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+
+def test_code_of_the_user_is_told_apart(tmp_path):
+    path = tmp_path / "run"
+    fit(path, accelerator=momentum(1.1))
+    assert bits(fit(path, accelerator=momentum(1.1))) == bits(fit(None, accelerator=momentum(1.1)))
+    with pytest.raises(ValueError, match="other options"):
+        fit(path, accelerator=momentum(1.2))
+    told = [journal._told(value) for value in (lambda x: x + 1, lambda x: x + 2, Cut(), np.zeros(2), np.ones(2))]
+    assert len(set(told)) == len(told)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a file", bytes(100), json.dumps({"a": 1}).encode()])

@@ -52,12 +52,12 @@ FAMILIES = {
 ENGINE_ROOM = {
     "names": 40, "atomic": 165, "primitives": 180, "linalg": 185, "distances": 85, "checks": 455, "moments": 80, "rows": 575,
     "devices": 70,
-    "kept": 260, "program": 350, "threads": 140, "parts": 135, "source": 490, "journal": 235,
-    "processes": 200, "partitions": 440, "init": 435, "recipes": 140, "saddles": 85,
+    "kept": 260, "program": 350, "threads": 140, "parts": 135, "source": 530, "journal": 265,
+    "processes": 220, "partitions": 440, "init": 435, "recipes": 140, "saddles": 85,
     "penalties": 115,
-    "lanes": 480, "queue": 370, "rounds": 400, "racing": 335, "display": 420, "laws": 650, "ordering": 90, "online": 325,
+    "lanes": 480, "queue": 380, "rounds": 400, "racing": 335, "display": 420, "laws": 650, "ordering": 90, "online": 325,
     "newton": 145, "rotations": 170, "standard": 90, "dependence": 135, "slots": 45, "divergence": 40,
-    "curvature": 150, "implicit": 235, "inference": 630, "influences": 170,
+    "curvature": 150, "implicit": 235, "inference": 640, "influences": 170,
     "replicas": 165, "resampling": 230, "comparison": 345, "selection": 330,
 }  # fmt: skip
 LONGEST = 60

@@ -661,9 +661,22 @@ def _read_for(model: Path, reading: Reading, own: str | None) -> Task:
 
 def _stream_for(model: Path, reading: Reading, own: str | None) -> tuple[Mixture, Weighted]:
     """Load a model, and open the columns that it wants, by their names, as a source."""
+    from jaxem.datasets import DataError
+
     start_jax()
-    saved = _load(model, own)
-    return saved.mixture, reading.stream(reading.chosen or saved.columns)
+    saved, chosen = _load(model, own), reading.chosen
+    if saved.columns is None or (chosen is not None and set(chosen) != set(saved.columns)):
+        return saved.mixture, reading.stream()
+    try:
+        return saved.mixture, reading.stream(saved.columns)
+    except DataError:
+        weighted = reading.stream()  # the error again, if that is not about names
+        if weighted.source.named or weighted.shape[1] != len(saved.columns):
+            raise
+    note(
+        f"columns go by position: {', '.join(weighted.table.columns[:20])} for the model's {', '.join(saved.columns[:20])}"
+    )
+    return saved.mixture, weighted
 
 
 def _predict_stream(model: Path, reading: Reading, own: str | None, kind: str, out: Path | None, force: bool) -> None:
