@@ -33,12 +33,16 @@ from jaxem.primitives import alive, normalise, positive, tiny, weighted_sum
 from jaxem.priors import Prior
 from jaxem.program import THOROUGH, Program
 from jaxem.rows import Frame, Rows, as_rows, resp_blocks, sum_blocks, turn_work
-from jaxem.source import Stream
+from jaxem.source import Source, Stream
 from jaxem.stats import Stats
 
 
 def e_step(
-    mixture: Mixture, x: ArrayLike | Rows, sample_weight: ArrayLike | None = None, *, chunk_size: int | None = None
+    mixture: Mixture,
+    x: ArrayLike | Rows | Source,
+    sample_weight: ArrayLike | None = None,
+    *,
+    chunk_size: int | None = None,
 ) -> Stats:
     """One pass over the data: log-likelihood, counts and sufficient statistics under `mixture`.
 

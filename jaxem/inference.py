@@ -46,7 +46,7 @@ from jaxem.primitives import dot, is_traced
 from jaxem.priors import Prior
 from jaxem.program import Program
 from jaxem.rows import Rows, as_rows, sum_blocks, turn_work
-from jaxem.source import Stream
+from jaxem.source import Source, Stream
 from jaxem.threads import run_all
 
 DENSE = 2000
@@ -94,7 +94,7 @@ class Summary(NamedTuple):
 
 def information(
     mixture: Mixture,
-    x: ArrayLike | Rows,
+    x: ArrayLike | Rows | Source,
     sample_weight: ArrayLike | None = None,
     prior: Prior | None = None,
     *,
@@ -148,7 +148,7 @@ def em_rate(
 
 def summary(
     mixture: Mixture,
-    x: ArrayLike | Rows,
+    x: ArrayLike | Rows | Source,
     sample_weight: ArrayLike | None = None,
     *,
     level: float = 0.95,

@@ -54,6 +54,7 @@ from jaxem.priors import Prior
 from jaxem.program import BRISK, HASTY, Program
 from jaxem.rows import as_rows, centred_columns, is_source
 from jaxem.saddles import largest_curvature
+from jaxem.source import Source
 from jaxem.stats import Stats
 
 MAX_ROWS = 10_000
@@ -101,7 +102,7 @@ class Report:
         return all(law.ok for law in self.laws)
 
 
-def verify(mixture: Mixture, x: ArrayLike, *, prior: Prior | None = None, seed: int = 0) -> Report:
+def verify(mixture: Mixture, x: ArrayLike | Source, *, prior: Prior | None = None, seed: int = 0) -> Report:
     """Try the laws on a mixture and data, in float64: does its family's mathematics fit together?
 
     The laws are tried at the given mixture displaced by random responsibilities, with random row weights, some zero.
@@ -150,7 +151,7 @@ class Trial(NamedTuple):
     notes: tuple[str, ...]
 
     @classmethod
-    def draw(cls, mixture: Mixture, x: ArrayLike, prior: Prior | None, seed: int) -> "Trial":
+    def draw(cls, mixture: Mixture, x: ArrayLike | Source, prior: Prior | None, seed: int) -> "Trial":
         """Check and sample the data, draw the random numbers, and find out which laws can be tried."""
         family = mixture.family
         rng, notes, p = np.random.default_rng(seed), list[str](), mixture.n_parameters
@@ -163,7 +164,7 @@ class Trial(NamedTuple):
             )
         with jax.enable_x64(True):
             data = np.asarray(
-                as_supported(family, x, mixture.n_components, family.n_features(mixture.components)), np.float64
+                as_supported(family, given, mixture.n_components, family.n_features(mixture.components)), np.float64
             )
         as_components(mixture.n_components, data.shape[0])
         if data.shape[0] > most:

@@ -51,6 +51,7 @@ from jaxem.priors import Prior
 from jaxem.program import Program, in_pieces
 from jaxem.rows import Frame, Rows, as_rows, turn_seconds, turn_work
 from jaxem.saddles import components_coincide
+from jaxem.source import Source
 from jaxem.stats import Stats
 from jaxem.stopping import GainBelow, Progress, RemainingGainBelow, Status, StoppingRule
 
@@ -227,7 +228,7 @@ def has_collapsed(state: State, frame: Frame, prior: Prior | None) -> Array:
 
 def fit(
     mixture: Mixture,
-    x: ArrayLike | Rows,
+    x: ArrayLike | Rows | Source,
     sample_weight: ArrayLike | None = None,
     *,
     prior: Prior | None = None,
@@ -495,7 +496,7 @@ def _is_finite(point: Point) -> Array:
 
 def rows_to_fit(
     mixture: Mixture,
-    x: ArrayLike | Rows,
+    x: ArrayLike | Rows | Source,
     sample_weight: ArrayLike | None,
     *,
     lanes: int = 1,

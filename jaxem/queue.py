@@ -39,7 +39,7 @@ from jaxem.priors import Prior
 from jaxem.program import BRISK, FIRST_SECONDS, THOROUGH, Program, is_staging
 from jaxem.recipes import Recipe
 from jaxem.rows import Rows, as_rows, is_source, on_one_device, turn_work
-from jaxem.source import Stream
+from jaxem.source import Source, Stream
 from jaxem.stopping import Status, StoppingRule, has_failed
 
 STARTS_AT_ONCE, LIVE_FLOATS = 64, 2**24
@@ -105,7 +105,7 @@ class Landscape(NamedTuple):
 def starts(
     key: Array,
     family: Family | str,
-    x: ArrayLike | Rows,
+    x: ArrayLike | Rows | Source,
     n_components: int,
     n_restarts: int,
     initializer: Initializer | None = None,
@@ -152,7 +152,7 @@ def starts(
 
 def fit_restarts(
     mixtures: Mixture,
-    x: ArrayLike | Rows,
+    x: ArrayLike | Rows | Source,
     sample_weight: ArrayLike | None = None,
     *,
     prior: Prior | None = None,

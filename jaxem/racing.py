@@ -49,7 +49,7 @@ from jaxem.recipes import MOST_ROWS
 from jaxem.rounds import ARMS, LARGE_TURN, SHORT, STARTS, Field, Found, Race, SearchProgress, run_rounds, starts_of
 from jaxem.rows import Rows, as_rows, is_source, on_one_device, turn_work
 from jaxem.slots import without_absent
-from jaxem.source import Stream, drawn_first
+from jaxem.source import Source, Stream, drawn_first
 from jaxem.stopping import RemainingGainBelow, Status, StoppingRule, has_failed
 
 WORK, LEAST_BUDGET, MOST_BUDGET = 3e9, 300, 4000
@@ -91,7 +91,7 @@ class Search(NamedTuple):
 def search(
     key: Array,
     family: Family | str,
-    x: ArrayLike | Rows,
+    x: ArrayLike | Rows | Source,
     n_components: int,
     sample_weight: ArrayLike | None = None,
     *,
@@ -147,7 +147,7 @@ def search(
 def search_with_slots(
     key: Array,
     family: Family,
-    x: ArrayLike | Rows,
+    x: ArrayLike | Rows | Source,
     k: int,
     sample_weight: Any,
     slots: int,
@@ -269,7 +269,7 @@ def _arm_names(arms: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _rows_to_race(
-    family: Family, x: ArrayLike | Rows, sample_weight: ArrayLike | None, k: int, lanes: int, chunk_size: Any
+    family: Family, x: ArrayLike | Rows | Source, sample_weight: ArrayLike | None, k: int, lanes: int, chunk_size: Any
 ) -> tuple[Rows, Rows]:
     """Ready rows, and those that starts are made from: of large data in the host's memory the first of a random order.
 

@@ -113,7 +113,7 @@ SPECS: Any = (*(PartitionSpec(ROWS),) * 3, Frame(*[cast(Any, PartitionSpec())] *
 
 def as_rows(
     family: Any,
-    x: ArrayLike | Rows,
+    x: Any,
     sample_weight: ArrayLike | None,
     n_components: int,
     *,

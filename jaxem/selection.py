@@ -44,6 +44,7 @@ from jaxem.racing import Search, search, search_with_slots
 from jaxem.replicas import Replicas
 from jaxem.rows import as_blocks, as_rows, is_source
 from jaxem.slots import with_slots
+from jaxem.source import Source
 from jaxem.stopping import Status, has_failed
 
 SHARED = 2**14
@@ -97,7 +98,7 @@ class Selection(NamedTuple):
 def select(
     key: Array,
     families: Family | str | Iterable[Family | str],
-    x: ArrayLike,
+    x: ArrayLike | Source,
     n_components: int | Iterable[int],
     sample_weight: ArrayLike | None = None,
     *,

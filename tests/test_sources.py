@@ -86,9 +86,9 @@ def test_a_fit_ends_where_that_of_the_rows_in_memory_does(family):
     one, other = (jaxem.fit(start(family), data, **options) for data in (Cut(X, 9_000), X))
     assert abs(float(one.log_likelihood / other.log_likelihood) - 1) < (1e-8 if X64 else 1e-5)
     # after 30 turns the degrees of freedom still move, and rounding with them
-    pairs = [one.mixture.components, other.mixture.components]
-    own = [components.means for components in pairs] if family == "student-t" else pairs
-    same(*own, (1e-6 if family == "student-t" else 1e-8) if X64 else 1e-2)
+    a, b = one.mixture.components, other.mixture.components
+    a, b = (a.means, b.means) if family == "student-t" else (a, b)
+    same(a, b, (1e-6 if family == "student-t" else 1e-8) if X64 else 1e-2)
 
 
 def test_counts_and_a_prior():
