@@ -156,12 +156,11 @@ class Trial(NamedTuple):
         family = mixture.family
         rng, notes, p = np.random.default_rng(seed), list[str](), mixture.n_parameters
         most = MAX_ROWS if p <= MAX_DENSE else MAX_ROWS // 5
+        given: Any = x
         if is_source(x):
-            source: Any = x
-            x = source.sample(most)
-            notes.append(
-                f"tried on {np.shape(x)[0]} of {source.described().moments.n} rows, drawn from the {type(source).__name__}"
-            )
+            source, given = given, given.sample(most)
+            name, n = type(source).__name__, source.described().moments.n
+            notes.append(f"tried on {len(given)} of {n} rows, drawn from the {name}")
         with jax.enable_x64(True):
             data = np.asarray(
                 as_supported(family, given, mixture.n_components, family.n_features(mixture.components)), np.float64
