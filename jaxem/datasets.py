@@ -37,6 +37,8 @@ STDIN = ("-", "/dev/stdin")
 """names of standard input"""
 TEXT = (".csv", ".tsv", ".txt", ".dat")
 """suffixes of text files; each may be followed by .gz"""
+ARROW = (".arrow", ".feather", ".ipc")
+"""suffixes of Arrow's own files, which are passed over block by block (files.py)"""
 LARGEST_EXACT = 2**53
 """the whole number up to which float64 holds all"""
 APART = 1e8

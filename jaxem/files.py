@@ -19,12 +19,10 @@ import numpy as np
 
 from jaxem.atomic import check_destination, replacing
 from jaxem.checks import as_count, as_mixture, as_several
-from jaxem.datasets import TEXT, DataError
+from jaxem.datasets import ARROW, TEXT, DataError
 from jaxem.layout import BLANKS, MISSING, Asked, LayoutError, generated_names, tell_layout
 from jaxem.source import Source, as_blocks_of_one_size, batch_rows, placed
 
-ARROW = (".arrow", ".feather", ".ipc")
-"""suffixes of Arrow's own files"""
 HEAD = 2**20
 """bytes of a text file by which its layout is told"""
 NPY_PIECE = 2**20

@@ -139,7 +139,7 @@ class Reading(NamedTuple):
     def is_streamed(self, asked: bool) -> bool:
         """Whether the data are passed over block by block: if that is asked for, if they are several files, or if they are
         larger than a part of the memory, which is said."""
-        from jaxem.files import ARROW
+        from jaxem.datasets import ARROW
 
         text = "-" if self.data is None else str(self.data)
         if text in ("-", "/dev/stdin"):
