@@ -33,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +49,7 @@ import jaxem
 import jaxem.plots
 from experiments.benchmark import PassConfig, floor_of, machine
 from experiments.common import Config, ConfigError, Positive, hardware, run, save_figure, write_csv
+from experiments.peers import median_of
 from jaxem.threads import n_threads
 
 PositiveFloat = Annotated[float, pydantic.Field(gt=0)]
@@ -173,24 +174,14 @@ def pass_seconds(config: LargeConfig, x: Any, n: int) -> float:
     return float(np.median([-climb(SHORT) + climb(SHORT + more) for _ in range(repeats)])) / more
 
 
-def median_seconds(function: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of a call."""
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - begun)
-    return float(np.median(times))
-
-
 def over_files(config: LargeConfig, path: str) -> dict[str, float]:
     """A pass over a file, and the reading alone."""
     x: Any = jaxem.Files(path)
     n = pyarrow.parquet.ParquetFile(path).metadata.num_rows
     found = {"pass": pass_seconds(config, x, n), "peak": peak()}
     repeats = config.repeats if n <= config.in_memory else 1
-    found["reading"] = median_seconds(lambda: [None for _ in x], repeats)
-    found["bytes"] = median_seconds(lambda: _read_bytes(path), repeats)
+    found["reading"] = median_of(lambda: [None for _ in x], repeats)
+    found["bytes"] = median_of(lambda: _read_bytes(path), repeats)
     return found
 
 
@@ -304,7 +295,7 @@ def adding_seconds(machines: int, message: bytes) -> float:
         return functools.reduce(operator.add, every)
 
     add()
-    return median_seconds(add, 5)
+    return median_of(add, 5)
 
 
 # -- the experiment ------------------------------------------------------------------------------------------------------

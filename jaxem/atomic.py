@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 WRITING = threading.Lock()
-"""held while a file is written; whoever ends the process waits for it"""
+"""held while a small file is written at once; whoever ends the process waits for it"""
 STALE = 600.0
 """seconds after which a file that nobody finished is removed, whoever began it"""
 

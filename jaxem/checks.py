@@ -257,7 +257,7 @@ def as_data(x: ArrayLike, *, n_features: int | None = None, exact: bool = False)
     `exact` in float64 if JAX's float cannot hold it, for the caller to centre and cast.
     """
     check_not_forked()
-    if hasattr(x, "described"):
+    if hasattr(x, "overview"):
         raise TypeError(
             f"x is a {type(x).__name__}, and this function takes arrays; give some rows, such as x.sample(10_000), or "
             "write predictions with jaxem.predict_to"

@@ -155,7 +155,7 @@ class OpenTable:
         Raises:
             DataError: naming the file, the place, what was found there and what to do.
         """
-        kept = _choose_columns(self.path, self.columns, columns)
+        kept = choose_columns(self.path, self.columns, columns)
         with _reading(self.path):
             return _as_table(self, kept, self.numbers(kept))
 
@@ -178,7 +178,7 @@ def open_table(
     drop_missing: bool = False,
 ) -> OpenTable:
     """Find out which columns a file has; arguments and errors are those of `read_table`."""
-    options = _options(delimiter, decimal, header, na, drop_missing)
+    options = options_of(delimiter, decimal, header, na, drop_missing)
     if str(path) in STDIN:
         if sys.stdin is None:
             raise DataError("standard input is closed; give the name of a file")
@@ -197,7 +197,8 @@ def as_source(name: str, table: Table) -> OpenTable:
     return OpenTable(name, table.columns, True, table.notes, Options(), numbers)
 
 
-def _options(delimiter: Any, decimal: Any, header: Any, na: Any, drop_missing: bool) -> Options:
+def options_of(delimiter: Any, decimal: Any, header: Any, na: Any, drop_missing: bool) -> Options:
+    """The keyword arguments of `read_table`, checked."""
     if delimiter is not None and (not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n\0#'):
         raise ValueError(f"delimiter = {delimiter!r} cannot part columns; give one character such as ',' or ' '")
     if decimal not in (None, ".", ","):
@@ -248,7 +249,7 @@ def _open_npy(path: Path, options: Options) -> OpenTable:
     except OSError:
         raise
     except Exception as error:  # a header is parsed as Python: it may be wrong in any way
-        raise DataError(f"{path} is no npy file of numbers ({_one_line(error)})") from error
+        raise DataError(f"{path} is no npy file of numbers ({one_line(error)})") from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
         raise DataError(f"{path} holds {getattr(values, 'dtype', 'several arrays')}; give an npy file of real numbers")
     if values.ndim != 2:
@@ -287,17 +288,18 @@ def _by_row(row: int, name: str) -> tuple[str, str]:
     return f"row {row + 1}", ""
 
 
-def _need_pyarrow() -> None:
+def need_pyarrow(extra: str = "cli") -> None:
+    """A ModuleNotFoundError that names the extra if pyarrow is not installed."""
     try:
         import pyarrow  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "pyarrow is not installed; reading this format needs: pip install 'jaxem[cli]'", name="pyarrow"
+            f"pyarrow is not installed; reading this format needs: pip install 'jaxem[{extra}]'", name="pyarrow"
         ) from error
 
 
 def _open_parquet(path: Path, options: Options) -> OpenTable:
-    _need_pyarrow()
+    need_pyarrow()
     import pyarrow
     import pyarrow.parquet
 
@@ -306,10 +308,10 @@ def _open_parquet(path: Path, options: Options) -> OpenTable:
             path
         ).read()  # read_table makes columns of names of folders such as year=2020
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is no readable Parquet file ({_one_line(error)})") from error
+        raise DataError(f"{path} is no readable Parquet file ({one_line(error)})") from error
     every = [str(name) for name in table.column_names]
     names = tuple(name for name in every if name.strip() and not re.fullmatch(r"__index_level_\d+__", name))
-    _check_different(path, names)
+    check_different(path, names)
     left_out = len(every) - len(names)  # a name that pandas gives row numbers is none
     notes = (f"{_columns(left_out)} without a name left out",) if left_out else ()
 
@@ -408,21 +410,21 @@ class Text(NamedTuple):
 
 
 def _open_text(path: str, content: bytes, options: Options) -> OpenTable:
-    _need_pyarrow()
+    need_pyarrow()
     if content[:2] == b"\x1f\x8b":
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path} is no whole gzip file ({_one_line(error)}); pack it again") from error
+            raise DataError(f"{path} is no whole gzip file ({one_line(error)}); pack it again") from error
     content = content.removeprefix(b"\xef\xbb\xbf")
-    _check_bytes(path, content)
+    check_bytes(path, content)
     try:
         layout = tell_layout(content, options.asked)
     except LayoutError as error:
         raise DataError(f"{path}{error}") from error
     notes = list(layout.notes)
     names = [name for name in layout.names if name]
-    _check_different(path, names)
+    check_different(path, names)
     nameless = [j for j, name in enumerate(layout.names) if not name]
     if nameless and layout.named:
         which = f"column {nameless[0] + 1} has" if len(nameless) == 1 else f"{len(nameless)} columns have"
@@ -435,7 +437,7 @@ def _open_text(path: str, content: bytes, options: Options) -> OpenTable:
     return OpenTable(path, tuple(names), layout.named, tuple(notes), options, lambda kept: _parse(text, kept, options))
 
 
-def _check_bytes(path: str, content: bytes) -> None:
+def check_bytes(path: str, content: bytes) -> None:
     """A DataError for the first line that holds a NUL byte or is not UTF-8."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{path} is text in UTF-16; export it as UTF-8")
@@ -491,7 +493,7 @@ def _parse(text: Text, kept: tuple[str, ...], options: Options) -> Numbers:
         try:
             table = _by_pyarrow(text, indices, "string", options)
         except pyarrow.ArrowException as error:
-            found = text.ragged_row() or f" is not a table: {_one_line(error)}"
+            found = text.ragged_row() or f" is not a table: {one_line(error)}"
             fields = f"{len(text.names)} {'field' if len(text.names) == 1 else 'fields'}"
             raise DataError(f"{text.path}{found}; every row must have {fields}") from error
         arrays = [_as_numbers(text, name, table.column(j), options, notes) for j, name in enumerate(kept)]
@@ -602,13 +604,15 @@ def _first_twice(names: Sequence[str]) -> str | None:
     return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
-def _check_different(path: str | Path, names: Sequence[str]) -> None:
+def check_different(path: str | Path, names: Sequence[str]) -> None:
+    """A DataError if two columns have one name."""
     twice = _first_twice(names)
     if twice is not None:
         raise DataError(f"{path} has two columns named {twice!r}; rename one")
 
 
-def _choose_columns(path: str, names: tuple[str, ...], columns: Sequence[str] | None) -> tuple[str, ...]:
+def choose_columns(path: str, names: tuple[str, ...], columns: Sequence[str] | None) -> tuple[str, ...]:
+    """The columns that are asked for, by default all; a DataError for one that is absent, or asked for twice."""
     if columns is None:
         if not names:
             raise DataError(f"{path} has no columns; give at least one")
@@ -625,13 +629,18 @@ def _choose_columns(path: str, names: tuple[str, ...], columns: Sequence[str] | 
     return tuple(columns)
 
 
+def mark_missing(values: np.ndarray, codes: Sequence[float]) -> None:
+    """Put NaN where floating-point values are one of the codes, to rounding."""
+    for code in codes:
+        values[np.isclose(values, code, rtol=1e-6 if values.dtype == np.float32 else 1e-8, atol=0.0)] = np.nan
+
+
 def _as_table(source: OpenTable, columns: tuple[str, ...], found: Numbers) -> Table:
     """The table without missing values, and what looks wrong in it."""
     values, path, options = found.values, source.path, source.options
     if values.shape[0] == 0:
         raise DataError(f"{path} has no rows; give at least one")
-    for code in options.codes:
-        values[np.isclose(values, code, rtol=1e-6 if values.dtype == np.float32 else 1e-8, atol=0.0)] = np.nan
+    mark_missing(values, options.codes)
     missing, notes, kept = np.isnan(values), [*source.notes, *found.notes], None
     if options.drop_missing and missing.any():
         kept = ~missing.any(axis=1)
@@ -703,5 +712,6 @@ def _some(notes: list[str]) -> list[str]:
     return notes if more <= 0 else [*notes[:MOST_NOTED], f"{more} more columns likewise"]
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Any) -> str:
+    """What an exception says, in one line of bounded length."""
     return " ".join(str(error).split())[:200]

@@ -19,14 +19,28 @@ import numpy as np
 
 from jaxem.atomic import check_destination, replacing
 from jaxem.checks import as_count, as_mixture, as_several
-from jaxem.datasets import ARROW, TEXT, DataError
-from jaxem.layout import BLANKS, MISSING, Asked, LayoutError, generated_names, tell_layout
-from jaxem.source import Source, as_blocks_of_one_size, batch_rows, placed
+from jaxem.datasets import (
+    ARROW,
+    TEXT,
+    DataError,
+    Options,
+    check_bytes,
+    check_different,
+    choose_columns,
+    mark_missing,
+    need_pyarrow,
+    one_line,
+    options_of,
+)
+from jaxem.layout import BLANKS, LayoutError, generated_names, tell_layout
+from jaxem.source import Source, as_blocks_of_one_size, batch_rows, name_place
 
 HEAD = 2**20
 """bytes of a text file by which its layout is told"""
 NPY_PIECE = 2**20
 """rows of an npy file that are one piece, as a row group is one of a Parquet file"""
+KNOWN_OF_ALL = ("_overview", "_checked", "_count")
+"""what a source remembers of all its rows, which is not true of a share"""
 KINDS = ("component", "probabilities", "log_prob")
 """what `predict_to` can write"""
 
@@ -79,23 +93,27 @@ class Files(Source):
         na: Sequence[str | float] | str | float = (),
         drop_missing: bool = False,
     ) -> None:
-        self.paths, base = _found(paths)
-        self.weight, self.drop_missing = weight, drop_missing
+        self.paths, base = _list_files(paths)
+        self.weight, self._options = weight, options_of(delimiter, decimal, header, na, drop_missing)
         self.batch_rows = None if batch_rows is None else as_count("batch_rows", batch_rows)
-        self._codes, texts = _codes(na)
         suffix = _suffix_of(self.paths)
         layout: Any = None
         if suffix == ".npy":
             self._names, self._pieces = _npy_pieces(self.paths)
             self._schema: Any = None
         else:
-            layout = _layout(self.paths, Asked(delimiter, decimal, header)) if suffix in TEXT else None
-            self._schema, self._names, self._pieces = _arrow_pieces(self.paths, base, suffix, layout, texts)
+            layout = _layout(self.paths, self._options) if suffix in TEXT else None
+            self._schema, self._names, self._pieces = _arrow_pieces(self.paths, base, suffix, layout, self._options)
         inside = self._names if self._schema is None else _physical(self._pieces)
         by_default = [name for name in self._names if name in inside and name != weight]
         self.named = suffix != ".npy" and (suffix not in TEXT or layout.named)
         """whether the names of the columns are those of the files"""
-        self.columns = _chosen(self.paths[0], self._names, by_default if columns is None else columns, weight)
+        wanted = by_default if columns is None else [columns] if isinstance(columns, str) else list(columns)
+        self.columns = choose_columns(self.paths[0], self._names, wanted)
+        if weight is not None:
+            choose_columns(self.paths[0], self._names, [weight])
+        if weight in self.columns:
+            raise ValueError(f"weight = {weight!r} is among the columns; it can only be one of them")
         self._states = {path: _state(path) for path in self.paths}
         self._begins: list[tuple[int, str]] = []
         if self._schema is not None:
@@ -115,7 +133,7 @@ class Files(Source):
 
     def _read(self, piece: Piece) -> Iterator[np.ndarray]:
         """The columns asked for, and the weight, of some rows of a piece after the other, `[b, c]`."""
-        wanted = [*self._required, *([self.weight] if self.weight is not None else [])]
+        wanted = self._wanted
         rows = self.batch_rows or batch_rows(len(wanted))
         if self._schema is None:
             values = np.load(piece.path, mmap_mode="r", allow_pickle=False)
@@ -134,24 +152,24 @@ class Files(Source):
                 yield _as_matrix([batch.column(j) for j in range(len(wanted))])
 
     @property
-    def _required(self) -> tuple[str, ...]:
-        return self.columns or ()
+    def _wanted(self) -> list[str]:
+        """The columns that are read: the weight comes last."""
+        return [*(self.columns or ()), *(() if self.weight is None else (self.weight,))]
 
     def _as_block(self, values: np.ndarray) -> Any:
         """Rows, and their weights if a column has them."""
-        if self._codes:
-            codes = np.asarray(self._codes, values.dtype if values.dtype.kind == "f" else np.float64)
-            values = np.where(np.isin(values, codes), codes.dtype.type(np.nan), values)
-        if self.drop_missing and values.dtype.kind == "f":
+        if self._options.codes:
+            values = values.astype(values.dtype if values.dtype.kind == "f" else np.float64)
+            mark_missing(values, self._options.codes)
+        if self._options.drop_missing and values.dtype.kind == "f":
             there = ~np.isnan(values).any(axis=1)
             values = values if there.all() else values[there]
-        d = len(self._required)
-        return values if self.weight is None else (values[:, :d], values[:, d])
+        return values if self.weight is None else (values[:, :-1], values[:, -1])
 
     def place(self, row: int) -> str:
         """The file that holds a row, and the row's number there, from 1."""
         first, path = max((known for known in self._begins if known[0] <= row), default=(0, self.paths[0]))
-        return f"{path}, {'about ' if self.drop_missing else ''}row {row - first + 1}"
+        return f"{path}, {'about ' if self._options.drop_missing else ''}row {row - first + 1}"
 
     def check(self) -> None:
         """Raise a DataError if a file has vanished or is not what it was when it was opened."""
@@ -163,30 +181,32 @@ class Files(Source):
         """The names, sizes and times of the files, and what is read of them."""
         about = [(Path(path).name, *state) for path, state in self._states.items()]
         parts = [(Path(piece.path).name, piece.rows) for piece in self._pieces]
-        text = repr((about, parts, self.columns, self.weight, self._codes, self.drop_missing))
+        options = self._options._replace(texts=sorted(self._options.texts))  # type: ignore[arg-type]  # sets have no order
+        text = repr((about, parts, self.columns, self.weight, options))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def count(self) -> int:
+        """How many rows there are, of any weight; no pass is made where the files say it."""
+        sizes = [piece.rows for piece in self._pieces]
+        return super().count() if None in sizes or self._options.drop_missing else sum(filter(None, sizes))
 
     def share(self, index: int, count: int) -> "Files":
         """The files of process `index` of `count`: consecutive pieces with about the same number of rows."""
         sizes = np.cumsum([0, *(1 if piece.rows is None else piece.rows for piece in self._pieces)])
         ends = np.searchsorted(sizes, np.linspace(0, sizes[-1], count + 1))
         found = object.__new__(Files)
-        vars(found).update(
-            {name: value for name, value in vars(self).items() if name not in ("_described", "_checked")}
-        )
+        vars(found).update({name: value for name, value in vars(self).items() if name not in KNOWN_OF_ALL})
         found._pieces = self._pieces[ends[index] : ends[index + 1]]
         return found
 
     def _check_columns(self) -> None:
         """A DataError if a file lacks a column, or has text in it."""
-        wanted = [*self._required, *([self.weight] if self.weight is not None else [])]
-        folders = set(self._schema.names)
+        of_folders = set(self._schema.names) - _physical(self._pieces)
         for path, pieces in _by_path(self._pieces):
             with _errors_of(path):
                 there = pieces[0].part.physical_schema
-            folders_of = set(there.names) | (folders - _physical(self._pieces))
-            for name in wanted:
-                if name not in folders_of:
+            for name in self._wanted:
+                if name not in {*there.names, *of_folders}:
                     raise DataError(f"{path} lacks the column {name!r}; it has {', '.join(there.names)[:200]}")
                 kind = (there if name in there.names else self._schema).field(name).type
                 if not _is_number(kind):
@@ -226,7 +246,7 @@ def predict_to(
     begin = 0
     with replacing(target, overwrite) as file, _WRITERS[target.suffix](file, names) as write:
         for first, rows, _ in as_blocks_of_one_size(x):
-            with placed(x.place, first):
+            with name_place(x.place, first):
                 found = np.asarray(ask(rows))
             write(found.reshape(len(rows), -1))
             begin = first + len(rows)
@@ -288,7 +308,7 @@ _WRITERS = {".parquet": _write_parquet, ".csv": _write_csv, ".npy": _write_npy}
 # -- opening -------------------------------------------------------------------------------------------------------------
 
 
-def _found(paths: Any) -> tuple[tuple[str, ...], str]:
+def _list_files(paths: Any) -> tuple[tuple[str, ...], str]:
     """The files that are meant, sorted by name within each pattern and folder, and the folder that they lie in."""
     found: list[str] = []
     every = as_several(os.fspath(paths) if isinstance(paths, os.PathLike) else paths)
@@ -364,11 +384,11 @@ def _npy_pieces(paths: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[Piece, .
     return names, tuple(pieces)
 
 
-def _layout(paths: tuple[str, ...], asked: Asked) -> Any:
+def _layout(paths: tuple[str, ...], options: Options) -> Any:
     """The layout of the first text file, which the others must share."""
-    first = _layout_of(paths[0], asked)
+    first = _layout_of(paths[0], options)
     for path in paths[1:]:
-        own = _layout_of(path, asked)
+        own = _layout_of(path, options)
         for what, mine, others in (
             ("the columns", own.names, first.names),
             ("its first row in line", own.line, first.line),
@@ -381,15 +401,18 @@ def _layout(paths: tuple[str, ...], asked: Asked) -> Any:
     return first
 
 
-def _layout_of(path: str, asked: Asked) -> Any:
+def _layout_of(path: str, options: Options) -> Any:
     with _errors_of(path), gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
         head = file.read(HEAD)
     if len(head) == HEAD:
         head = head[: head.rfind(b"\n") + 1] or head
+    head = head.removeprefix(b"\xef\xbb\xbf")
+    check_bytes(path, head)
     try:
-        layout = tell_layout(head, asked)
+        layout = tell_layout(head, options.asked)
     except LayoutError as error:
         raise DataError(f"{path}{error}") from None
+    check_different(path, [name for name in layout.names if name])
     if layout.delimiter == BLANKS:
         raise DataError(
             f"{path} parts its columns by runs of blanks, which cannot be streamed; convert it to CSV or Parquet"
@@ -398,16 +421,12 @@ def _layout_of(path: str, asked: Asked) -> Any:
 
 
 def _arrow_pieces(
-    paths: tuple[str, ...], base: str, suffix: str, layout: Any, texts: set[str]
+    paths: tuple[str, ...], base: str, suffix: str, layout: Any, asked: Options
 ) -> tuple[Any, tuple[str, ...], tuple[Piece, ...]]:
     """pyarrow's schema, the names of the columns, and the pieces."""
-    try:
-        import pyarrow.dataset
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "pyarrow is not installed; Files needs: pip install 'jaxem[files]'", name="pyarrow"
-        ) from error
+    need_pyarrow("files")
     import pyarrow.csv
+    import pyarrow.dataset
 
     kind: Any = "parquet" if suffix == ".parquet" else "ipc"
     if layout is not None:
@@ -417,7 +436,7 @@ def _arrow_pieces(
             parse_options=pyarrow.csv.ParseOptions(delimiter=layout.delimiter),
             read_options=pyarrow.csv.ReadOptions(column_names=list(layout.names), skip_rows=layout.line - 1),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types=kinds, null_values=sorted({*texts, *MISSING}), decimal_point=layout.decimal
+                column_types=kinds, null_values=sorted(asked.texts), decimal_point=layout.decimal
             ),
         )
     pieces: list[Piece] = []
@@ -448,29 +467,6 @@ def _arrow_pieces(
     if not pieces:
         raise DataError(f"{paths[0]} holds no rows; give a file with at least one")
     return schema, names, tuple(pieces)
-
-
-def _chosen(path: str, names: tuple[str, ...], columns: Sequence[str], weight: str | None) -> tuple[str, ...]:
-    """The columns asked for, checked."""
-    wanted = [columns] if isinstance(columns, str) else list(columns)
-    for name in (*wanted, *(() if weight is None else (weight,))):
-        if name not in names:
-            raise DataError(f"{path} has no column {name!r}; it has {', '.join(names)[:200]}")
-    if not wanted or len(set(wanted)) < len(wanted):
-        raise ValueError(f"columns = {wanted!r}; name at least one column, and none twice")
-    if weight in wanted:
-        raise ValueError(f"weight = {weight!r} is among the columns; it can only be one of them")
-    return tuple(wanted)
-
-
-def _codes(na: Any) -> tuple[tuple[float, ...], set[str]]:
-    """Numbers and texts that stand for a missing value."""
-    texts = {str(code).strip() for code in as_several(na)}
-    numbers = []
-    for text in texts:
-        with contextlib.suppress(ValueError):
-            numbers.append(float(text))
-    return tuple(sorted(numbers)), texts
 
 
 def _state(path: str) -> tuple[int, int]:
@@ -528,13 +524,10 @@ def _errors_of(path: str) -> Iterator[None]:
     except DataError:
         raise
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {_one_line(error.strerror or error)}") from error
+        raise DataError(f"{path} cannot be read: {one_line(error.strerror or error)}") from error
     except Exception as error:
         if not type(error).__module__.startswith("pyarrow") and not isinstance(error, ValueError):
             raise
-        raise DataError(f"{path} cannot be read: {_one_line(error)}") from error
-
-
-def _one_line(error: Any) -> str:
-    text = " ".join(str(error).split())
-    return re.sub(r"Could not open \w+ input source '[^']*': (Invalid: )?", "", text)[:200]  # the file is named before
+        # pyarrow names the file too
+        said = re.sub(r"Could not open \w+ input source '[^']*': (Invalid: )?", "", str(error))
+        raise DataError(f"{path} cannot be read: {one_line(said)}") from error

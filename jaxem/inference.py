@@ -464,7 +464,7 @@ def _curvature_from(mixture: Mixture, rows: Rows, prior: Prior | None) -> tuple[
     """`_curvature_of_sums`, from one pass."""
     if not isinstance(rows, Stream):
         return _curvature(mixture, rows, prior)
-    return _curved(mixture, rows.frame, prior, rows.sum(_sums_of_block, mixture))
+    return _of_sums(mixture, rows.frame, prior, rows.sum(_sums_of_block, mixture))
 
 
 def _prior_information_at(mixture: Mixture, frame: Any, prior: Prior | None) -> Array:
@@ -566,7 +566,7 @@ _columns = Program(_columns_of, work=_work)
 _turned = Program(_turned_of)
 _slope = Program(_slope_of, work=_work)
 _sums = Program(_sums_over, work=_work)
-_curved = Program(_curvature_of_sums)
+_of_sums = Program(_curvature_of_sums)
 _prior_information = Program(_prior_information_at)
 _curvature = Program(_curvature_of, work=_work)
 _ends = Program(_ends_of)

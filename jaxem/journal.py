@@ -1,8 +1,9 @@
 """Journal: how far a long call is, kept in a file, so that the call can go on where it was killed.
 
-A long call is a row of climbs, each a loop of pieces: a pytree of arrays in, the same pytree out. What each climb has come to
-is an entry of the journal. The call is made again from its beginning: climbs that were over are taken from the journal, the
-last goes on from its last piece, and what follows is computed. So the numbers are those of a call that was never stopped.
+A long call is a sequence of climbs, each a loop of pieces: a pytree of arrays in, the same pytree out. The journal has an
+entry for each climb: what it has come to. The call is made again from its beginning: the climbs that were over are taken from
+the journal, the last goes on from its last piece, and what follows is computed. So the numbers are those of a call that was
+never stopped.
 
 The file (safetensors) is written every few seconds, as a whole or not at all. It says which data, options, versions and number
 of threads it belongs to; with others it is refused. Of several processes the first alone writes.
@@ -23,8 +24,6 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from jaxem import kept
 from jaxem.atomic import WRITING, check_destination, replacing
@@ -50,8 +49,8 @@ class Entry:
     def __init__(self, journal: "Journal", number: int) -> None:
         self.journal, self.number = journal, number
 
-    def restored(self, tree: T) -> T:
-        """The pytree that was saved of this climb; `tree`, of the same kind, if there is none."""
+    def restore(self, tree: T) -> T:
+        """The pytree that was saved for this climb; if there is none, `tree`, which is of the same kind."""
         if self.number >= len(self.journal.entries):
             self.journal.entries.append(tree)
             return tree
@@ -60,7 +59,7 @@ class Entry:
         saved = saved if isinstance(saved, Leaves) else Leaves(jax.tree.leaves(saved))
         if len(saved) != len(leaves):
             raise self.journal.misfit("holds another kind of climb")
-        found = [_padded(np.asarray(old), np.asarray(like)) for old, like in zip(saved, leaves, strict=True)]
+        found = [_pad_like(np.asarray(old), np.asarray(like)) for old, like in zip(saved, leaves, strict=True)]
         if any(leaf is None for leaf in found):
             raise self.journal.misfit("holds climbs of other shapes")
         return cast(T, jax.tree.unflatten(structure, found))
@@ -109,6 +108,8 @@ class Journal:
             content = find()
         if not content:
             return
+        import safetensors.numpy  # here, as in `write`: only a call with a checkpoint needs it
+
         try:
             tensors = safetensors.numpy.load(content)
             size = int.from_bytes(content[:8], "little")
@@ -135,8 +136,10 @@ class Journal:
         begun = time.monotonic()
         if self.is_read_only or (not hurry and begun - self.written < max(SECONDS, 10 * self.took)):
             return
+        import safetensors.numpy
+
         leaves = [entry if isinstance(entry, Leaves) else jax.tree.leaves(entry) for entry in self.entries]
-        tensors = {f"{i}.{j}": _trimmed(np.asarray(leaf)) for i, of in enumerate(leaves) for j, leaf in enumerate(of)}
+        tensors = {f"{i}.{j}": _trim(np.asarray(leaf)) for i, of in enumerate(leaves) for j, leaf in enumerate(of)}
         about = {"about": json.dumps(self.about), "entries": json.dumps([len(of) for of in leaves])}
         try:
             with WRITING, replacing(self.path, overwrite=True) as file:
@@ -191,10 +194,10 @@ def _digest(tree: Any) -> str:
     """A digest of a pytree: its structure, its arrays, and what else is in it."""
     leaves, structure = jax.tree.flatten(tree)
     plain = re.sub(r" at 0x[0-9a-f]+", "", str(structure))  # addresses differ in each process
-    return hashlib.sha256("\n".join([plain, *map(_told, leaves)]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([plain, *map(_text_of, leaves)]).encode()).hexdigest()
 
 
-def _told(value: Any, depth: int = 0) -> str:
+def _text_of(value: Any, depth: int = 0) -> str:
     """A text that tells a value from others, functions and objects of the user's among them.
 
     Raises:
@@ -204,11 +207,11 @@ def _told(value: Any, depth: int = 0) -> str:
         numbers: Any = value
         array = np.ascontiguousarray(jax.random.key_data(numbers) if _is_key(value) else numbers)
         return f"{np.shape(value)}{array.dtype}{hashlib.sha256(array.tobytes()).hexdigest()}"
-    with contextlib.suppress(Exception):  # what it does not know it refuses
+    with contextlib.suppress(kept.ForeignError):
         return kept.spelled(value)
     if depth > DEEPEST:
         raise ValueError(f"checkpoint: {value!r} is too deep to be told from others; give the options as plain values")
-    tell = functools.partial(_told, depth=depth + 1)
+    tell = functools.partial(_text_of, depth=depth + 1)
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, (tuple, list)):
         return f"{kind}({','.join(map(tell, value))})"
@@ -236,7 +239,7 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _trimmed(leaf: np.ndarray) -> np.ndarray:
+def _trim(leaf: np.ndarray) -> np.ndarray:
     """An array without the last columns that hold NaN alone: the padding of a trace."""
     if leaf.dtype.kind != "f" or leaf.ndim == 0 or leaf.shape[-1] < 2:
         return np.asarray(leaf, order="C")
@@ -244,8 +247,8 @@ def _trimmed(leaf: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(leaf[..., : int(np.max(np.flatnonzero(used), initial=0)) + 1])
 
 
-def _padded(leaf: np.ndarray, like: np.ndarray) -> Any:
-    """Undo `_trimmed`; None if the array is of another kind than `like`."""
+def _pad_like(leaf: np.ndarray, like: np.ndarray) -> Any:
+    """Undo `_trim`; None if the array is of another kind than `like`."""
     short = leaf.ndim == like.ndim > 0 and leaf.shape[:-1] == like.shape[:-1] and leaf.shape[-1] < like.shape[-1]
     if leaf.dtype != like.dtype or not (short or leaf.shape == like.shape):
         return None

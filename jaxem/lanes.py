@@ -346,7 +346,7 @@ def run_through(
     else:
         queue, results = run(climbs, rows, prior, stop, first, settings)
     if entry is not None:
-        queue, results = run(entry.restored(queue), rows, prior, stop, pace.turns(), settings)
+        queue, results = run(entry.restore(queue), rows, prior, stop, pace.turns(), settings)
     while True:
         if entry is not None:
             entry.save(queue)
@@ -387,7 +387,7 @@ def run_by_threads(
 
     made = run_all([functools.partial(begin_climbs, *of_one) for of_one in zip(mine, data, strict=True)])
     if entry is not None:
-        queues = entry.restored([queue for queue, _ in made])
+        queues = entry.restore([queue for queue, _ in made])
         made = [run(queue, data[i], prior, stop, turns, own) for i, queue in enumerate(queues)]
     while True:
         if entry is not None:
@@ -424,7 +424,7 @@ def _run_by_parts(
         traces = np.full((r, settings.max_iter + 1), np.nan, dtype)
     queue, going, limits = _fill(climbs, rows.frame, limit, settings)
     if entry is not None:
-        queue, traces = entry.restored((queue, traces))
+        queue, traces = entry.restore((queue, traces))
         queue, going, limits = _fill(queue, rows.frame, limit, settings)
     width, useful, executed, told = settings.width, 0, 0, time.perf_counter()
     while True:

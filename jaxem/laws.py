@@ -159,7 +159,7 @@ class Trial(NamedTuple):
         given: Any = x
         if is_source(x):
             source, given = given, given.sample(most)
-            name, n = type(source).__name__, source.described().moments.n
+            name, n = type(source).__name__, source.overview().moments.n
             notes.append(f"tried on {len(given)} of {n} rows, drawn from the {name}")
         with jax.enable_x64(True):
             data = np.asarray(

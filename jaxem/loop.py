@@ -305,7 +305,7 @@ def _fit_in_parts(
     state, prior = _begin(mixture, rows.frame, prior, accelerator)
     trace, going = np.full(max_iter + 1, np.nan, state.here.objective.dtype), True
     if entry is not None:
-        state, trace = entry.restored((state, trace))
+        state, trace = entry.restore((state, trace))
     while going:
         if entry is not None:  # a state that has a turn to make
             entry.save((state, trace))

@@ -24,7 +24,7 @@ from jaxem.checks import as_columns, as_several
 from jaxem.families.base import Family
 from jaxem.program import settings, under
 from jaxem.rows import bucket
-from jaxem.source import Described, Source, as_blocks_of_one_size, batch_rows
+from jaxem.source import Overview, Source, as_blocks_of_one_size, batch_rows
 
 T = TypeVar("T")
 FAN = 8
@@ -127,25 +127,16 @@ class Partitions(Source):
         weights = [w for _, w in read if w is not None]
         return np.concatenate([x for x, _ in read]), np.concatenate(weights) if weights else None
 
-    def fingerprint(self) -> str:
-        """Number, weight, means and spreads of all rows, to nine digits: other partitions, or workers, round differently."""
-        found = self.described().moments
-        spread = np.sqrt(found.squares / found.total)
-        size = np.abs(found.mean) + spread
-        sizes = " ".join(f"{one:.9g}" for one in size)
-        means = (found.mean / np.where(size > 0, size, 1.0)).round(9) + 0.0  # not -0
-        return f"{type(self).__name__} {found.rows} {found.n} {found.total:.9g} {sizes} {means.tolist()}"
-
     def block_rows(self, d: int) -> int:
         """Rows of d columns in a block: the longest partition is cut evenly, so that little is padded."""
         longest = max((1, *self.lengths))
         pieces = -(-longest // batch_rows(d))
         return min(batch_rows(d), bucket(-(-longest // pieces)))
 
-    def described(self) -> Described:
+    def overview(self) -> Overview:
         """Moments, sample and dtype of all rows; one pass, made once."""
         self.offer_few(sum(self.lengths), self._reader.d)
-        return super().described()
+        return super().overview()
 
     def fold(self, of_block: Callable[[int, np.ndarray, np.ndarray | None], T]) -> T:
         """The sum of `of_block(number of the first row, rows, weights)` over all blocks, worked out where the partitions are.

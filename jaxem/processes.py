@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.typing import ArrayLike
 
 from jaxem.rows import is_source
-from jaxem.source import Described, Source, batch_rows
+from jaxem.source import Overview, Source, batch_rows
 from jaxem.threads import n_threads
 
 T = TypeVar("T")
@@ -38,15 +38,14 @@ def from_processes(x: ArrayLike | Source, sample_weight: ArrayLike | None = None
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
     """
-    index, count = jax.process_index(), jax.process_count()
     if not is_source(x):
         return Processes(Held(np.asarray(x), None if sample_weight is None else np.asarray(sample_weight)))
     if sample_weight is not None:
         raise ValueError(
             "sample_weight was given with a Source, which yields the weights of its rows; give one of the two"
         )
-    share = getattr(x, "share", None)
-    return Processes(cast(Source, x if share is None else share(index, count)))
+    source: Any = x
+    return Processes(source.share(jax.process_index(), jax.process_count()))
 
 
 class Held(Source):
@@ -67,6 +66,10 @@ class Held(Source):
             rows = self.x[i : i + step]
             yield rows if self.sample_weight is None else (rows, self.sample_weight[i : i + step])
 
+    def count(self) -> int:
+        """How many rows there are."""
+        return len(self.x)
+
     def place(self, row: int) -> str:
         """The number of a row in x."""
         return f"row {row} of x"
@@ -82,7 +85,7 @@ class Processes(Source):
         threads = gather(n_threads())
         if len(set(threads)) > 1:  # sums of other parts differ by rounding, and then decisions may
             raise ValueError(f"the processes have {threads} threads; set JAXEM_THREADS to one number in all of them")
-        counts = _gather_result(lambda: _count(own))
+        counts = _gather_result(own.count)
         self.first, self.n = sum(counts[: jax.process_index()]), sum(counts)
         self.d = max(_gather_result(lambda: _width(own)))
         self.block = max(_gather_result(lambda: own.block_rows(max(self.d, 1))))
@@ -95,10 +98,10 @@ class Processes(Source):
         """Where one of its own rows is to be found."""
         return f"process {jax.process_index()}, {self.own.place(row - self.first)}"
 
-    def described(self) -> Described:
+    def overview(self) -> Overview:
         """Moments, sample and dtype of all rows; one pass, made once."""
         self.offer_few(self.n, self.d)
-        return super().described()
+        return super().overview()
 
     def block_rows(self, d: int) -> int:
         """The most rows that a process works on at a time."""
@@ -106,7 +109,7 @@ class Processes(Source):
 
     def fold(self, of_block: Callable[[int, np.ndarray, np.ndarray | None], T]) -> T:
         """The sum over the blocks of all processes, in their order."""
-        mine = functools.partial(_numbered_from, self.first, of_block)
+        mine = functools.partial(_at_number, self.first, of_block)
         found = [one for one in _gather_result(lambda: _fold(self.own, mine)) if one is not None]
         if not found:
             raise ValueError("no process has rows; give at least one")
@@ -179,21 +182,7 @@ def _gather_result(find: Callable[[], T]) -> list[T]:
 
 def _fold(own: Source, of_block: Any) -> Any:
     """The sum over the blocks of one process; None if it has no rows."""
-    return own.fold(of_block) if _count(own) else None
-
-
-def _count(own: Source) -> int:
-    """How many rows a source has, of any weight; counted once."""
-    known = vars(own)
-    if "_count" not in known:
-        sizes = [piece.rows for piece in getattr(own, "_pieces", (None,)) if piece is not None]
-        if isinstance(own, Held):
-            known["_count"] = len(own.x)
-        elif hasattr(own, "_pieces") and None not in sizes and not getattr(own, "drop_missing", False):
-            known["_count"] = sum(sizes)
-        else:
-            known["_count"] = sum(len(block[0] if isinstance(block, tuple) else block) for block in own)
-    return int(known["_count"])
+    return own.fold(of_block) if own.count() else None
 
 
 def _width(own: Source) -> int:
@@ -204,8 +193,8 @@ def _width(own: Source) -> int:
 
 
 def _all_rows(own: Source) -> Any:
-    return own.in_memory() if _count(own) else None
+    return own.in_memory() if own.count() else None
 
 
-def _numbered_from(first: int, of_block: Callable[..., T], begin: int, x: np.ndarray, w: np.ndarray | None) -> T:
+def _at_number(first: int, of_block: Callable[..., T], begin: int, x: np.ndarray, w: np.ndarray | None) -> T:
     return of_block(first + begin, x, w)

@@ -317,7 +317,7 @@ def in_pieces(
     if is_traced(climb, options) or is_staging():
         return program(climb, *options, most, *fixed)[1]
     if entry is not None:  # of no turns, for the kind of pytree that a climb is
-        climb = entry.restored(program(climb, *options, np.int32(0), *fixed)[0])
+        climb = entry.restore(program(climb, *options, np.int32(0), *fixed)[0])
     pace = Pace(seconds)
     while True:
         turns = min(pace.turns(), np.int32(most))

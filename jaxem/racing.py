@@ -49,7 +49,7 @@ from jaxem.recipes import MOST_ROWS
 from jaxem.rounds import ARMS, LARGE_TURN, SHORT, STARTS, Field, Found, Race, SearchProgress, run_rounds, starts_of
 from jaxem.rows import Rows, as_rows, is_source, on_one_device, turn_work
 from jaxem.slots import without_absent
-from jaxem.source import Source, Stream, drawn_first
+from jaxem.source import Source, Stream, sample_order
 from jaxem.stopping import RemainingGainBelow, Status, StoppingRule, has_failed
 
 WORK, LEAST_BUDGET, MOST_BUDGET = 3e9, 300, 4000
@@ -286,7 +286,7 @@ def _rows_to_race(
     elif k > 1 and size > LARGE and on_host and mesh_under(x) is None:
         # arrays of JAX's that lie in the host's memory, so that numpy makes them ready
         found, weight = (np.asarray(a) if isinstance(a, jax.Array) else a for a in (found, weight))
-        options |= {"order": drawn_first(size, np.shape(found)[1], weight), "lanes": LAST}
+        options |= {"order": sample_order(size, np.shape(found)[1], weight), "lanes": LAST}
     rows = as_rows(family, found, weight, k, streams=True, **options)
     if not isinstance(rows, Stream) and ("order" not in options or int(np.asarray(rows.frame.n)) <= LARGE):
         return rows, rows

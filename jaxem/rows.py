@@ -175,7 +175,7 @@ def as_rows(
 
 def is_source(x: Any) -> bool:
     """Whether x is a `Source`, which lies above this file."""
-    return hasattr(x, "described") and hasattr(x, "ready")
+    return hasattr(x, "overview") and hasattr(x, "ready")
 
 
 def _ready_source(

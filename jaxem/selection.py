@@ -164,7 +164,7 @@ def _data(x: Any, sample_weight: Any, n: Any, criterion: str) -> tuple[Any, Any,
             raise ValueError(
                 f'criterion = {criterion!r} needs rows in memory; use "bic", "aic" or "icl", or x.sample(100_000)'
             )
-        moments = x.described().moments
+        moments = x.overview().moments
         return x, None, as_sample_size(moments.total if n is None else n, None, moments.n), moments.n, math.inf
     data = as_data(x, exact=True)
     weights = as_weights(sample_weight, data.shape[0], jax.dtypes.canonicalize_dtype(data.dtype))

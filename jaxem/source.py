@@ -6,7 +6,7 @@ pass gives Stats. All three are values of a block that add:
 
     Moments    weight W, mean m and squares S about it:  W = W1 + W2,  m = m1 + W2 (m2 - m1) / W,
                S = S1 + S2 + (m2 - m1)^2 W1 W2 / W                                           (Chan, Golub and LeVeque 1979)
-    Drawn      the rows whose random priorities are the least; a row's priority depends on its number alone, so the sample
+    Draw      the rows whose random priorities are the least; a row's priority depends on its number alone, so the sample
                is the same however the rows are cut or shared
     Stats      stats.py
 
@@ -79,11 +79,18 @@ class Source(abc.ABC):
         """Raise if the data are not what they were. It is called before each pass."""
 
     def fingerprint(self) -> str:
-        """What tells these data from others, for checkpoints; by default the moments of all rows and some of the rows."""
-        found = self.described()
-        moments, (x, w) = found.moments, found.drawn.least(LOOKED_AT)
-        told = hashlib.sha256(np.ascontiguousarray(x).tobytes() + np.ascontiguousarray(w).tobytes()).hexdigest()
-        return f"{moments.n} {moments.total!r} {moments.mean.tolist()} {moments.squares.tolist()} {told}"
+        """What tells these data from others, for checkpoints: some of the rows, and number, weight, means and spreads of all.
+
+        These are told to nine digits, because sums of other blocks round differently.
+        """
+        found = self.overview()
+        moments, (x, w) = found.moments, found.draw.least(LOOKED_AT)
+        spread = np.sqrt(moments.squares / moments.total)
+        size = np.abs(moments.mean) + spread
+        means = (moments.mean / np.where(size > 0, size, 1.0)).round(9) + 0.0  # not -0
+        rows = hashlib.sha256(np.ascontiguousarray(x).tobytes() + np.ascontiguousarray(w).tobytes()).hexdigest()
+        sizes = " ".join(f"{one:.9g}" for one in size)
+        return f"{moments.rows} {moments.n} {moments.total:.9g} {sizes} {means.tolist()} {rows}"
 
     def block_rows(self, d: int) -> int:
         """Rows of d columns in a block that is worked on; shorter ones are padded, so that one program serves all."""
@@ -100,39 +107,51 @@ class Source(abc.ABC):
             raise ValueError(f"the {type(self).__name__} yields no rows; give at least one")
         return found
 
-    def described(self) -> "Described":
+    def overview(self) -> "Overview":
         """Moments, sample and dtype of all rows; one pass, made once."""
         known: dict[str, Any] = vars(self)
-        if "_described" not in known:
+        if "_overview" not in known:
             found = self.fold(functools.partial(describe, self.place, self.columns))
             if not found.moments.n:
                 raise ValueError(f"the {type(self).__name__} holds no row of positive weight; at least one must count")
-            known["_described"] = found
-        return cast(Described, known["_described"])
+            known["_overview"] = found
+        return cast(Overview, known["_overview"])
 
     def offer_few(self, n: int, d: int) -> None:
         """Describe n rows of d columns, of which only about twice as many as the sample takes are offered for it: else a large
         part of the data would travel. Where many rows have weight 0 these are too few; then another pass offers all."""
         most = sampled_rows(d)
-        if "_described" not in vars(self) and n > SPARE * most:
+        if "_overview" not in vars(self) and n > SPARE * most:
             bound = 2**64 * SPARE * most // n
             found = self.fold(functools.partial(describe, self.place, self.columns, bound=bound))
-            if found.drawn.n >= most:
-                vars(self)["_described"] = found
+            if found.draw.n >= most:
+                vars(self)["_overview"] = found
+
+    def count(self) -> int:
+        """How many rows there are, of any weight; a pass, made once, if nothing else says it."""
+        known: dict[str, Any] = vars(self)
+        if "_count" not in known:
+            known["_count"] = sum(len(rows) for _, rows, _ in as_blocks_of_one_size(self))
+        return int(known["_count"])
+
+    def share(self, index: int, count: int) -> "Source":
+        """What process `index` of `count` passes over, if all have the same source; by default each has rows of its own."""
+        del index, count
+        return self
 
     def sample(self, n: int) -> np.ndarray:
         """At most n rows `[n, d]`, drawn evenly, without replacement, from those of positive weight; at most 262,144."""
-        return self.described().drawn.least(n)[0]
+        return self.overview().draw.least(n)[0]
 
     def in_memory(self) -> tuple[np.ndarray, np.ndarray | None]:
         """All rows `[n, d]` and their weights `[n]`, or None."""
         self.check()
         blocks = [(x, w) for _, x, w in as_blocks_of_one_size(self)]
-        return _joined(blocks)
+        return _join(blocks)
 
     def ready(self, family: Any, k: int, *, like: Any, lanes: int, chunk_size: int | None) -> "Rows | Stream":
         """The rows, ready for passes under mixtures of a family: a Stream, or Rows where they are few."""
-        found = self.described()
+        found = self.overview()
         moments = found.moments
         n, d = moments.n, moments.mean.size
         if moments.rows <= IN_MEMORY and moments.rows * d <= IN_MEMORY_NUMBERS:
@@ -143,7 +162,7 @@ class Source(abc.ABC):
         if like is not None:
             dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, like.log_weights.dtype))
         dtype = np.dtype(dtype)
-        x, w = found.drawn.least(n)
+        x, w = found.draw.least(n)
         check_start(family, x, None, like)
         if found.dtype.itemsize > dtype.itemsize:
             warn_of_coarse(x, dtype)
@@ -271,7 +290,7 @@ class Moments:
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class Draw:
     """Rows that were drawn evenly, without replacement: those of the least priorities. They add."""
 
     pieces: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]  # priorities [m], rows [m, d], weights [m]
@@ -279,7 +298,7 @@ class Drawn:
     bound: int = 2**64 - 1  # rows of higher priorities are not drawn
 
     @classmethod
-    def of(cls, begin: int, x: np.ndarray, w: np.ndarray | None, bound: int = 2**64 - 1) -> "Drawn":
+    def of(cls, begin: int, x: np.ndarray, w: np.ndarray | None, bound: int = 2**64 - 1) -> "Draw":
         """What may be drawn of rows `[b, d]` whose first has the number `begin`."""
         priority = priorities(begin, len(x))
         w = np.ones(len(x), x.dtype) if w is None else w
@@ -293,39 +312,39 @@ class Drawn:
         """How many rows are held."""
         return sum(len(piece[0]) for piece in self.pieces)
 
-    def __add__(self, other: "Drawn") -> "Drawn":
+    def __add__(self, other: "Draw") -> "Draw":
         pieces = list(self.pieces)
         for priority, x, w in other.pieces:
             low = priority <= np.uint64(self.bound)
             pieces.append((priority, x, w) if low.all() else (priority[low], x[low], w[low]))
         bound = min(self.bound, other.bound)
-        if (found := Drawn(tuple(pieces), self.most, bound)).n <= 2 * self.most:
+        if (found := Draw(tuple(pieces), self.most, bound)).n <= 2 * self.most:
             return found
-        priority, x, w = _joined_pieces(pieces)
+        priority, x, w = _join_pieces(pieces)
         first = np.argpartition(priority, self.most)[: self.most]
-        return Drawn(((priority[first], x[first], w[first]),), self.most, int(priority[first].max()))
+        return Draw(((priority[first], x[first], w[first]),), self.most, int(priority[first].max()))
 
     def least(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """At most n rows, in the order of their priorities, and their weights."""
-        priority, x, w = _joined_pieces(self.pieces)
+        priority, x, w = _join_pieces(self.pieces)
         first = np.argsort(priority, kind="stable")[: min(n, self.most)]
         return x[first], w[first]
 
 
 @dataclasses.dataclass(frozen=True)
-class Described:
+class Overview:
     """What one pass tells of a source."""
 
     moments: Moments
-    drawn: Drawn
+    draw: Draw
     dtype: Any
 
-    def __add__(self, other: "Described") -> "Described":
+    def __add__(self, other: "Overview") -> "Overview":
         dtype = np.promote_types(self.dtype, other.dtype)
-        return Described(self.moments + other.moments, self.drawn + other.drawn, dtype)
+        return Overview(self.moments + other.moments, self.draw + other.draw, dtype)
 
 
-def _joined_pieces(pieces: Any) -> tuple[np.ndarray, ...]:
+def _join_pieces(pieces: Any) -> tuple[np.ndarray, ...]:
     return tuple(np.concatenate([piece[i] for piece in pieces]) for i in range(3))
 
 
@@ -345,7 +364,7 @@ def priorities(begin: int, n: int) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def drawn_first(n: int, d: int, sample_weight: Any) -> np.ndarray:
+def sample_order(n: int, d: int, sample_weight: Any) -> np.ndarray:
     """An order of n rows in memory `[n]`: first those that a source of the same rows would draw, in the same order."""
     counted = np.arange(n)
     if sample_weight is not None:
@@ -380,7 +399,7 @@ def describe(
     w: np.ndarray | None,
     *,
     bound: int = 2**64 - 1,
-) -> Described:
+) -> Overview:
     """What a block tells; a ValueError that names the place for a number that cannot be meant.
 
     Rows whose priority is above the bound are not drawn.
@@ -402,22 +421,22 @@ def describe(
     if w is not None and not (np.isfinite(w) & (w >= 0)).all():
         row = int(np.argmin(np.isfinite(w) & (w >= 0)))
         raise ValueError(f"{place(begin + row)}: the weight is {w[row]}; weights must be finite and not negative")
-    with placed(place, begin), already_told():
+    with name_place(place, begin), already_told():
         data: Any = as_data(x, exact=True)
     weights = None if w is None else w.astype(data.dtype)
-    return Described(Moments.of(data, weights), Drawn.of(begin, data, weights, bound), data.dtype)
+    return Overview(Moments.of(data, weights), Draw.of(begin, data, weights, bound), data.dtype)
 
 
 def _check_block(
     place: Callable[[int], str], family: Any, k: int, begin: int, x: np.ndarray, w: np.ndarray | None
 ) -> Sum:
-    with placed(place, begin), already_told():
+    with name_place(place, begin), already_told():
         as_supported(family, x, k, exact=True)
     return Sum((), len(x))
 
 
 @contextlib.contextmanager
-def placed(place: Callable[[int], str], begin: int) -> Iterator[None]:
+def name_place(place: Callable[[int], str], begin: int) -> Iterator[None]:
     """A ValueError about a block says where the block begins."""
     try:
         yield
@@ -455,10 +474,10 @@ def as_blocks_of_one_size(source: Source) -> Iterator[tuple[int, np.ndarray, np.
             held.append((x[:more], None if w is None else w[:more]))
             x, w, count = x[more:], None if w is None else w[more:], count + more
             if count == size:
-                yield begin, *_joined(held)
+                yield begin, *_join(held)
                 begin, count, held = begin + size, 0, []
     if count:
-        yield begin, *_joined(held)
+        yield begin, *_join(held)
 
 
 def _as_block(source: Source, begin: int, block: Any, d: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -476,7 +495,7 @@ def _as_block(source: Source, begin: int, block: Any, d: int) -> tuple[np.ndarra
     return x, w
 
 
-def _joined(blocks: list[tuple[np.ndarray, np.ndarray | None]]) -> tuple[np.ndarray, np.ndarray | None]:
+def _join(blocks: list[tuple[np.ndarray, np.ndarray | None]]) -> tuple[np.ndarray, np.ndarray | None]:
     """Rows and weights of several blocks as one; None where all weights are."""
     if len(blocks) == 1:
         return blocks[0]

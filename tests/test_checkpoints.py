@@ -208,19 +208,27 @@ def test_code_of_the_user_is_told_apart(tmp_path):
     assert bits(fit(path, accelerator=momentum(1.1))) == bits(fit(None, accelerator=momentum(1.1)))
     with pytest.raises(ValueError, match="other options"):
         fit(path, accelerator=momentum(1.2))
-    told = [journal._told(value) for value in (lambda x: x + 1, lambda x: x + 2, Cut(), np.zeros(2), np.ones(2))]
+    told = [journal._text_of(value) for value in (lambda x: x + 1, lambda x: x + 2, Cut(), np.zeros(2), np.ones(2))]
     assert len(set(told)) == len(told)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a file", bytes(100), json.dumps({"a": 1}).encode()])
+@pytest.mark.parametrize("content", [b"not a file", bytes(100), json.dumps({"a": 1}).encode()])
 def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
     path = tmp_path / "run"
     path.write_bytes(content)
-    if content:
-        with pytest.raises(ValueError, match="no checkpoint") as raised:
-            fit(path)
-        assert "\n" not in str(raised.value)
-        assert path.read_bytes() == content
+    with pytest.raises(ValueError, match="no checkpoint") as raised:
+        fit(path)
+    assert "\n" not in str(raised.value)
+    assert path.read_bytes() == content
+
+
+def test_an_empty_file_is_a_place_for_a_checkpoint(tmp_path):
+    """As `mktemp` leaves it."""
+    path = tmp_path / "run"
+    path.write_bytes(b"")
+    assert bits(fit(path)) == bits(fit(None))
+    assert bits(fit(path)) == bits(fit(None))
+    assert safetensors.numpy.load_file(path)
 
 
 def test_a_model_is_no_checkpoint(tmp_path):

@@ -130,7 +130,7 @@ def test_the_sample_and_the_fingerprint_do_not_depend_on_the_partitions():
         assert made.fingerprint() == whole.fingerprint()
         np.testing.assert_array_equal(made.sample(1000), whole.sample(1000))
     assert in_array(X + 1e-6).fingerprint() != whole.fingerprint()
-    order = source.drawn_first(N, 3, W)
+    order = source.sample_order(N, 3, W)
     np.testing.assert_array_equal(whole.sample(1000), X[order[:1000]])
 
 
@@ -150,10 +150,10 @@ def test_partitions_offer_what_the_sample_takes(zeros, monkeypatch):
 
     monkeypatch.setattr(partitions.Partitions, "fold", counted)
     made = in_array(X, w)
-    found = made.described().drawn
+    found = made.overview().draw
     assert len(passes) == (1 if zeros < 0.5 else 2)
     assert zeros > 0.5 or found.n < 2.2 * 4_000
-    np.testing.assert_array_equal(made.sample(4_000), X[source.drawn_first(N, 3, w)[:4_000]])
+    np.testing.assert_array_equal(made.sample(4_000), X[source.sample_order(N, 3, w)[:4_000]])
 
 
 @pytest.mark.any_dtype
@@ -233,7 +233,7 @@ def test_the_work_is_once_in_the_graph_and_is_added_up_in_a_tree():
         return dask.get(graph, keys, **options)
 
     made = jaxem.from_dask(da.from_array(X, chunks=(1_000, 3)))
-    made.described()
+    made.overview()
     heavy = np.arange(100_000.0)
     with dask.config.set(scheduler=get):
         total = made.fold(lambda begin, x, w: source.Sum((heavy[:1], np.array([begin, len(x)]))))

@@ -473,6 +473,7 @@ def verify(
     header: Header = None,
     na: Na = None,
     drop_missing: DropMissing = False,
+    stream: Stream = False,
     family: Own = None,
     debug: Debug = False,
 ) -> None:
@@ -482,10 +483,15 @@ def verify(
     """
 
     def work() -> None:
-        task = _read_for(model, Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing), family)
-        w = task.weighted.weights
-        with task.precision():
-            report = jaxem.verify(task.mixture, task.values if w is None else task.values[w > 0], seed=seed)
+        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing)
+        if reading.is_streamed(stream):
+            mixture, streamed = _stream_for(model, reading, family)
+            report = jaxem.verify(mixture, streamed.source, seed=seed)
+        else:
+            task = _read_for(model, reading, family)
+            w = task.weighted.weights
+            with task.precision():
+                report = jaxem.verify(task.mixture, task.values if w is None else task.values[w > 0], seed=seed)
         print(report)
         if not report.ok:
             raise WorkError("a law fails: the model's formulas do not fit together on these data")
@@ -842,9 +848,10 @@ def _restart(weighted: Weighted, settings: Settings) -> Outcome:
     by_rows = weighted.source is None and several and (restarts < len(devices) or values.nbytes > LARGE)
     mesh = mesh_of(devices) if by_rows else None
     with progress_bar("fitting restarts", restarts) as update:
+        began = time.perf_counter()
 
         def show(seen: RestartsProgress) -> None:
-            update(seen.finished, f"{seen.passes} passes, best {seen.best:.4f}")
+            update(seen.finished, f"{_speed(seen.passes, weighted, began)}, best {seen.best:.4f}")
 
         lanes = lane_count(restarts)
         options = dict[str, Any]({"lanes": lanes, "chunk_size": settings.chunk_size, "mesh": mesh})
@@ -866,6 +873,11 @@ def _restart(weighted: Weighted, settings: Settings) -> Outcome:
     return Outcome(found, settings.described(settings.kinds[0]), jaxem.landscape(results), origin, None, collapse)
 
 
+def _speed(passes: int, weighted: Weighted, began: float) -> str:
+    """Passes made since `began`, and the rows that they passed over in a second, in words."""
+    return f"{passes} passes, {passes * weighted.shape[0] / max(time.perf_counter() - began, 1e-9):.2g} rows/s"
+
+
 def _search(weighted: Weighted, settings: Settings) -> Outcome:
     """Race diverse starts."""
     import jax
@@ -880,8 +892,7 @@ def _search(weighted: Weighted, settings: Settings) -> Outcome:
     with progress_bar("searching", budget, counts=False, wanted=long) as update:
 
         def show(seen: SearchProgress) -> None:
-            speed = seen.passes * weighted.shape[0] / max(time.perf_counter() - began, 1e-9)
-            update(seen.passes, f"{seen.lanes} climbs, {seen.passes} passes, {speed:.2g} rows/s, best {seen.best:.4f}")
+            update(seen.passes, f"{seen.lanes} climbs, {_speed(seen.passes, weighted, began)}, best {seen.best:.4f}")
 
         key, [family], callback = jax.random.key(settings.seed), settings.families(weighted), show if long else None
         found = jaxem.search(key, family, values, k, callback=callback, checkpoint=settings.checkpoint, **options)

@@ -118,6 +118,11 @@ class Reading(NamedTuple):
 
         if self.data is None:
             return as_source("the bundled table", faithful_table())
+        return open_table(self.data, **self._marks)
+
+    @property
+    def _marks(self) -> dict[str, Any]:
+        """How the file is to be read, as keyword arguments."""
         delimiter = self.delimiter if self.delimiter is None else _WORDS.get(self.delimiter, self.delimiter)
         decimal = self.decimal if self.decimal is None else _WORDS.get(self.decimal, self.decimal)
         if delimiter is not None and (len(delimiter) != 1 or delimiter in '"#'):
@@ -127,14 +132,8 @@ class Reading(NamedTuple):
         if decimal not in (None, ".", ","):
             raise typer.BadParameter(f"{decimal!r} is no decimal mark; give . or ,", param_hint="--decimal")
         codes = [code.strip() for several in self.na or () for code in several.split(",") if code.strip()]
-        return open_table(
-            self.data,
-            delimiter=delimiter,
-            decimal=decimal,
-            header=self.header,
-            na=codes,
-            drop_missing=self.drop_missing,
-        )
+        marks = {"delimiter": delimiter, "decimal": decimal, "header": self.header, "na": codes}
+        return {**marks, "drop_missing": self.drop_missing}
 
     def is_streamed(self, asked: bool) -> bool:
         """Whether the data are passed over block by block: if that is asked for, if they are several files, or if they are
@@ -164,17 +163,11 @@ class Reading(NamedTuple):
 
         if self.labels is not None:
             raise UsageError("--labels needs a table in memory; leave it out, or leave --stream out")
-        delimiter = self.delimiter if self.delimiter is None else _WORDS.get(self.delimiter, self.delimiter)
-        decimal = self.decimal if self.decimal is None else _WORDS.get(self.decimal, self.decimal)
-        codes = [code.strip() for several in self.na or () for code in several.split(",") if code.strip()]
-        chosen = self.chosen if names is None else names
-        source = Files(
-            str(self.data), chosen, self.weights, delimiter=delimiter, decimal=decimal, header=self.header, na=codes,
-            drop_missing=self.drop_missing,
-        )  # fmt: skip
+        weights = None if self.weights is None else _typed(self.weights).strip()
+        source = Files(str(self.data), self.chosen if names is None else names, weights, **self._marks)
         columns = source.columns or ()
         files = "1 file" if len(source.paths) == 1 else f"{len(source.paths)} files"
-        _say([f"{files}, {source.described().moments.n} rows, columns {', '.join(columns[:20])}; read block by block"])
+        _say([f"{files}, {source.overview().moments.n} rows, columns {', '.join(columns[:20])}; read block by block"])
         return Weighted(Table(source.sample(SHOWN), columns), None, None, source)
 
     def read(self, source: OpenTable, names: Sequence[str] | None = None) -> Weighted:
@@ -235,7 +228,7 @@ class Weighted(NamedTuple):
     def shape(self) -> tuple[int, int]:
         """Numbers of rows and columns of the table."""
         n, d = self.table.values.shape
-        return (n, d) if self.source is None else (self.source.described().moments.n, d)
+        return (n, d) if self.source is None else (self.source.overview().moments.n, d)
 
     @property
     def is_weighted(self) -> bool:
@@ -246,7 +239,7 @@ class Weighted(NamedTuple):
     def total(self) -> float:
         """The sum of the weights: the n of BIC."""
         if self.source is not None:
-            return float(self.source.described().moments.total)
+            return float(self.source.overview().moments.total)
         return float(len(self.table.values) if self.weights is None else self.weights.sum())
 
 
