@@ -126,6 +126,30 @@ def test_a_call_that_was_killed_ends_with_the_same_bits(call, tmp_path, monkeypa
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
+def test_what_was_done_is_not_done_again(tmp_path):
+    """A call that is over makes one pass more, or none, beside the one that describes the data."""
+
+    class Counted(Cut):
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return super().__iter__()
+
+    options = {"max_iter": 8, "stop": jaxem.GainBelow(-np.inf), "checkpoint": tmp_path / "run"}
+    first = jaxem.starts(KEY, "full", X, 3, 1, jaxem.RandomParameters())[0]
+    for expected in (1 + 9, 1 + 1):
+        data = Counted()
+        jaxem.fit(first, data, **options)
+        assert data.passes == expected
+    heard = []
+    starts = jaxem.starts(KEY, "full", X, 3, 12, jaxem.RandomParameters())
+    for _ in range(2):
+        made = jaxem.fit_restarts(starts, X, max_iter=60, checkpoint=tmp_path / "more", callback=heard.append)
+    assert heard[0].executed >= int(made.n_iter.sum())
+    assert heard[-1].executed == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("call", [fit, search])
 def test_kill_9_at_random_moments(call, tmp_path):
