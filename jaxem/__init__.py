@@ -85,6 +85,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.families.algebra import Product as Product
     from jaxem.families.algebra import Union as Union
     from jaxem.families.base import Family as Family
+    from jaxem.families.diagonal import Diagonal as Diagonal
     from jaxem.families.discrete import Bernoulli as Bernoulli
     from jaxem.families.discrete import BernoulliParams as BernoulliParams
     from jaxem.families.discrete import Categorical as Categorical
@@ -97,7 +98,6 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.families.fixed import LabelledParams as LabelledParams
     from jaxem.families.fixed import Uniform as Uniform
     from jaxem.families.fixed import UniformParams as UniformParams
-    from jaxem.families.gaussian import Diagonal as Diagonal
     from jaxem.families.gaussian import GaussianParams as GaussianParams
     from jaxem.families.gaussian import Spherical as Spherical
     from jaxem.families.matrices import Full as Full
@@ -180,7 +180,7 @@ _HOME = {
     "Family": "families.base",
     "Movable": "families.movable",
     "Spherical": "families.gaussian",
-    "Diagonal": "families.gaussian",
+    "Diagonal": "families.diagonal",
     "Tied": "families.tied",
     "Full": "families.matrices",
     "TiedSpherical": "families.tied",

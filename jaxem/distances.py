@@ -3,9 +3,11 @@
 Squared distances have a slow form that is always right, from differences x - m, and a fast one, a matrix product:
 |x - m|^2 = |x|^2 - 2 m'x + |m|^2 in units of the variance. The product's rounding error, in units of the variance and by
 feature, is eps max_j m_j' inv(Sigma_j) m_j / d about the data's mean. It is taken where that is below `PRODUCT_ERROR`, in all
-lanes of a vmap, and there are more than `FEW_FEATURES` features.
+lanes of a vmap, and there are more than `FEW_FEATURES` features. Second moments of b rows by feature
+are products too where their own error, eps sqrt(b) max m_j^2 / v_j, is below that: a sum of b squares loses sqrt(b) units.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,14 +15,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.primitives import dot
+from jaxem.primitives import all_lanes, dot, epsilon
 
 PRODUCT_ERROR = {64: 1e-12, 32: 1e-5}
 """relative error of a variance that distances by products may bring, by bits of the dtype"""
 FEW_FEATURES = 8
 """features up to which differences are as fast; beyond, distances may be products, and a CPU that takes differences works
 on one component at a time"""
-
+LEAST_OF_RAW = 8
+"""units of rounding of a raw second moment below which its part about the mean is noise"""
 MOST_AT_ONCE = 2**14
 """components x features up to which a GPU works on all components at once; XLA compiles more for minutes (jax 0.11, H200)"""
 
@@ -53,6 +56,26 @@ def first_moments_by_differences(means: Array, x: Array, resp: Array) -> Array:
 def first_moments_by_products(means: Array, x: Array, resp: Array) -> Array:
     """The same by a product of matrices."""
     return dot("kb,db->kd", resp, x) - jnp.sum(resp, axis=1)[:, None] * means
+
+
+def moments_by_products(
+    means: Array, precisions: Array, x: Array, resp: Array, by_differences: Callable[[], tuple[Array, Array]]
+) -> tuple[Array, Array]:
+    """The same, and sum_b resp_jb (x_b - m_j)^2 by feature, both `[k, d]`, by products of matrices where those are precise.
+
+    `precisions` are inverse variances `[k, d]`.
+    """
+    unit = epsilon(means.dtype)
+
+    def by_products() -> tuple[Array, Array]:
+        first, raw = first_moments_by_products(means, x, resp), dot("kb,db->kd", resp, x**2)
+        second = raw - means * (2.0 * first + jnp.sum(resp, axis=1)[:, None] * means)
+        # a variance that falls to nothing in one step would be noise: err upwards, the next step takes differences
+        return first, jnp.maximum(second, LEAST_OF_RAW * unit * raw)
+
+    error = unit * math.sqrt(x.shape[1]) * jnp.max(means**2 * precisions)
+    precise = error <= PRODUCT_ERROR[jnp.finfo(means.dtype).bits]
+    return jax.lax.cond(all_lanes(precise), by_products, by_differences)
 
 
 def distances(means: Array, x: Array) -> Array:

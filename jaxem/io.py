@@ -31,10 +31,11 @@ import safetensors.numpy
 from jaxem.atomic import write_atomically as write_atomically
 from jaxem.families.algebra import Product, Union
 from jaxem.families.base import Family
+from jaxem.families.diagonal import Diagonal
 from jaxem.families.discrete import Bernoulli, Categorical, Poisson
 from jaxem.families.ellipsoidal import Ellipsoidal
 from jaxem.families.fixed import Labelled, Uniform
-from jaxem.families.gaussian import Diagonal, Spherical
+from jaxem.families.gaussian import Spherical
 from jaxem.families.matrices import Full
 from jaxem.families.numerical import Numerical
 from jaxem.families.regression import Regression

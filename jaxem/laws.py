@@ -45,7 +45,8 @@ from jaxem.checks import as_components, as_mixture, as_supported, check_from_hos
 from jaxem.display import readable, report_card
 from jaxem.em import chart_map, e_step, elbo, m_step, objective, proxy, stats_of
 from jaxem.families.base import Family
-from jaxem.families.gaussian import Diagonal, Spherical
+from jaxem.families.diagonal import Diagonal
+from jaxem.families.gaussian import Spherical
 from jaxem.families.matrices import Full
 from jaxem.families.tied import Tied
 from jaxem.mixture import Mixture

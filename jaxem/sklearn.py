@@ -48,8 +48,8 @@ from jaxem.estimator import (
     shares_of_weight,
 )
 from jaxem.estimator import MixtureModel as MixtureModel
+from jaxem.families.diagonal import Diagonal
 from jaxem.families.gaussian import (
-    Diagonal,
     Gaussian,
     GaussianParams,
     GaussianStats,

@@ -38,7 +38,7 @@ class Mutant(NamedTuple):
     prior: bool = False  # whether a Gaussian is judged with mclust's prior
 
 
-MATRICES, TIED = "families/matrices.py", "families/tied.py"
+MATRICES, TIED, DIAGONAL = "families/matrices.py", "families/tied.py", "families/diagonal.py"
 GAUSSIAN, DISCRETE, EM = "families/gaussian.py", "families/discrete.py", "em.py"
 STUDENT, ALGEBRA, FIXED = "families/student_t.py", "families/algebra.py", "families/fixed.py"
 REGRESSION, NUMERICAL = "families/regression.py", "families/numerical.py"
@@ -48,7 +48,7 @@ MUTANTS = (
            "second = stats.second / (positive(stats.degrees) - 1.0)[:, None, None]", "Full"),
     Mutant("d forgotten in the spherical variance", GAUSSIAN, "rounding_margin(moved)) / delta.shape[1]",
            "rounding_margin(moved))", "Spherical"),
-    Mutant("stale mean in the variance", GAUSSIAN, "positive(stats.degrees)[:, None] - moved + rounding_margin(moved)",
+    Mutant("stale mean in the variance", DIAGONAL, "positive(stats.degrees)[:, None] - moved + rounding_margin(moved)",
            "positive(stats.degrees)[:, None]", "Diagonal"),
     Mutant("a half missing in the density", GAUSSIAN, "_log_constants(params, precisions)[:, None] - 0.5 * squares",
            "_log_constants(params, precisions)[:, None] - 1.0 * squares", "Spherical"),
@@ -70,7 +70,7 @@ MUTANTS = (
            "GaussianParams(params.means + 0.9 * delta, covariances)", "Tied"),
     Mutant("tied moves weighted alike", TIED, "(stats.counts / total)[:, None] * delta, delta)",
            "delta / total.size / delta.shape[0], delta)", "Tied"),
-    Mutant("variances averaged over features", GAUSSIAN, 'return dot("db,b->d", difference(mean, x) ** 2, resp)',
+    Mutant("variances averaged over features", DIAGONAL, 'return dot("db,b->d", difference(mean, x) ** 2, resp)',
            'return jnp.full(x.shape[0], jnp.mean(dot("db,b->d", difference(mean, x) ** 2, resp)))', "Diagonal"),
     Mutant("weights of rows squared", PRIMITIVES, "return jnp.sum(jnp.where(w > 0, w * values, 0.0))",
            "return jnp.sum(jnp.where(w > 0, w**2 * values, 0.0))", "Full"),
@@ -117,15 +117,17 @@ MUTANTS = (
            "origins=params.origins)", "Regression"),
     Mutant("Newton's step the wrong way", NUMERICAL, "return slope, -jax.jacfwd(jax.grad(total))(free), squares",
            "return -slope, -jax.jacfwd(jax.grad(total))(free), squares", "Numerical"),
-    Mutant("the chart loses a sign", GAUSSIAN,
+    Mutant("the chart loses a sign", DIAGONAL,
            "jnp.exp(free).reshape(self.covariance_shape(k, d))\n\n\n@dataclasses.dataclass(frozen=True)\nclass Diagonal",
            "jnp.exp(-free).reshape(self.covariance_shape(k, d))\n\n\n@dataclasses.dataclass(frozen=True)\nclass Diagonal",
            "Diagonal"),
     Mutant("pairs of means counted twice", TIED, 'between = 0.5 * dot("jli', 'between = 1.0 * dot("jli', "Tied"),
     Mutant("cross term halved in distances by products", DISTANCES, '- 2.0 * dot("kd,db->kb", means, x)',
            '- dot("kd,db->kb", means, x)', "Spherical", 10),
-    Mutant("cross term halved in scaled distances by products", GAUSSIAN, '- 2.0 * dot("kd,db->kb", scaled, x)',
+    Mutant("cross term halved in scaled distances by products", DIAGONAL, '- 2.0 * dot("kd,db->kb", scaled, x)',
            '- dot("kd,db->kb", scaled, x)', "Diagonal", 10),
+    Mutant("cross term halved in second moments by products", DISTANCES, "raw - means * (2.0 * first",
+           "raw - means * (1.0 * first", "Diagonal", features=12),
     Mutant("first moments by products left about the origin", DISTANCES,
            'dot("kb,db->kd", resp, x) - jnp.sum(resp, axis=1)[:, None] * means', 'dot("kb,db->kd", resp, x)', "Tied", 10),
     Mutant("the prior's row at the mean left out of the covariance", GAUSSIAN, "GaussianStats(lost, jnp.ones_like(n)",

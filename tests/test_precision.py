@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxem
+from jaxem import em
 from jaxem.distances import PRODUCT_ERROR
 from jaxem.rows import as_rows
 from tests import oracle
@@ -136,6 +137,44 @@ def test_distances_by_products_up_to_the_border(family, dtype):
         scale = np.sqrt(np.abs(np.diagonal(expected))) if expected.ndim == 2 and expected.shape[0] == 12 else None
         error = np.abs(found - expected) / (np.outer(scale, scale) if scale is not None else expected)
         assert error.max() < (3e-5 if dtype == "float32" else 3e-12), (distance, error.max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.skipif(not X64, reason="x64"))])
+def test_second_moments_by_products_up_to_their_border(dtype, monkeypatch):
+    """Of Diagonal: they are products just inside the bound of one variance and not just outside, and an EM step gives the
+    variances of numpy's on both sides."""
+    made, family = [], jaxem.Diagonal()
+
+    def told(take, yes, no):
+        return cond(take, yes, lambda: (jax.debug.callback(lambda: made.append(True)), no())[1])
+
+    cond = jax.lax.cond
+    b = as_rows(family, two_clusters(family, 1.0, dtype)[0], None, 2).blocks.shape[2]
+    border = 2 * np.sqrt(PRODUCT_ERROR[np.finfo(dtype).bits] / float(np.finfo(dtype).eps) / np.sqrt(b))
+    for distance, products in ((0.5 * border, True), (0.9 * border, True), (1.2 * border, False)):
+        x, mixture, params = two_clusters(family, distance, dtype)
+        exact, centred = np.asarray(x, float), np.asarray(x, float).mean(axis=0)
+        resp, _ = oracle.e_step(KINDS[family].oracle, np.ones(2) / 2, params, exact - centred, np.ones(len(x)))
+        expected = oracle.m_step(KINDS[family].oracle, resp, exact - centred, np.ones(len(x)))[1]["covariances"]
+        rows, start = as_rows(family, x, None, 2), mixture.to_frame(as_rows(family, x, None, 2).frame)
+        made.clear()
+        monkeypatch.setattr(jax.lax, "cond", told)
+        stats = jax.jit(lambda mixture, rows: em.pass_over(mixture, rows))(start, rows)
+        monkeypatch.undo()
+        jax.effects_barrier()
+        assert bool(made) != products, distance
+        error = np.abs(np.asarray(em.m_step(start, stats).components.covariances, float) - expected) / expected
+        assert error.max() < (3e-5 if dtype == "float32" else 3e-12), (distance, error.max())
+
+
+def test_a_variance_that_falls_to_nothing_in_one_step():
+    """Products cannot tell a variance that is nothing beside the squared mean; the climb finds it with the next step."""
+    x = blobs(400, separation=4.0, d=12)
+    x[:200, 3], x[200:, 3] = 1.0, x[200:, 3] / 2**10
+    start = two_clusters(jaxem.Diagonal(), 4.0, "float32", n=400)[1]
+    result = jaxem.fit(start, jnp.asarray(x, jnp.float32), max_iter=30)
+    assert int(result.status) == jaxem.Status.DEGENERATE
+    assert float(jnp.min(result.mixture.components.covariances)) < 1e-9
 
 
 @pytest.mark.parametrize("family", WIDE, **NAMES)

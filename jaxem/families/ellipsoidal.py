@@ -33,11 +33,11 @@ import numpy as np
 from jax import Array
 
 from jaxem.families.base import Family
+from jaxem.families.diagonal import Diagonal
 from jaxem.families.gaussian import (
     FEW,
     FLAT,
     MIN_EIGENVALUE,
-    Diagonal,
     GaussianParams,
     GaussianStats,
     Prepared,

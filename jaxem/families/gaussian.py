@@ -18,6 +18,7 @@ once delta is small against sigma, unlike that of raw moments E[x^2] - E[x]^2, a
 
 import abc
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -31,12 +32,10 @@ from jaxem.distances import (
     FEW_FEATURES,
     PRODUCT_ERROR,
     at_once,
-    difference,
     distances,
     distances_by_products,
     first_moments_by_differences,
     first_moments_by_products,
-    over_components,
 )
 from jaxem.families.base import Family
 from jaxem.families.movable import CANCELLATION, AboutMeans
@@ -126,6 +125,12 @@ class Gaussian(AboutMeans):
     ) -> tuple[Array, Array]:
         """`first` and `second` of GaussianStats for columns `x` `[d, b]`, given `resp` and `squares` `[k, b]`."""
 
+    def moments_by_products(
+        self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array
+    ) -> tuple[Array, Array]:
+        """The same where distances by products are precise; by default `first` alone is a product."""
+        return self.moments(means, precisions, x, resp, squares, first_moments_by_products)
+
     @abc.abstractmethod
     def recentre(self, stats: GaussianStats, delta: Array) -> Array:
         """Covariances about the new means, `delta` `[k, d]` from where `stats` were taken; anything for those without
@@ -213,18 +218,19 @@ class Gaussian(AboutMeans):
     def block_stats(self, prepared: Prepared, x: Array, w: Array, norms: Array) -> Stats:
         means, precisions, constants, products_suffice = prepared
 
-        def stats(squares: Array, first_moments: FirstMoments) -> Stats:
+        def stats(squares: Array, moments: Callable[..., tuple[Array, Array]]) -> Stats:
             log_prob, resp = normalise(constants[:, None] - 0.5 * squares, axis=0)
             resp = resp * w[None, :]  # [k, b]
             counts = jnp.sum(resp, axis=1)
-            moments = self.moments(means, precisions, x, resp, squares, first_moments)
-            return Stats(weighted_sum(w, log_prob), counts, GaussianStats(counts, counts, *moments))
+            both = moments(means, precisions, x, resp, squares)
+            return Stats(weighted_sum(w, log_prob), counts, GaussianStats(counts, counts, *both))
 
         def by_differences() -> Stats:
-            return stats(self.squares(means, precisions, x), first_moments_by_differences)
+            moments = functools.partial(self.moments, first_moments=first_moments_by_differences)
+            return stats(self.squares(means, precisions, x), moments)
 
         def by_products() -> Stats:
-            return stats(self.squares_by_products(means, precisions, x, norms), first_moments_by_products)
+            return stats(self.squares_by_products(means, precisions, x, norms), self.moments_by_products)
 
         if products_suffice is None:
             return by_differences()
@@ -416,7 +422,7 @@ class Isotropic(Gaussian):
         return jnp.where(jnp.isfinite(shortest), covariances * shortest**2, jnp.where(covariances < least, 0.0, 1.0))
 
     def unconstrain_covariances(self, covariances: Array) -> Array:
-        return _log(covariances).ravel()
+        return log_of(covariances).ravel()
 
     def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
         return jnp.exp(free).reshape(self.covariance_shape(k, d))
@@ -449,80 +455,6 @@ class Spherical(Isotropic):
         return jax.lax.rsqrt(0.5 * d * weights)
 
 
-class AxisParallel(Gaussian):
-    """What Diagonal and TiedDiagonal share: a variance for each feature."""
-
-    def log_det(self, covariances: Array, precisions: Array, d: int) -> Array:
-        return jnp.sum(jnp.log(covariances), axis=-1)
-
-    def squares(self, means: Array, precisions: Array, x: Array) -> Array:
-        def of_one(mean: Array, inverse: Array) -> Array:
-            return jnp.sum(difference(mean, x) ** 2 * inverse[:, None], axis=0)
-
-        return over_components(of_one, x.shape[0])(means, _rows_like(precisions, means))
-
-    def squares_by_products(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
-        del norms
-        precisions = _rows_like(precisions, means)
-        scaled = precisions * means
-        products = dot("kd,db->kb", precisions, x**2) - 2.0 * dot("kd,db->kb", scaled, x)
-        return jnp.maximum(products + jnp.sum(scaled * means, axis=1)[:, None], 0.0)
-
-    def traces(self, precisions: Array, scatter: Array) -> Array:
-        return jnp.sum(precisions * _rows_like(jnp.diagonal(scatter), precisions), axis=-1)
-
-    def inverse_wishart(self, degrees: float, scale: Array) -> tuple[float, Array]:
-        d = scale.shape[0]
-        return degrees + 2.0, jnp.eye(d, dtype=scale.dtype) * (jnp.trace(scale) / d)
-
-    def smallest_eigenvalue(self, covariances: Array, inverse_scale: Array, least: Array) -> Array:
-        alone = jnp.where(covariances < least, 0.0, 1.0)
-        inverse_scale = _rows_like(inverse_scale, covariances)
-        return jnp.min(jnp.where(inverse_scale > 0, covariances * inverse_scale**2, alone), axis=-1)
-
-    def unconstrain_covariances(self, covariances: Array) -> Array:
-        return _log(covariances).ravel()
-
-    def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
-        return jnp.exp(free).reshape(self.covariance_shape(k, d))
-
-
-@dataclasses.dataclass(frozen=True)
-class Diagonal(AxisParallel):
-    """N(x; mu_j, diag(v_j)): a variance `[k, d]` for each component and feature."""
-
-    def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
-        return (k, d)
-
-    def moments(
-        self, means: Array, precisions: Array, x: Array, resp: Array, squares: Array, first_moments: FirstMoments
-    ) -> tuple[Array, Array]:
-        def of_one(mean: Array, resp: Array) -> Array:
-            return dot("db,b->d", difference(mean, x) ** 2, resp)
-
-        second = over_components(of_one, x.shape[0])(means, resp)
-        return first_moments(means, x, resp), second
-
-    def recentre(self, stats: GaussianStats, delta: Array) -> Array:
-        moved = move_ratio(stats)[:, None] * delta**2
-        return stats.second / positive(stats.degrees)[:, None] - moved + rounding_margin(moved)
-
-    def scatter(self, matrix: Array, weights: Array) -> Array:
-        return weights[:, None] * jnp.diagonal(matrix)[None, :]
-
-    def outer(self, moves: Array) -> Array:
-        return moves**2
-
-    def from_pooled(self, covariance: Array, k: int) -> Array:
-        return jnp.broadcast_to(jnp.diagonal(covariance)[None, :], (k, covariance.shape[0]))
-
-    def as_matrices(self, covariances: Array, k: int, d: int) -> Array:
-        return covariances[:, :, None] * jnp.eye(d, dtype=covariances.dtype)[None]
-
-    def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
-        return jnp.repeat(jax.lax.rsqrt(0.5 * weights), d)
-
-
 # -- steps --------------------------------------------------------------------------------------------------------------
 
 
@@ -531,15 +463,10 @@ def move_ratio(stats: GaussianStats) -> Array:
     return stats.counts / positive(stats.degrees)
 
 
-def _rows_like(row: Array, matrix: Array) -> Array:
-    """A row `[d]` in the shape of `matrix`, `[k, d]` or `[d]`; what has that shape stays as it is."""
-    return jnp.broadcast_to(row.reshape(*(1,) * (matrix.ndim - row.ndim), *row.shape), matrix.shape)
-
-
 def rounding_margin(moved: Array) -> Array:
     # subtracting delta^2 from a second moment leaves an error of a few units of rounding of delta^2: err upwards
     return CANCELLATION * epsilon(moved.dtype) * moved
 
 
-def _log(variances: Array) -> Array:
+def log_of(variances: Array) -> Array:
     return jnp.log(jnp.maximum(variances, tiny(variances.dtype)))

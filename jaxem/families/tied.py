@@ -18,8 +18,8 @@ from jax import Array
 
 from jaxem.distances import difference, distances_by_products, whitened_squares
 from jaxem.families.base import Family
+from jaxem.families.diagonal import AxisParallel
 from jaxem.families.gaussian import (
-    AxisParallel,
     FirstMoments,
     GaussianParams,
     GaussianStats,
