@@ -221,13 +221,15 @@ def as_supported(
         raise ValueError(
             f"x has {np.shape(x)[1]} columns, {family!r} takes {family.n_columns}; give these, in its order"
         )
-    data = as_data(x, n_features=n_features, exact=exact)
+    data = as_data(x, n_features=n_features, exact=exact, holes=family.holes)
     if family.required_components not in (None, n_components):
         raise ValueError(f"n_components = {n_components} does not fit {family!r}; give {family.required_components}")
     if is_traced(data):
         return data
     with jax.ensure_compile_time_eval():  # the data may be a constant inside somebody's jit
         possible = family.support(data)
+        if family.holes and possible is not True:
+            possible = possible | np.isnan(data)
         if possible is not True and not bool((np if isinstance(data, np.ndarray) else jnp).all(possible)):
             row, column = np.argwhere(~np.asarray(possible))[0]
             raise ValueError(
@@ -249,12 +251,15 @@ def check_start(family: Any, x: Any, sample_weight: Any, like: Any) -> None:
         raise ValueError(objection)
 
 
-def as_data(x: ArrayLike, *, n_features: int | None = None, exact: bool = False) -> Array | np.ndarray:
+def as_data(
+    x: ArrayLike, *, n_features: int | None = None, exact: bool = False, holes: bool | tuple[int, ...] = False
+) -> Array | np.ndarray:
     """`x` as a floating-point array `[n, d]` of at least float32, or a ValueError saying what is wrong with it.
 
     Integers and booleans become JAX's default float, half precision becomes float32 (a sum over rows overflows it).
     Values are checked for NaN and infinity unless `x` is traced. What is in the host's memory comes back as numpy's; with
-    `exact` in float64 if JAX's float cannot hold it, for the caller to centre and cast.
+    `exact` in float64 if JAX's float cannot hold it, for the caller to centre and cast. The columns of `holes` may hold NaN, and
+    then what is masked becomes NaN.
     """
     check_not_forked()
     if hasattr(x, "overview"):
@@ -263,7 +268,11 @@ def as_data(x: ArrayLike, *, n_features: int | None = None, exact: bool = False)
             "write predictions with jaxem.predict_to"
         )
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
-        raise ValueError(f"x has a mask over {int(np.sum(x.mask))} values; drop those rows or fill them in")
+        if not holes:
+            raise ValueError(
+                f"x has a mask over {int(np.sum(x.mask))} values; drop those rows, fill them in, or fit with missing=True"
+            )
+        x = np.where(np.ma.getmaskarray(x), np.nan, x.data.astype(np.result_type(x.dtype, np.float32)))
     if not isinstance(x, jax.Array):
         try:
             x = np.asarray(x)
@@ -284,18 +293,18 @@ def as_data(x: ArrayLike, *, n_features: int | None = None, exact: bool = False)
     if n_features is not None and d != n_features:
         raise ValueError(f"x has {d} columns, the mixture {n_features}; give the columns it was fitted on")
     if not is_traced(x) and on_host(x):
-        return _as_host_data(np.asarray(x), exact)
+        return _as_host_data(np.asarray(x), exact, holes)
     if not is_traced(x) and not bool(_all_finite_on_device(x)):
-        raise ValueError(_not_finite(np.asarray(x)))
+        _check_finite(np.asarray(x), holes)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return jnp.asarray(x, float)
     return jnp.asarray(x, jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
-def _as_host_data(x: np.ndarray, exact: bool) -> np.ndarray:
+def _as_host_data(x: np.ndarray, exact: bool, holes: bool | tuple[int, ...]) -> np.ndarray:
     """`as_data` of an array in the host's memory."""
     if not np.isfinite(x).all():
-        raise ValueError(_not_finite(x))
+        _check_finite(x, holes)
     floating = np.dtype(jax.dtypes.canonicalize_dtype(float))
     if jnp.issubdtype(x.dtype, jnp.floating):
         floating = np.dtype(np.float32) if x.dtype.itemsize < 4 else np.dtype(jax.dtypes.canonicalize_dtype(x.dtype))
@@ -303,7 +312,7 @@ def _as_host_data(x: np.ndarray, exact: bool) -> np.ndarray:
     if not wide.itemsize > floating.itemsize:
         return x.astype(floating, copy=False)
     largest = np.finfo(floating).max
-    if x.max() > largest or x.min() < -largest:
+    if np.fmax.reduce(x, axis=None) > largest or np.fmin.reduce(x, axis=None) < -largest:  # of what is not NaN
         row, column = np.argwhere((x > largest) | (x < -largest))[0]
         raise ValueError(
             f"x[{row}, {column}] = {x[row, column]} is too large for {floating}; rescale it or use float64"
@@ -320,6 +329,10 @@ def warn_of_coarse(x: np.ndarray, dtype: Any) -> None:
     if _silent.get():
         return
     seen = x[:: -(-x.shape[0] // LOOKED_AT)].astype(np.float64)
+    lost = np.isnan(seen)
+    if lost.any():  # a value of the column stands for what is missing
+        seen = np.where(lost, seen[np.argmax(~lost, axis=0), np.arange(seen.shape[1])], seen)
+        seen = np.where(np.isnan(seen), 0.0, seen)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         place = np.median(seen, axis=0)
         spread = np.std(seen - place, axis=0)
@@ -364,9 +377,18 @@ def already_told() -> Iterator[None]:
         _silent.reset(token)
 
 
-def _not_finite(x: np.ndarray) -> str:
-    row, column = np.argwhere(~np.isfinite(x))[0]
-    return f"x[{row}, {column}] = {x[row, column]}; drop or fill row {row}, every value must be finite"
+def _check_finite(x: np.ndarray, holes: bool | tuple[int, ...]) -> None:
+    """A ValueError for a value that is infinite, or NaN outside the columns of `holes`."""
+    wrong = ~np.isfinite(x)
+    if holes is not False:
+        columns: Any = slice(None) if holes is True else list(holes)
+        wrong[:, columns] = np.isinf(x[:, columns])
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        remedy = f"drop or fill row {row}, every value must be finite"
+        if np.isnan(x[row, column]):
+            remedy = f"drop or fill row {row}, or fit with missing=True, where NaN is a value that was not observed"
+        raise ValueError(f"x[{row}, {column}] = {x[row, column]}; {remedy}")
 
 
 def as_weights(sample_weight: ArrayLike | None, n: int, dtype: Any) -> Array | np.ndarray | None:

@@ -85,8 +85,11 @@ def log_shares(counts: Array) -> Array:
 
 def pass_over(mixture: Mixture, rows: Rows, part: Any = None) -> Stats:
     """The E-step over ready rows, or over some of their blocks; the mixture is in their frame."""
-    prepared = mixture.family.prepare(mixture.components, mixture.log_weights)
-    return sum_blocks(partial(mixture.family.block_stats, prepared), rows, part=part)
+    family = mixture.family
+    prepared = family.prepare(mixture.components, mixture.log_weights)
+    if rows.run > 1:
+        return sum_blocks(lambda x, w, _: family.stats_of_runs(prepared, x, w, rows.run), rows, part=part)
+    return sum_blocks(partial(family.block_stats, prepared), rows, part=part)
 
 
 def chart_map(like: Mixture, rows: Rows, prior: Prior | None = None) -> Callable[[Array], Array]:
@@ -138,7 +141,8 @@ def elbo(
     A lower bound of the log-likelihood (with `prior`, of the objective) where rows of `resp` sum to one.
     """
     k = (mixture := as_mixture(mixture)).n_components
-    rows = as_rows(mixture.family, x, sample_weight, k, like=mixture, chunk_size=chunk_size, centred=False)
+    own = dict[str, Any]({"centred": False, "in_order": True})
+    rows = as_rows(mixture.family, x, sample_weight, k, like=mixture, chunk_size=chunk_size, **own)
     return _elbo(mixture, rows, resp_blocks(resp, x, rows, k), prior)
 
 

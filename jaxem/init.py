@@ -243,7 +243,8 @@ def random_rows(
     def draw(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         mass, index = carry
         row = rows_at(levels[j], mass, sample_weight)[0]
-        return jnp.where(jnp.all(x == x[row][None, :], axis=1), 0.0, mass), index.at[j].set(row)
+        same = (x == x[row][None, :]) | (jnp.isnan(x) & jnp.isnan(x[row])[None, :])
+        return jnp.where(jnp.all(same, axis=1), 0.0, mass), index.at[j].set(row)
 
     index = jax.lax.fori_loop(0, k if count is None else count, draw, (sample_weight, jnp.zeros(k, int)))[1]
     return index if seeds is None else jnp.where(_padded(seeds, k) >= 0, _padded(seeds, k), index)
@@ -367,7 +368,8 @@ def m_step_from(
     def weigh(x: Array, w: Array, *of_rows: Array) -> tuple[Array, Array]:
         x = jnp.where(w[:, None] > 0, x, anchor[None, :])
         resp = weighted_resp(x, w, *of_rows)
-        return jnp.sum(resp, axis=0), dot("bk,bd->kd", resp, x - anchor[None, :])
+        moved = x - anchor[None, :]  # NaN where a value is missing
+        return jnp.sum(resp, axis=0), dot("bk,bd->kd", resp, jnp.where(moved == moved, moved, 0.0))
 
     def look(components: Any) -> tuple[Array, Any]:
         def of_chunk(x: Array, w: Array, *of_rows: Array) -> tuple[Array, Any]:

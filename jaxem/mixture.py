@@ -107,6 +107,13 @@ class Mixture:
         """log max_j p(j | x_i), `[n]`: 0 where a row surely belongs to one component; no array `[n, k]` is made."""
         return self._over_rows(_log_confidence, x, chunk_size)
 
+    def impute(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
+        """Rows `[n, d]` with expected values, given what was observed, in place of NaN; for a family with `missing=True`.
+
+        The expectation is that of the mixture: each component's, by responsibility. A missing category is the likeliest one.
+        """
+        return self._over_rows(_impute, x, chunk_size)
+
     def sample(self, key: Array, n_samples: int) -> tuple[Array, Array]:
         """Draw rows `[n, d]` and the components `[n]` they come from."""
         return _sample(self, as_key(key), as_count("n_samples", n_samples))
@@ -241,6 +248,10 @@ def _log_confidence(mixture: Mixture, rows: Array) -> Array:
 def _responsibilities(mixture: Mixture, rows: Array) -> Array:
     log_prob, resp = normalise(log_joint(mixture, rows), axis=1)
     return jnp.where(log_prob[:, None] == -jnp.inf, mixture.weights[None, :], resp)
+
+
+def _impute(mixture: Mixture, rows: Array) -> Array:
+    return mixture.family.impute(mixture.components, _responsibilities(mixture, rows), rows)
 
 
 def _predict(mixture: Mixture, rows: Array) -> Array:

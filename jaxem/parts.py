@@ -61,7 +61,8 @@ class Sample(NamedTuple):
     def copy(self) -> Rows:
         """These rows alone."""
         rows, first = self.rows, slice(self.n_blocks)
-        return Rows(rows.blocks[first], rows.weights[first], rows.norms[first], self.frame)
+        leaves = rows.blocks[first], rows.weights[first], rows.norms[first]
+        return Rows(*leaves, self.frame, run=rows.run)
 
 
 Passed = Rows | Sample | Stream

@@ -128,7 +128,8 @@ def starts(
     key, family = as_key(key), as_family(family)
     k = as_count("n_components", n_components, most=10**18)
     r = as_count("n_restarts", n_restarts, most=MAX_RESTARTS)
-    rows = as_rows(family, x, sample_weight, k, streams=True)
+    in_order = isinstance(initializer, FromResponsibilities)
+    rows = as_rows(family, x, sample_weight, k, streams=True, in_order=in_order)
     rows.check_components(k)
     initializer = KMeansPlusPlus() if initializer is None else initializer
     if isinstance(rows, Stream):

@@ -27,8 +27,9 @@ from jax.typing import ArrayLike
 
 from jaxem.checks import as_components, as_count, as_supported, as_weights, check_start, warn_of_coarse, warn_of_small
 from jaxem.devices import ROWS, mesh_under
+from jaxem.holes import MAX_RUN, SEGMENT, check_observed, expand, in_runs, moments_of_observed, patterns_of, run_length
 from jaxem.moments import CHUNK, zeros_like_result
-from jaxem.primitives import is_traced
+from jaxem.primitives import is_traced, tiny
 from jaxem.threads import run_all
 
 CACHE_BYTES = {"cpu": (2**17, 2**22)}
@@ -76,6 +77,7 @@ class Rows:
         norms: `[m, b]`, |x|^2 of each row of `blocks`.
         frame: a `Frame`.
         mesh: the devices over which blocks are spread, or None for one; static.
+        run: how many rows after each other miss the same values (holes.py); 1 where that is not known. Static.
     """
 
     blocks: Array
@@ -83,6 +85,7 @@ class Rows:
     norms: Array
     frame: Frame
     mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
+    run: int = dataclasses.field(default=1, metadata={"static": True})
 
     @property
     def dtype(self) -> Any:
@@ -124,6 +127,7 @@ def as_rows(
     mesh: Mesh | None = None,
     order: np.ndarray | None = None,
     streams: bool = False,
+    in_order: bool = False,
 ) -> Rows:
     """Checked and ready rows for passes under mixtures of a family; Rows are returned as they are.
 
@@ -136,6 +140,7 @@ def as_rows(
         mesh: the devices to spread rows from the host over.
         order: `[n]`, in which rows from the host are to lie.
         streams: whether the caller can pass over a `Source`, which becomes a Stream (source.py).
+        in_order: whether the rows must lie in the order of x; else those that miss the same values may lie together.
 
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
@@ -159,8 +164,13 @@ def as_rows(
         if data.dtype.itemsize > dtype.itemsize:
             warn_of_coarse(data, dtype)
         if weights is None or isinstance(weights, np.ndarray):
-            own = dict[str, Any]({"mesh": mesh, "dtype": dtype, "order": order})
-            return ready_on_host(data, weights, centred=centred, block=size_of_block((bucket(n), d)), **own)
+            own = dict[str, Any]({"mesh": mesh, "dtype": dtype, "order": order, "centred": centred})
+            if family.holes and np.isnan(data).any():
+                return ready_with_holes(
+                    data, weights, size_of_block, by_pattern=family.by_pattern and not in_order, **own
+                )
+            rows = ready_on_host(data, weights, block=size_of_block((bucket(n), d)), **own)
+            return dataclasses.replace(rows, run=rows.blocks.shape[2]) if family.by_pattern else rows
     mesh, offset = mesh_under(data), None
     if isinstance(data, np.ndarray) and data.dtype.itemsize > dtype.itemsize:
         # traced weights: the host moves rows to their medians, as far as the dtype holds these
@@ -169,7 +179,8 @@ def as_rows(
     data = data.astype(dtype)
     if weights is None and not is_traced(data):  # an argument: XLA would fold constants of this size for long
         weights = jnp.ones_like(data[:, 0])
-    rows = _ready(data, weights, centred, size_of_block((n if mesh is None else n // mesh.size, d)), mesh)
+    block = size_of_block((n if mesh is None else n // mesh.size, d))
+    rows = _ready(data, weights, centred, block, mesh, bool(family.holes))
     return rows if offset is None else dataclasses.replace(rows, frame=rows.frame._replace(centre=jnp.asarray(offset)))
 
 
@@ -206,7 +217,15 @@ def _ready_before(rows: Rows, sample_weight: ArrayLike | None, n_features: int |
     return rows
 
 
-def ready(x: Array, sample_weight: Array | None, *, centred: Columns, block: int, mesh: Mesh | None = None) -> Rows:
+def ready(
+    x: Array,
+    sample_weight: Array | None,
+    *,
+    centred: Columns,
+    block: int,
+    mesh: Mesh | None = None,
+    holes: bool = False,
+) -> Rows:
     """Centre, pad and block `x` `[n, d]`; pure, runs under jit.
 
     Args:
@@ -215,12 +234,14 @@ def ready(x: Array, sample_weight: Array | None, *, centred: Columns, block: int
         centred: columns whose weighted mean is subtracted (exact where x is near its mean: Sterbenz 1974).
         block: rows in a block.
         mesh: the devices over which the rows are spread evenly, or None for one.
+        holes: whether NaN is a value that was not observed.
     """
+    leaves_of = _leaves_with_holes if holes else _ready_leaves
     weights = jnp.ones(x.shape[0], x.dtype) if sample_weight is None else sample_weight.astype(x.dtype)
     if mesh is None:
-        return Rows(*_ready_leaves(x, weights, centred, block, lambda local: local[None]))
+        return Rows(*leaves_of(x, weights, centred, block, lambda local: local[None]))
     local = jax.shard_map(
-        lambda x, weights: _ready_leaves(x, weights, centred, block, lambda local: jax.lax.all_gather(local, ROWS)),
+        lambda x, weights: leaves_of(x, weights, centred, block, lambda local: jax.lax.all_gather(local, ROWS)),
         mesh=mesh,
         in_specs=PartitionSpec(ROWS),
         out_specs=SPECS,
@@ -229,9 +250,11 @@ def ready(x: Array, sample_weight: Array | None, *, centred: Columns, block: int
     return Rows(*local(x, weights), mesh=mesh)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _ready(data: Array, weights: Array | None, centred: Columns, block: int, mesh: Mesh | None) -> Rows:
-    return ready(data, weights, centred=centred, block=block, mesh=mesh)
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _ready(
+    data: Array, weights: Array | None, centred: Columns, block: int, mesh: Mesh | None, holes: bool = False
+) -> Rows:
+    return ready(data, weights, centred=centred, block=block, mesh=mesh, holes=holes)
 
 
 def _ready_leaves(
@@ -266,6 +289,37 @@ def _ready_leaves(
     parts = jnp.sum(every[:, 1:3].astype(jnp.int32), axis=0)
     frame = Frame(centre, variance, total_weight, 4096 * parts[0] + parts[1])
     return x.reshape(m, b, d).transpose(0, 2, 1), weights.reshape(m, b), norms, frame
+
+
+def _leaves_with_holes(
+    x: Array, weights: Array, centred: Columns, block: int, gathered: Callable[[Array], Array]
+) -> tuple[Array, Array, Array, Frame]:
+    """`_ready_leaves` where NaN was not observed: place and spread of a column are those of its observed values."""
+    n, d = x.shape
+
+    def total(local: Array) -> Array:
+        return jnp.sum(gathered(local), axis=0)
+
+    counted = total(jnp.sum(weights > 0))
+    mass = jnp.where(x == x, weights[:, None], 0.0)
+    of_column = jnp.maximum(total(jnp.sum(mass, axis=0)), tiny(x.dtype))
+
+    def average(values: Array) -> Array:
+        return total(jnp.sum(jnp.where(mass > 0, mass * values, 0.0), axis=0)) / of_column
+
+    mean = average(x)
+    mean = mean + average(x - mean[None, :])  # what the first sum lost to an offset
+    centre = jnp.where(jnp.asarray(centred_columns(centred, d)), mean, 0.0)
+    variance = average((x - mean[None, :]) ** 2)
+    # a row of weight 0 is replaced if its square may overflow; else it stays, so that its weight has its own derivative
+    far = jnp.finfo(x.dtype).max.astype(x.dtype) ** 0.25
+    x = jnp.where((mass > 0) | ~(jnp.abs(x - mean[None, :]) >= far), x - centre[None, :], 0.0)
+    m = -(-n // block)
+    b = -(-n // m)
+    x = jnp.concatenate([x, jnp.zeros((m * b - n, d), x.dtype)])
+    weights = jnp.pad(weights, (0, m * b - n))
+    blocks, weights = x.reshape(m, b, d).transpose(0, 2, 1), weights.reshape(m, b)
+    return blocks, weights, jnp.zeros_like(weights), Frame(centre, variance, total(jnp.sum(weights)), counted)
 
 
 def centred_columns(centred: Columns, d: int) -> np.ndarray:
@@ -335,6 +389,46 @@ def ready_on_host(
     blocks[n // b :], norms[n:] = padding[:, None], _without_warnings(np.dot, padding, padding)
     variance = over(functools.partial(fill, mean=mean, centre=centre)) / total_weight
     return _put_on_devices((blocks, weights.reshape(m, b), norms.reshape(m, b)), (centre, variance, total_weight), mesh)
+
+
+def ready_with_holes(
+    x: np.ndarray,
+    sample_weight: np.ndarray | None,
+    size_of_block: Callable[[tuple[int, int]], int],
+    *,
+    centred: Columns,
+    mesh: Mesh | None = None,
+    dtype: Any = None,
+    order: np.ndarray | None = None,
+    by_pattern: bool = False,
+) -> Rows:
+    """`ready_on_host` where NaN was not observed; with `by_pattern` rows that miss the same values lie together in runs."""
+    n, d = x.shape
+    dtype = x.dtype if dtype is None else np.dtype(dtype)
+    weights = np.ones(n, dtype) if sample_weight is None else np.asarray(sample_weight, dtype)
+    counts = weights > 0
+    check_observed(x, None if counts.all() else counts)
+    mean, variance = moments_of_observed(x, weights)
+    centre = np.where(centred_columns(centred, d), mean, 0.0).astype(dtype).astype(x.dtype)
+    x = _without_warnings(np.subtract, x, centre).astype(dtype)
+    x[~counts] = np.where(np.isnan(x[~counts]), np.nan, 0.0)  # what they hold beside NaN does not matter
+    order = np.arange(n) if order is None else order
+    block, run = size_of_block((bucket(n), d)), 1
+    if by_pattern:
+        patterns = patterns_of(x[order])
+        run = run_length(patterns, d, min(block, MAX_RUN))
+        block = max(run, block - block % run)
+        order = expand(order, in_runs(patterns, run, SEGMENT if len(order) > SEGMENT else None))
+    devices, size = 1 if mesh is None else mesh.size, bucket(len(order))
+    m = devices * -(-size // (devices * block))
+    b = -(-size // (m * run)) * run
+    rows, kept = np.zeros((m * b, d), dtype), np.zeros(m * b, dtype)
+    rows[: len(order)] = x[np.where(order < 0, -1 - order, order)]
+    kept[: len(order)] = np.where(order < 0, 0, weights[np.maximum(order, 0)])
+    blocks = np.ascontiguousarray(rows.reshape(m, b, d).transpose(0, 2, 1))
+    of_rows = blocks, kept.reshape(m, b), np.zeros((m, b), dtype)
+    found = _put_on_devices(of_rows, (centre, variance, np.sum(weights, dtype=np.float64)), mesh)
+    return dataclasses.replace(found, run=run)
 
 
 def _put_on_devices(of_rows: tuple[np.ndarray, ...], of_frame: tuple[Any, ...], mesh: Mesh | None) -> Rows:

@@ -267,7 +267,9 @@ def _by_folds(key: Array, result: Result, data: Any, w: np.ndarray, folds: int, 
     counted = np.flatnonzero(w > 0)
     fold = np.full(len(w), -1)
     fold[counted[np.asarray(jax.random.permutation(deal_key, len(counted)))]] = np.arange(len(counted)) % folds
-    rows = as_rows(mixture.family, data, w.astype(mixture.log_weights.dtype), mixture.n_components, like=mixture)
+    rows = as_rows(
+        mixture.family, data, w.astype(mixture.log_weights.dtype), mixture.n_components, like=mixture, in_order=True
+    )
     seen = np.stack([np.where(fold == f, 0.0, w) for f in range(folds)]).astype(rows.weights.dtype)
     own = {"weights": np.stack([np.asarray(as_blocks(one, rows)) for one in seen])}
     replicas = Replicas(rows, own, np.arange(folds))  # type: ignore[arg-type]

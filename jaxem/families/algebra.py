@@ -83,6 +83,17 @@ class _Composed(Movable):
     def conjugate(self) -> tuple[type, ...]:
         return tuple(dict.fromkeys(kind for family in self.families for kind in family.conjugate))
 
+    def impute(self, params: Any, resp: Array, x: Array) -> Array:
+        shares = self._share(resp, params, 1)
+        totals = [jnp.sum(share, axis=1, keepdims=True) for share in shares]
+        own = [share / jnp.where(total > 0, total, 1.0) for share, total in zip(shares, totals, strict=True)]
+        found = self._each(lambda f, *of: f.impute(*of), params, own, self._rows(x))
+        return jnp.where(x == x, x, self._whole(found, totals, x))
+
+    def _whole(self, found: list[Array], totals: list[Array], x: Array) -> Array:
+        """Rows like `x` `[n, d]` of what the parts found of their own, whose responsibilities sum to `totals` `[n, 1]`."""
+        raise NotImplementedError
+
     def _each(self, of_part: Callable[..., Any], *trees: Iterable[Any]) -> list[Any]:
         return [of_part(*part) for part in zip(self.families, *trees, strict=True)]
 
@@ -261,6 +272,17 @@ class Product(_Composed):
         pairs = [(f.location, j, column) for f, columns in self.parts for j, column in enumerate(columns)]
         held = {column for movable, j, column in pairs if not (movable is True or (movable and j in movable))}
         return tuple(column for column in range(self.n_columns) if column not in held) or False
+
+    @property
+    def holes(self) -> bool | tuple[int, ...]:
+        pairs = [(f.holes, j, column) for f, columns in self.parts for j, column in enumerate(columns)]
+        needed = {column for may, j, column in pairs if not (may is True or (may and j in may))}
+        return tuple(column for column in range(self.n_columns) if column not in needed) or False
+
+    def _whole(self, found: list[Array], totals: list[Array], x: Array) -> Array:
+        for own, (_, columns) in zip(found, self.parts, strict=True):
+            x = x.at[:, np.asarray(columns)].set(own)
+        return x
 
     @property
     def n_given(self) -> int:
@@ -442,6 +464,14 @@ class Union(_Composed):
     def location(self) -> bool | tuple[int, ...]:
         some = [set(f.location or ()) for f in self.families if f.location is not True]
         return tuple(sorted(reduce(operator.and_, some))) or False if some else True
+
+    @property
+    def holes(self) -> bool | tuple[int, ...]:
+        some = [set(f.holes or ()) for f in self.families if f.holes is not True]
+        return tuple(sorted(reduce(operator.and_, some))) or False if some else True
+
+    def _whole(self, found: list[Array], totals: list[Array], x: Array) -> Array:
+        return reduce(operator.add, [total * own for own, total in zip(found, totals, strict=True)])
 
     def sample(self, key: Array, params: Any, labels: Array) -> Array:
         return self._draw_each(lambda f, *of: f.sample(*of), key, params, labels)

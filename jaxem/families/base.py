@@ -62,6 +62,16 @@ class Family(abc.ABC):
         return False
 
     @property
+    def holes(self) -> bool | tuple[int, ...]:
+        """Which columns may hold NaN, a value that was not observed: none, all (True) or those named."""
+        return False
+
+    @property
+    def by_pattern(self) -> bool:
+        """Whether rows that miss the same columns had better lie together: then `stats_of_runs` is written."""
+        return False
+
+    @property
     def conjugate(self) -> tuple[type, ...]:
         """The kinds of prior that speak of this family's parameters."""
         return ()
@@ -81,6 +91,10 @@ class Family(abc.ABC):
 
     def __hash__(self) -> int:
         return hash((type(self), tuple(sorted(vars(self).items()))))
+
+    def __repr__(self) -> str:
+        shown = {name: value for name, value in vars(self).items() if name != "missing" or value}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     # -- the contract -------------------------------------------------------------------------------------------------
 
@@ -154,6 +168,16 @@ class Family(abc.ABC):
         log_prob, resp = normalise(log_joint, axis=1)
         resp = resp * w[:, None]
         return Stats(weighted_sum(w, log_prob), jnp.sum(resp, axis=0), self.suff_stats(params, rows, resp))
+
+    def stats_of_runs(self, prepared: Any, x: Array, w: Array, run: int) -> Stats:
+        """The same of a block in which `run` columns after each other miss the same values."""
+        del run
+        return self.block_stats(prepared, x, w, w)
+
+    def impute(self, params: Params, resp: Array, x: Array) -> Array:
+        """Rows `x` `[n, d]` with expected values, by responsibilities `[n, k]`, in place of missing ones. By default none is."""
+        del params, resp
+        return x
 
     def place(
         self, params: Params, x: Array, centres: Array, sample_weight: Array | None = None, *, narrow: Array | int = 0

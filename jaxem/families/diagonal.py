@@ -10,7 +10,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.distances import difference, moments_by_products, over_components
-from jaxem.families.gaussian import FirstMoments, Gaussian, GaussianStats, log_of, move_ratio, rounding_margin
+from jaxem.families.gaussian import (
+    FirstMoments,
+    Gaussian,
+    GaussianStats,
+    log_of,
+    move_ratio,
+    per_feature,
+    rounding_margin,
+)
 from jaxem.primitives import dot, positive
 
 
@@ -52,9 +60,17 @@ class AxisParallel(Gaussian):
         return jnp.exp(free).reshape(self.covariance_shape(k, d))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Diagonal(AxisParallel):
-    """N(x; mu_j, diag(v_j)): a variance `[k, d]` for each component and feature."""
+    """N(x; mu_j, diag(v_j)): a variance `[k, d]` for each component and feature.
+
+    With `missing=True` NaN is a value that was not observed.
+    """
+
+    missing: bool = False
+
+    def of_features(self, counts: Array, first: Array, second: Array) -> GaussianStats:
+        return GaussianStats(counts, counts, first, second)
 
     def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
         return (k, d)
@@ -79,8 +95,8 @@ class Diagonal(AxisParallel):
         )
 
     def recentre(self, stats: GaussianStats, delta: Array) -> Array:
-        moved = move_ratio(stats)[:, None] * delta**2
-        return stats.second / positive(stats.degrees)[:, None] - moved + rounding_margin(moved)
+        moved = move_ratio(stats) * delta**2
+        return stats.second / positive(per_feature(stats.degrees)) - moved + rounding_margin(moved)
 
     def scatter(self, matrix: Array, weights: Array) -> Array:
         return weights[:, None] * jnp.diagonal(matrix)[None, :]

@@ -27,6 +27,7 @@ from jax import Array
 
 from jaxem.families.base import Family
 from jaxem.families.movable import Movable
+from jaxem.observed import filled, seen_in
 from jaxem.primitives import alive, dot, epsilon, normalise, positive, tiny, weighted_sum
 from jaxem.priors import Beta, DirichletProbs, Gamma
 from jaxem.stats import Stats
@@ -65,21 +66,32 @@ class Totals(NamedTuple):
 class Discrete(Movable):
     """What the three share: a pass and its statistics, given T, eta, A and h."""
 
+    missing = False
+    """Whether NaN is a value that was not observed: it is left out, and each feature counts the rows that have it."""
+
+    @property
+    def holes(self) -> bool:
+        return self.missing
+
+    @property
+    def movable(self) -> bool:
+        return not self.missing
+
     @abc.abstractmethod
     def features(self, x: Array) -> Array:
-        """T(x), `[f, b]`, of columns `x` `[d, b]`."""
+        """T(x), `[f, b]`, of columns `x` `[d, b]`; not asked for what is missing."""
 
     @abc.abstractmethod
     def natural(self, params: Any) -> Array:
         """eta, `[k, f]`."""
 
-    def normaliser(self, params: Any) -> Array | float:
-        """A, `[k, 1]`, or a number."""
+    def normalisers(self, params: Any) -> Array | None:
+        """What each feature adds to A, `[k, d]`; None if nothing."""
         del params
-        return 0.0
+        return None
 
     def base(self, x: Array) -> Array | float:
-        """h(x), `[1, b]`, of columns `x` `[d, b]`."""
+        """h(x), `[1, b]`, of columns `x` `[d, b]`, a missing value given as 0."""
         del x
         return 0.0
 
@@ -89,25 +101,25 @@ class Discrete(Movable):
 
     def init(self, x: Array, n_components: int, sample_weight: Array | None = None) -> Any:
         w = jnp.ones(x.shape[0], x.dtype) if sample_weight is None else sample_weight.astype(x.dtype)
-        totals = jnp.sum(jnp.where(w[None, :] > 0, w[None, :] * self.features(x.T), 0.0), axis=1)  # [f]
-        counts = jnp.broadcast_to(jnp.sum(w), (n_components, x.shape[1]))
+        totals = jnp.sum(jnp.where(w[None, :] > 0, w[None, :] * self._features(x.T), 0.0), axis=1)  # [f]
+        counts = jnp.broadcast_to(self._counts(w[None, :], x.T), (n_components, x.shape[1]))
         return self.of_totals(Totals(counts, jnp.broadcast_to(totals, (n_components, totals.shape[0]))))
 
     def log_prob(self, params: Any, x: Array) -> Array:
-        return self._log_prob(params, self.features(x.T), x.T).T
+        return self._log_prob(params, self._features(x.T), x.T).T
 
     def suff_stats(self, params: Any, x: Array, resp: Array) -> Totals:
-        return self._totals(resp.T, self.features(x.T), x.shape[1])
+        return self._totals(resp.T, self._features(x.T), x.T)
 
     def block_stats(self, prepared: Any, x: Array, w: Array, norms: Array) -> Stats:
         del norms
         params, log_weights = prepared
-        features = self.features(x)
+        features = self._features(x)
         log_joint = self._log_prob(params, features, x)
         log_joint = log_joint if log_weights is None else log_joint + log_weights[:, None]
         log_prob, resp = normalise(log_joint, axis=0)
         resp = resp * w[None, :]  # [k, b]
-        totals = self._totals(resp, features, x.shape[0])
+        totals = self._totals(resp, features, x)
         return Stats(weighted_sum(w, log_prob), jnp.sum(resp, axis=1), totals)
 
     def m_step(self, params: Any, stats: Totals) -> Any:
@@ -122,7 +134,9 @@ class Discrete(Movable):
         return stats
 
     def expected(self, params: Any, stats: Totals) -> Array:
-        return jnp.sum(self.natural(params) * stats.totals) - jnp.sum(stats.counts[:, :1] * self.normaliser(params))
+        normalisers = self.normalisers(params)
+        taken = 0.0 if normalisers is None else jnp.sum(stats.counts * normalisers)
+        return jnp.sum(self.natural(params) * stats.totals) - taken
 
     def marginal(self, params: Any, columns: np.ndarray) -> tuple[Family, Any]:
         return self, jax.tree.map(lambda leaf: leaf[:, columns], params)
@@ -134,16 +148,48 @@ class Discrete(Movable):
     def _log_prob(self, params: Any, features: Array, x: Array) -> Array:
         """Log densities `[k, b]` of columns."""
         products = dot("kf,fb->kb", self.natural(params), features)
-        return products + (self.base(x) - self.normaliser(params))
+        normalisers = self.normalisers(params)
+        if normalisers is None:
+            return products + self.base(x)
+        if self.missing:
+            return products + (self.base(jnp.where(x == x, x, 0.0)) - dot("kd,db->kb", normalisers, seen_in(x)))
+        return products + (self.base(x) - jnp.sum(normalisers, axis=1, keepdims=True))
 
-    def _totals(self, resp: Array, features: Array, d: int) -> Totals:
-        counts = jnp.broadcast_to(jnp.sum(resp, axis=1)[:, None], (resp.shape[0], d))
-        return Totals(counts, dot("kb,fb->kf", resp, features))
+    def _features(self, x: Array) -> Array:
+        """T(x), `[f, b]`, 0 for what is missing."""
+        if not self.missing:
+            return self.features(x)
+        found = self.features(x)
+        return jnp.where(found == found, found, 0.0)
+
+    def _counts(self, resp: Array, x: Array) -> Array:
+        """The weight of the rows that have each feature, `[k, d]`."""
+        if self.missing:
+            return dot("kb,db->kd", resp, seen_in(x))
+        return jnp.broadcast_to(jnp.sum(resp, axis=1)[:, None], (resp.shape[0], x.shape[0]))
+
+    def _totals(self, resp: Array, features: Array, x: Array) -> Totals:
+        return Totals(self._counts(resp, x), dot("kb,fb->kf", resp, features))
+
+    def impute(self, params: Any, resp: Array, x: Array) -> Array:
+        return jnp.where(x == x, x, dot("nk,kd->nd", resp, self.expected_values(params))) if self.missing else x
+
+    def expected_values(self, params: Any) -> Array:
+        """The expected value of each component and feature, `[k, d]`; by default the parameters."""
+        return jax.tree.leaves(params)[0]
+
+    def coordinates(self, x: Array, sample_weight: Array) -> Array:
+        return filled(x, sample_weight) if self.missing else x
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Bernoulli(Discrete):
-    """Independent coin tosses: `probs` `[k, d]` of a 1 for each component and feature; x holds zeros and ones."""
+    """Independent coin tosses: `probs` `[k, d]` of a 1 for each component and feature; x holds zeros and ones.
+
+    With `missing=True` NaN is a value that was not observed.
+    """
+
+    missing: bool = False
 
     conjugate = (Beta,)
 
@@ -198,14 +244,16 @@ class Bernoulli(Discrete):
         return None if possible else "probs holds values outside 0 and 1"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Categorical(Discrete):
     """Independent kinds: `probs` `[k, d, c]` for each component and feature; x holds codes 0, 1, ..., c - 1.
 
     A latent class model, where features may be of any number. For features with other numbers of categories see `Product`.
+    With `missing=True` NaN is a value that was not observed.
     """
 
     n_categories: int
+    missing: bool = False
 
     conjugate = (DirichletProbs,)
 
@@ -258,6 +306,12 @@ class Categorical(Discrete):
         codes = jax.random.categorical(key, _log(params.probs)[labels], axis=2)
         return codes.astype(params.probs.dtype)
 
+    def impute(self, params: CategoricalParams, resp: Array, x: Array) -> Array:
+        if not self.missing:
+            return x
+        likeliest = jnp.argmax(dot("nk,kdc->ndc", resp, params.probs), axis=2)  # a mean of codes is none
+        return jnp.where(x == x, x, likeliest.astype(x.dtype))
+
     def support(self, x: Any) -> Any:
         return (x == x.round()) & (x >= 0) & (x < self.n_categories)
 
@@ -274,9 +328,14 @@ class Categorical(Discrete):
         return None if np.all(np.abs(params.probs.sum(axis=-1) - 1) < 1e-4) else "probs do not sum to one"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Poisson(Discrete):
-    """Independent counts: `rates` `[k, d]`, the expected count for each component and feature; x holds 0, 1, 2, ..."""
+    """Independent counts: `rates` `[k, d]`, the expected count for each component and feature; x holds 0, 1, 2, ...
+
+    With `missing=True` NaN is a value that was not observed.
+    """
+
+    missing: bool = False
 
     conjugate = (Gamma,)
 
@@ -286,8 +345,8 @@ class Poisson(Discrete):
     def natural(self, params: PoissonParams) -> Array:
         return _log(params.rates)
 
-    def normaliser(self, params: PoissonParams) -> Array:
-        return jnp.sum(params.rates, axis=1, keepdims=True)
+    def normalisers(self, params: PoissonParams) -> Array:
+        return params.rates
 
     def base(self, x: Array) -> Array:
         return -jnp.sum(jax.scipy.special.gammaln(x + 1.0), axis=0, keepdims=True)
@@ -319,8 +378,7 @@ class Poisson(Discrete):
         return (x == x.round()) & (x >= 0)
 
     def coordinates(self, x: Array, sample_weight: Array) -> Array:
-        del sample_weight
-        return 2.0 * jnp.sqrt(x + 0.375)  # of about unit variance (Anscombe 1948)
+        return 2.0 * jnp.sqrt(super().coordinates(x, sample_weight) + 0.375)  # of about unit variance (Anscombe 1948)
 
     def n_features(self, params: PoissonParams) -> int:
         return params.rates.shape[-1]

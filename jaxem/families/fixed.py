@@ -81,6 +81,7 @@ class Uniform(_Fixed):
     high: float | Sequence[float] | np.ndarray
 
     location = True
+    holes = True
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
@@ -103,8 +104,10 @@ class Uniform(_Fixed):
     def log_prob(self, params: UniformParams, x: Array) -> Array:
         low, high, margin = self._bounds(x.dtype, x.shape[1])
         lows, highs = (params.lows - margin[None, :])[None], (params.highs + margin[None, :])[None]  # [1, k, d]
-        inside = (x[:, None, :] >= lows) & (x[:, None, :] <= highs)
-        return jnp.where(jnp.all(inside, axis=2), -jnp.sum(jnp.log(high - low)), -jnp.inf)
+        missing = x != x
+        inside = ((x[:, None, :] >= lows) & (x[:, None, :] <= highs)) | missing[:, None, :]
+        volumes = jnp.sum(jnp.where(missing, 0.0, jnp.log(high - low)[None, :]), axis=1, keepdims=True)  # of what was observed
+        return jnp.where(jnp.all(inside, axis=2), -volumes, -jnp.inf)
 
     def settle(self, params: UniformParams, centre: Array) -> UniformParams:
         absolute = self.init(centre[None, :], params.lows.shape[0])

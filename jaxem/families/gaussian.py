@@ -19,7 +19,6 @@ once delta is small against sigma, unlike that of raw moments E[x^2] - E[x]^2, a
 import abc
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -41,11 +40,11 @@ from jaxem.families.base import Family
 from jaxem.families.movable import CANCELLATION, AboutMeans
 from jaxem.linalg import make_proper
 from jaxem.moments import weighted_moments
+from jaxem.observed import LOG_2PI, filled, log_prob_of_features, moments_of_features, pooled_moments
 from jaxem.primitives import alive, all_lanes, dot, epsilon, normalise, positive, tiny, weighted_sum
 from jaxem.priors import NormalInverseWishart
 from jaxem.stats import Stats
 
-LOG_2PI = math.log(2 * math.pi)
 MIN_EIGENVALUE, FEW = 1e-4, 5
 """a component has collapsed if the smallest eigenvalue of its covariance, with the data scaled to unit variances, is below
 the first and it holds fewer than FEW * (d + 1) rows: a spike on a few rows, not a tight cluster of many"""
@@ -99,6 +98,8 @@ class Gaussian(AboutMeans):
     """Whether all components have one covariance."""
     by_matrices: ClassVar[bool] = False
     """Whether covariances are matrices."""
+    missing = False
+    """Whether NaN is a value that was not observed."""
 
     # -- the form of the covariances ----------------------------------------------------------------------------------
 
@@ -187,35 +188,86 @@ class Gaussian(AboutMeans):
     def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
         """Standard errors `[q]` of those coordinates from one row, of which component j has the share `weights[j]`."""
 
+    # -- missing values (observed.py) ---------------------------------------------------------------------------------
+
+    def see(self, params: GaussianParams, x: Array, run: int) -> tuple[Array, Callable[[Array], GaussianStats]]:
+        """Log densities `[k, b]` of what was observed of columns `x` `[d, b]`, and what makes statistics of `resp` `[k, b]`.
+
+        By default features are independent, and a missing value is left out.
+        """
+        del run
+        means, (k, d) = params.means, params.means.shape
+        variances = self.variances(params.covariances, k, d)
+
+        def stats(resp: Array) -> GaussianStats:
+            counts, first, second = moments_of_features(means, x, resp)
+            return self.of_features(counts, first, second)
+
+        return log_prob_of_features(means, variances, x), stats
+
+    def of_features(self, counts: Array, first: Array, second: Array) -> GaussianStats:
+        """Statistics of moments `[k, d]` of independent features."""
+        raise NotImplementedError(f"{self!r} has no missing values")
+
+    @property
+    def holes(self) -> bool:
+        return self.missing
+
+    @property
+    def movable(self) -> bool:
+        return not self.missing
+
+    def coordinates(self, x: Array, sample_weight: Array) -> Array:
+        return filled(x, sample_weight) if self.missing else x
+
+    def impute(self, params: GaussianParams, resp: Array, x: Array) -> Array:
+        return jnp.where(x == x, x, dot("nk,kd->nd", resp, params.means)) if self.missing else x
+
     # -- the contract -------------------------------------------------------------------------------------------------
 
     def init(self, x: Array, n_components: int, sample_weight: Array | None = None) -> GaussianParams:
         w = jnp.ones(x.shape[0], x.dtype) if sample_weight is None else sample_weight.astype(x.dtype)
-        _, mean, spread = weighted_moments(x, w, matrix=self.by_matrices)
+        moments = pooled_moments if self.missing else weighted_moments
+        _, mean, spread = moments(x, w, matrix=self.by_matrices)
         covariance = make_proper(spread) if self.by_matrices else jnp.diag(self.proper_variances(spread))
         means = jnp.broadcast_to(mean[None, :], (n_components, mean.shape[0]))
         return GaussianParams(means, self.from_pooled(covariance, n_components))
 
     def log_prob(self, params: GaussianParams, x: Array) -> Array:
+        if self.missing:
+            return self.see(params, x.T, 1)[0].T
         precisions = self.precisions(params.covariances)
         squares = self.squares(params.means, precisions, x.T)
         return (self._log_constants(params, precisions)[:, None] - 0.5 * squares).T
 
     def suff_stats(self, params: GaussianParams, x: Array, resp: Array) -> GaussianStats:
+        if self.missing:
+            return self.see(params, x.T, 1)[1](resp.T)
         precisions, columns, of_columns = self.precisions(params.covariances), x.T, resp.T
         squares = self.squares(params.means, precisions, columns)
         counts = jnp.sum(resp, axis=0)
         moments = self.moments(params.means, precisions, columns, of_columns, squares, first_moments_by_differences)
         return GaussianStats(counts, counts, *moments)
 
-    def prepare(self, params: GaussianParams, log_weights: Array | None = None) -> Prepared:
+    def prepare(self, params: GaussianParams, log_weights: Array | None = None) -> Any:
+        if self.missing:
+            return params, 0.0 * params.means[:, 0] if log_weights is None else log_weights
         precisions = self.precisions(params.covariances)
         constants = self._log_constants(params, precisions) + (0.0 if log_weights is None else log_weights)
         has_products = self._has_products(params.means.shape[1])
         suffice = all_lanes(self.products_suffice(params.means, precisions)) if has_products else None
         return Prepared(params.means, precisions, constants, suffice)
 
-    def block_stats(self, prepared: Prepared, x: Array, w: Array, norms: Array) -> Stats:
+    def stats_of_runs(self, prepared: Any, x: Array, w: Array, run: int) -> Stats:
+        params, log_weights = prepared
+        log_prob, stats_of = self.see(params, x, run)
+        log_prob, resp = normalise(log_weights[:, None] + log_prob, axis=0)
+        resp = resp * w[None, :]  # [k, b]
+        return Stats(weighted_sum(w, log_prob), jnp.sum(resp, axis=1), stats_of(resp))
+
+    def block_stats(self, prepared: Any, x: Array, w: Array, norms: Array) -> Stats:
+        if self.missing:
+            return self.stats_of_runs(prepared, x, w, 1)
         means, precisions, constants, products_suffice = prepared
 
         def stats(squares: Array, moments: Callable[..., tuple[Array, Array]]) -> Stats:
@@ -243,11 +295,11 @@ class Gaussian(AboutMeans):
         return epsilon(means.dtype) * farthest / d <= PRODUCT_ERROR[jnp.finfo(means.dtype).bits]
 
     def m_step(self, params: GaussianParams, stats: GaussianStats) -> GaussianParams:
-        owned, known = alive(stats.counts), alive(stats.degrees)  # [k]
-        delta = jnp.where(owned[:, None], stats.first / positive(stats.counts)[:, None], 0.0)  # [k, d]
+        counts, known = per_feature(stats.counts), alive(stats.degrees)
+        delta = jnp.where(alive(counts), stats.first / positive(counts), 0.0)  # [k, d]
         covariances = self.recentre(stats, delta)
         if not self.shared:
-            known = known.reshape(-1, *(1,) * (covariances.ndim - 1))
+            known = known.reshape(*known.shape, *(1,) * (covariances.ndim - known.ndim))
             covariances = jnp.where(known, covariances, params.covariances)
         return GaussianParams(params.means + delta, covariances)
 
@@ -268,19 +320,23 @@ class Gaussian(AboutMeans):
         Beside N rows of mean m_j + own, a row of weight kappa at m_j + move takes the mean to own + pull, with pull =
         kappa / (N + kappa) (move - own), and adds B. N rows that do the same are added here: nothing is as large as kappa.
         """
-        k, n = params.means.shape[0], stats.counts
+        k, n = params.means.shape[0], per_feature(stats.counts)  # [k, 1], or [k, d] where values are missing
         once = jnp.full(k, 1.0 / k if self.shared else 1.0, n.dtype)  # per covariance
         scatter = self.scatter(jnp.asarray(prior.scatter, n.dtype), once)
-        known = GaussianStats(jnp.zeros_like(n), prior.degrees * once, jnp.zeros_like(params.means), scatter)
+        nothing = jnp.zeros_like(stats.counts)
+        degrees = prior.degrees * once.reshape(-1, *(1,) * (stats.degrees.ndim - 1)) * jnp.ones_like(stats.degrees)
+        known = GaussianStats(nothing, degrees, jnp.zeros_like(params.means), scatter)
         if prior.mean is None or prior.shrinkage is None:
             return known
         lost = jnp.where(alive(n), 0.0, 1.0)  # a component without rows gets one at m
         rows, share = n + lost, prior.shrinkage / positive(n + prior.shrinkage)
-        own = (1.0 - lost)[:, None] * stats.first / positive(n)[:, None]
+        own = (1.0 - lost) * stats.first / positive(n)
         apart = prior.mean[None, :] - params.means - own
-        new, root = own + share[:, None] * apart, jnp.sqrt(rows)[:, None]
-        squares = self.outer(root * new) - self.outer(root * own) + self.outer(jnp.sqrt(n * share)[:, None] * apart)
-        row = GaussianStats(lost, jnp.ones_like(n), rows[:, None] * share[:, None] * apart, squares)
+        new, root = own + share * apart, jnp.sqrt(rows)
+        squares = self.outer(root * new) - self.outer(root * own) + self.outer(jnp.sqrt(n * share) * apart)
+        row = GaussianStats(
+            lost.reshape(stats.counts.shape), jnp.ones_like(stats.degrees), rows * share * apart, squares
+        )
         return jax.tree.map(jnp.add, known, row)
 
     def unconstrain(self, params: GaussianParams) -> Array:
@@ -306,6 +362,7 @@ class Gaussian(AboutMeans):
 
     def place(self, params: Any, x: Array, centres: Array, sample_weight: Any = None, *, narrow: Any = 0) -> Any:
         del x, sample_weight
+        centres = jnp.where(centres == centres, centres, params.means)  # a row that misses values
         if isinstance(narrow, int) and not narrow:
             return params._replace(means=centres)
         # axis-parallel boxes, each a part of the volume; no correlation is carried over from all the data
@@ -428,15 +485,23 @@ class Isotropic(Gaussian):
         return jnp.exp(free).reshape(self.covariance_shape(k, d))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Spherical(Isotropic):
-    """N(x; mu_j, sigma_j^2 I): one variance `[k]` for each component. The lecture's mixture."""
+    """N(x; mu_j, sigma_j^2 I): one variance `[k]` for each component. The lecture's mixture.
+
+    With `missing=True` NaN is a value that was not observed.
+    """
+
+    missing: bool = False
+
+    def of_features(self, counts: Array, first: Array, second: Array) -> GaussianStats:
+        return GaussianStats(counts, jnp.mean(counts, axis=1), first, jnp.sum(second, axis=1))
 
     def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
         return (k,)
 
     def recentre(self, stats: GaussianStats, delta: Array) -> Array:
-        moved = move_ratio(stats) * jnp.sum(delta**2, axis=1)
+        moved = jnp.sum(move_ratio(stats) * delta**2, axis=1)
         return (stats.second / positive(stats.degrees) - moved + rounding_margin(moved)) / delta.shape[1]
 
     def scatter(self, matrix: Array, weights: Array) -> Array:
@@ -458,9 +523,14 @@ class Spherical(Isotropic):
 # -- steps --------------------------------------------------------------------------------------------------------------
 
 
+def per_feature(counts: Array) -> Array:
+    """Counts `[k, 1]`, or `[k, d]` where each feature has its own, of counts `[k]` or `[k, d]`."""
+    return counts if counts.ndim == 2 else counts[:, None]
+
+
 def move_ratio(stats: GaussianStats) -> Array:
-    """What the move of a mean counts for in its covariance, `[k]`: 1 for statistics of rows alone."""
-    return stats.counts / positive(stats.degrees)
+    """What the move of a mean counts for in its variances, `[k, 1]` or `[k, d]`: 1 for statistics of complete rows alone."""
+    return per_feature(stats.counts) / positive(per_feature(stats.degrees))
 
 
 def rounding_margin(moved: Array) -> Array:

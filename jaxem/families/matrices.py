@@ -4,6 +4,7 @@ What they share with all other Gaussians is in gaussian.py.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -31,6 +32,7 @@ from jaxem.linalg import (
     smallest_eigenvalue,
     whitener,
 )
+from jaxem.observed import LOG_2PI, bound_of_seen, expected_rows, moments_of_seen, see
 from jaxem.primitives import dot, positive
 
 
@@ -38,6 +40,31 @@ class ByMatrices(Gaussian):
     """What Full and Tied share: covariances are matrices, measured with inv(L)."""
 
     by_matrices: ClassVar[bool] = True
+
+    def see(self, params: GaussianParams, x: Array, run: int) -> tuple[Array, Callable[[Array], GaussianStats]]:
+        seen = see(*params, x, run)
+
+        def stats(resp: Array) -> GaussianStats:
+            counts = jnp.sum(resp, axis=1)
+            first, second = moments_of_seen(seen, resp, resp)
+            return GaussianStats(counts, counts, first, jnp.sum(second, axis=0) if self.shared else second)
+
+        return -0.5 * (seen.squares + seen.log_dets + LOG_2PI * seen.counts[None, :]), stats
+
+    @property
+    def by_pattern(self) -> bool:
+        return self.missing
+
+    def bound(self, new: GaussianParams, old: GaussianParams, x: Array) -> Array:
+        if not self.missing:
+            return self.log_prob(new, x)
+        return bound_of_seen(*new, old.means, see(*old, x.T, 1)).T
+
+    def impute(self, params: GaussianParams, resp: Array, x: Array) -> Array:
+        if not self.missing:
+            return x
+        expected = expected_rows(params.means, see(*params, x.T, 1))
+        return jnp.where(x == x, x, dot("nk,kdn->nd", resp, expected))
 
     def precisions(self, covariances: Array) -> Array:
         return whitener(covariances)
@@ -84,9 +111,14 @@ class ByMatrices(Gaussian):
         return None if is_positive_definite(np.asarray(params.covariances)) else NOT_PROPER
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Full(ByMatrices):
-    """N(x; mu_j, Sigma_j): a covariance matrix `[k, d, d]` for each component."""
+    """N(x; mu_j, Sigma_j): a covariance matrix `[k, d, d]` for each component.
+
+    With `missing=True` NaN is a value that was not observed.
+    """
+
+    missing: bool = False
 
     def covariance_shape(self, k: int, d: int) -> tuple[int, ...]:
         return (k, d, d)
@@ -106,7 +138,7 @@ class Full(ByMatrices):
 
     def recentre(self, stats: GaussianStats, delta: Array) -> Array:
         second = stats.second / positive(stats.degrees)[:, None, None]
-        return covariance_about_new_mean(second, move_ratio(stats)[:, None, None] * self.outer(delta))
+        return covariance_about_new_mean(second, move_ratio(stats)[:, :, None] * self.outer(delta))
 
     def scatter(self, matrix: Array, weights: Array) -> Array:
         return weights[:, None, None] * matrix[None]

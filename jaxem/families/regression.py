@@ -27,13 +27,13 @@ from jaxem.families.base import Family
 from jaxem.families.gaussian import (
     FEW,
     FLAT,
-    LOG_2PI,
     MIN_EIGENVALUE,
     GaussianParams,
     Spherical,
 )
 from jaxem.families.movable import Movable
 from jaxem.linalg import whitener
+from jaxem.observed import LOG_2PI
 from jaxem.primitives import alive, dot, epsilon, positive, tiny
 
 RIDGE = 8

@@ -28,6 +28,7 @@ from jaxem.families.base import Family
 from jaxem.families.gaussian import GaussianParams, GaussianStats
 from jaxem.families.matrices import Full
 from jaxem.families.movable import Movable
+from jaxem.observed import LOG_2PI, Seen, bound_of_seen, filled, moments_of_seen, see
 from jaxem.primitives import alive, epsilon, normalise, positive, weighted_sum
 from jaxem.priors import NormalInverseWishart
 from jaxem.stats import Stats
@@ -60,15 +61,17 @@ class StudentTStats(NamedTuple):
     counts: Array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class StudentT(Movable):
     """Student's t with a scale matrix `[k, d, d]` for each component and its degrees of freedom `[k]`.
 
     Robust where `Full` is not: a row far away counts little. `dof` fixes the degrees of freedom of all components; by
     default each component's are estimated, between 0.5 and 1,000. A prior on covariances speaks of the scales.
+    With `missing=True` NaN is a value that was not observed.
     """
 
     dof: float | None = None
+    missing: bool = False
 
     location = True
     conjugate = (NormalInverseWishart,)
@@ -81,24 +84,67 @@ class StudentT(Movable):
             object.__setattr__(self, "dof", float(self.dof))
 
     def init(self, x: Array, n_components: int, sample_weight: Array | None = None) -> StudentTParams:
-        pooled = NORMAL.init(x, n_components, sample_weight)
+        pooled = Full(self.missing).init(x, n_components, sample_weight)
         first = FIRST_DOF if self.dof is None else self.dof
         return StudentTParams(*pooled, jnp.full(n_components, first, pooled.means.dtype))
 
+    @property
+    def holes(self) -> bool:
+        return self.missing
+
+    @property
+    def by_pattern(self) -> bool:
+        return self.missing
+
+    @property
+    def movable(self) -> bool:
+        return not self.missing
+
+    def coordinates(self, x: Array, sample_weight: Array) -> Array:
+        return filled(x, sample_weight) if self.missing else x
+
+    def impute(self, params: StudentTParams, resp: Array, x: Array) -> Array:
+        return Full(self.missing).impute(_normal(params), resp, x)
+
+    def see(self, params: StudentTParams, x: Array, run: int) -> tuple[Array, Seen]:
+        """Log densities `[k, b]` of what was observed of columns `x` `[d, b]`, and what was seen."""
+        seen, dof = see(params.means, params.scales, x, run), params.dofs[:, None]
+        ratios = jnp.stack(
+            [_log_gamma_ratio(0.5 * params.dofs, d) for d in range(x.shape[0] + 1)], axis=1
+        )  # [k, d + 1]
+        ratio = ratios[:, seen.counts.astype(int)]
+        volumes = seen.log_dets + LOG_2PI * seen.counts[None, :]
+        return ratio - 0.5 * (volumes + (dof + seen.counts[None, :]) * jnp.log1p(seen.squares / dof)), seen
+
+    def stats_of_runs(self, prepared: Any, x: Array, w: Array, run: int) -> Stats:
+        params, log_weights = prepared
+        log_prob, seen = self.see(params, x, run)
+        log_prob, resp = normalise(log_weights[:, None] + log_prob, axis=0)
+        resp = resp * w[None, :]  # [k, b]
+        return Stats(weighted_sum(w, log_prob), jnp.sum(resp, axis=1), self._stats_of_seen(params, seen, resp))
+
     def log_prob(self, params: StudentTParams, x: Array) -> Array:
+        if self.missing:
+            return self.see(params, x.T, 1)[0].T
         return self._block(self.prepare(params), x.T)[0].T
 
     def suff_stats(self, params: StudentTParams, x: Array, resp: Array) -> StudentTStats:
+        if self.missing:
+            return self._stats_of_seen(params, self.see(params, x.T, 1)[1], resp.T)
         prepared = self.prepare(params)
         return self._stats(prepared, x.T, resp.T, self._block(prepared, x.T)[1])
 
     def prepare(self, params: StudentTParams, log_weights: Array | None = None) -> Any:
+        if self.missing:
+            return params, 0.0 * params.dofs if log_weights is None else log_weights
         normal = NORMAL.prepare(_normal(params), log_weights)
         d, dof = params.means.shape[1], params.dofs
         return normal._replace(constants=normal.constants + _log_gamma_ratio(0.5 * dof, d)), dof
 
     def block_stats(self, prepared: Any, x: Array, w: Array, norms: Array) -> Stats:
         del norms
+        if self.missing:
+            return self.stats_of_runs(prepared, x, w, 1)
         log_joint, squares = self._block(prepared, x)
         log_prob, resp = normalise(log_joint, axis=0)
         resp = resp * w[None, :]  # [k, b]
@@ -122,16 +168,21 @@ class StudentT(Movable):
         return NORMAL.expected(_normal(params), stats.moments) + jnp.sum(of_scales)
 
     def bound(self, new: StudentTParams, old: StudentTParams, x: Array) -> Array:
-        (normal, dof), (_, dof_new) = self.prepare(old), self.prepare(new)
-        dof, dof_new, d = dof[:, None], dof_new[:, None], x.shape[1]
-        a, b = 0.5 * (dof + d), 0.5 * (dof + NORMAL.squares(normal.means, normal.precisions, x.T))
+        dof, dof_new = old.dofs[:, None], new.dofs[:, None]
+        seen = see(old.means, old.scales, x.T, 1) if self.missing else None
+        d = jnp.full(x.shape[:1], x.shape[1], x.dtype)[None, :] if seen is None else seen.counts[None, :]
+        squares = NORMAL.squares(old.means, NORMAL.precisions(old.scales), x.T) if seen is None else seen.squares
+        a, b = 0.5 * (dof + d), 0.5 * (dof + squares)
         u, v = a / b, digamma(a) - jnp.log(b)
         entropy = a - jnp.log(b) + gammaln(a) + (1.0 - a) * digamma(a)
-        there = NORMAL.prepare(_normal(new))
-        of_row = 0.5 * (d * v - u * NORMAL.squares(there.means, there.precisions, x.T))
+        if seen is None:
+            there = NORMAL.prepare(_normal(new))
+            of_row = there.constants[:, None] - 0.5 * u * NORMAL.squares(there.means, there.precisions, x.T)
+        else:
+            of_row = bound_of_seen(new.means, new.scales, old.means, seen, u)
         half = 0.5 * dof_new
         of_scale = half * jnp.log(half) - gammaln(half) + (half - 1.0) * v - half * u
-        return (there.constants[:, None] + of_row + of_scale + entropy).T
+        return (of_row + 0.5 * d * v + of_scale + entropy).T
 
     def unconstrain(self, params: StudentTParams) -> Array:
         free = NORMAL.unconstrain(_normal(params))
@@ -195,10 +246,10 @@ class StudentT(Movable):
     ) -> tuple[Family, StudentTParams, Array]:
         _, given = self.marginal(params, columns)
         normal = NORMAL.conditional(_normal(params), columns, values, others)[1]
-        squares = self._block(self.prepare(given), values[:, None])[1][:, 0]
+        squares = NORMAL.squares(given.means, NORMAL.precisions(given.scales), values[:, None])[:, 0]
         more = params.dofs + columns.size  # (Ding 2016)
         stretch = (params.dofs + squares) / more
-        family = self if self.dof is None else StudentT(self.dof + columns.size)
+        family = self if self.dof is None else StudentT(self.dof + columns.size, self.missing)
         scales = normal.covariances * stretch[:, None, None]
         return family, StudentTParams(normal.means, scales, more), self.log_prob(given, values[None, :])[0]
 
@@ -239,6 +290,15 @@ class StudentT(Movable):
         moments = NORMAL.moments(normal.means, normal.precisions, x, counted, squares, first_moments_by_differences)
         excess = jnp.sum(resp * (u + jnp.log(b)), axis=1) - counts * digamma(a[:, 0])
         return StudentTStats(GaussianStats(jnp.sum(counted, axis=1), counts, *moments), excess, counts)
+
+    def _stats_of_seen(self, params: StudentTParams, seen: Seen, resp: Array) -> StudentTStats:
+        dof, counts = params.dofs[:, None], jnp.sum(resp, axis=1)
+        a, b = 0.5 * (dof + seen.counts[None, :]), 0.5 * (dof + seen.squares)
+        u = a / b
+        counted = resp * u
+        excess = jnp.sum(resp * (u + jnp.log(b) - digamma(a)), axis=1)
+        moments = GaussianStats(jnp.sum(counted, axis=1), counts, *moments_of_seen(seen, counted, resp))
+        return StudentTStats(moments, excess, counts)
 
 
 def _normal(params: StudentTParams) -> GaussianParams:

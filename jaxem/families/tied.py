@@ -31,9 +31,14 @@ from jaxem.linalg import from_log_cholesky, log_cholesky, log_cholesky_units
 from jaxem.primitives import dot
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Tied(ByMatrices):
-    """N(x; mu_j, Sigma): one covariance matrix `[d, d]` shared by all components."""
+    """N(x; mu_j, Sigma): one covariance matrix `[d, d]` shared by all components.
+
+    With `missing=True` NaN is a value that was not observed.
+    """
+
+    missing: bool = False
 
     shared: ClassVar[bool] = True
 
