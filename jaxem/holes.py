@@ -8,7 +8,7 @@ pattern alone, and is worked out once for a *run* of such rows. Short runs mean 
 padding; `run_length` weighs the two.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -98,3 +98,47 @@ def _grouped(patterns: np.ndarray, run: int, size: int) -> Iterator[np.ndarray]:
         filled: Any = np.repeat(-1 - first, padded)
         filled[places] = order
         yield filled
+
+
+def cut_in_runs(
+    x: np.ndarray,
+    sample_weight: np.ndarray | None,
+    moved: np.ndarray,
+    block: int,
+    bucket: Callable[[int], int],
+    *,
+    by_pattern: bool,
+    mesh: Any,
+    dtype: Any,
+    order: np.ndarray | None,
+) -> tuple[tuple[np.ndarray, ...], tuple[Any, ...], int]:
+    """Rows `[n, d]` of which some values are NaN, centred and cut: blocks, weights and norms; centre, variance and total
+    weight; and how many rows after each other miss the same.
+
+    `moved` `[d]` says which columns are centred, `bucket` to how many rows some are padded. With `by_pattern` rows that miss
+    the same lie together. They are spread over the devices of `mesh`, if there is one.
+    """
+    n, d = x.shape
+    weights = np.ones(n, dtype) if sample_weight is None else np.asarray(sample_weight, dtype)
+    counts = weights > 0
+    check_observed(x, None if counts.all() else counts)
+    mean, variance = moments_of_observed(x, weights)
+    centre = np.where(moved, mean, 0.0).astype(dtype).astype(x.dtype)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        x = (x - centre).astype(dtype)
+    x[~counts] = np.where(np.isnan(x[~counts]), np.nan, 0.0)  # what they hold beside NaN does not matter
+    order, run = np.arange(n) if order is None else order, 1
+    if by_pattern:
+        patterns = patterns_of(x[order])
+        run = run_length(patterns, d, min(block, MAX_RUN))
+        block = max(run, block - block % run)
+        order = expand(order, in_runs(patterns, run, SEGMENT if n > SEGMENT else None))
+    devices, size = 1 if mesh is None else mesh.size, bucket(len(order))
+    m = devices * -(-size // (devices * block))
+    b = -(-size // (m * run)) * run
+    rows, kept = np.zeros((m * b, d), dtype), np.zeros(m * b, dtype)
+    rows[: len(order)] = x[np.where(order < 0, -1 - order, order)]
+    kept[: len(order)] = np.where(order < 0, 0, weights[np.maximum(order, 0)])
+    blocks = np.ascontiguousarray(rows.reshape(m, b, d).transpose(0, 2, 1))
+    of_rows = blocks, kept.reshape(m, b), np.zeros((m, b), dtype)
+    return of_rows, (centre, variance, np.sum(weights, dtype=np.float64)), run

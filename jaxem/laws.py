@@ -49,6 +49,7 @@ from jaxem.families.diagonal import Diagonal
 from jaxem.families.gaussian import Spherical
 from jaxem.families.matrices import Full
 from jaxem.families.tied import Tied
+from jaxem.holes import moments_of_observed
 from jaxem.mixture import Mixture
 from jaxem.primitives import dot, normalise, weighted_sum
 from jaxem.priors import Prior
@@ -176,7 +177,8 @@ class Trial(NamedTuple):
             notes.append(f"gradients and Hessian of {coordinates.size} of {p} coordinates, drawn with seed {seed}")
         wide, prior = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (mixture, prior))
         if family.location:  # the laws speak of formulas, not of what is left of digits far from the origin
-            centre = np.where(centred_columns(family.location, data.shape[1]), data.mean(axis=0), 0.0)
+            mean, _ = moments_of_observed(data, np.ones(len(data)))
+            centre = np.where(centred_columns(family.location, data.shape[1]), mean, 0.0)
             with jax.enable_x64(True):
                 data, wide = data - centre, wide.shift(-centre)
                 prior = None if prior is None else prior.shift(cast(Array, -centre))
@@ -338,7 +340,7 @@ def of_stats(mixture: Mixture, x: Array, sample_weight: Array, prior: Prior | No
     family, n = mixture.family, x.shape[0]
     present = np.arange(n) % 5 != 4
     first = jnp.asarray(np.arange(n) < (n + 1) // 2)
-    offset = jnp.where(centred_columns(family.location, x.shape[1]), 3.0 * jnp.max(jnp.abs(x), axis=0) + 1e-3, 0.0)
+    offset = jnp.where(centred_columns(family.location, x.shape[1]), 3.0 * jnp.nanmax(jnp.abs(x), axis=0) + 1e-3, 0.0)
     moved = mixture.shift(offset) if family.location else mixture
 
     composed = _compose(mixture, x[present], sample_weight[present])
@@ -461,7 +463,8 @@ def of_derivatives(
     family = mixture.family
     if not family.exact:
         return {"fisher": laws["fisher"]}
-    if isinstance(family, (Spherical, Diagonal, Full, Tied)) and prior is None:
+    one_count = not family.holes or isinstance(family, (Full, Tied))  # else each feature counts the rows that have it
+    if isinstance(family, (Spherical, Diagonal, Full, Tied)) and prior is None and one_count:
         laws["step"] = _step(mixture, family, ascent, mixture.constrain(top), jnp.sum(sample_weight))
     return laws
 

@@ -15,15 +15,17 @@ Where features are independent a missing value is left out, and each feature cou
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.distances import difference, over_components
 from jaxem.linalg import log_det, whitener
-from jaxem.primitives import dot
+from jaxem.primitives import dot, tiny
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -66,6 +68,39 @@ def _mean_of_seen(x: Array, mass: Array) -> Array:
     moved = jnp.where(mass > 0, x - anchor, 0.0)
     mean = anchor[0] + jnp.sum(mass * moved, axis=0) / jnp.where(total > 0, total, 1.0)
     return jnp.where(total > 0, mean, 0.0)
+
+
+def leaves_of_observed(
+    x: Array, weights: Array, moved: np.ndarray, block: int, gathered: Callable[[Array], Array]
+) -> tuple[Any, ...]:
+    """Blocks, weights and norms of rows `[n, d]`, and their place: centre and variance of the observed values of each column,
+    total weight and number of rows that count.
+
+    `moved` `[d]` says which columns are centred; `gathered` puts the devices' arrays `[...]` into one, `[devices, ...]`.
+    """
+    n, d = x.shape
+
+    def total(local: Array) -> Array:
+        return jnp.sum(gathered(local), axis=0)
+
+    mass = _mass(x, weights)
+    of_column = jnp.maximum(total(jnp.sum(mass, axis=0)), tiny(x.dtype))
+
+    def average(values: Array) -> Array:
+        return total(jnp.sum(jnp.where(mass > 0, mass * values, 0.0), axis=0)) / of_column
+
+    mean = average(x)
+    mean = mean + average(x - mean[None, :])  # what the first sum lost to an offset
+    centre, variance = jnp.where(jnp.asarray(moved), mean, 0.0), average((x - mean[None, :]) ** 2)
+    # a row of weight 0 is replaced if its square may overflow; else it stays, so that its weight has its own derivative
+    far = jnp.finfo(x.dtype).max.astype(x.dtype) ** 0.25
+    x = jnp.where((mass > 0) | ~(jnp.abs(x - mean[None, :]) >= far), x - centre[None, :], 0.0)
+    place = centre, variance, total(jnp.sum(weights)), total(jnp.sum(weights > 0))
+    m = -(-n // block)
+    b = -(-n // m)
+    x = jnp.concatenate([x, jnp.zeros((m * b - n, d), x.dtype)])
+    weights = jnp.pad(weights, (0, m * b - n)).reshape(m, b)
+    return x.reshape(m, b, d).transpose(0, 2, 1), weights, jnp.zeros_like(weights), place
 
 
 # -- independent features ------------------------------------------------------------------------------------------------
@@ -116,6 +151,11 @@ class Seen(NamedTuple):
     squares: Array  # [k, b], delta_o' inv(Sigma_oo) delta_o
     log_dets: Array  # [k, b]
     counts: Array  # [b], how many values
+
+    def of_counts(self, values: list[Array]) -> Array:
+        """What rows have, `[k, b]`, where those with i observed values have `values[i]` `[k]`."""
+        of_patterns = jnp.stack(values, axis=1)[:, jnp.sum(self.patterns.seen, axis=1)]
+        return jnp.repeat(of_patterns, self.differences.shape[3], axis=1)
 
 
 def see(means: Array, covariances: Array, x: Array, run: int) -> Seen:

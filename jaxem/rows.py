@@ -27,9 +27,10 @@ from jax.typing import ArrayLike
 
 from jaxem.checks import as_components, as_count, as_supported, as_weights, check_start, warn_of_coarse, warn_of_small
 from jaxem.devices import ROWS, mesh_under
-from jaxem.holes import MAX_RUN, SEGMENT, check_observed, expand, in_runs, moments_of_observed, patterns_of, run_length
+from jaxem.holes import cut_in_runs
 from jaxem.moments import CHUNK, zeros_like_result
-from jaxem.primitives import is_traced, tiny
+from jaxem.observed import leaves_of_observed
+from jaxem.primitives import is_traced
 from jaxem.threads import run_all
 
 CACHE_BYTES = {"cpu": (2**17, 2**22)}
@@ -164,24 +165,39 @@ def as_rows(
         if data.dtype.itemsize > dtype.itemsize:
             warn_of_coarse(data, dtype)
         if weights is None or isinstance(weights, np.ndarray):
-            own = dict[str, Any]({"mesh": mesh, "dtype": dtype, "order": order, "centred": centred})
-            if family.holes and np.isnan(data).any():
-                return ready_with_holes(
-                    data, weights, size_of_block, by_pattern=family.by_pattern and not in_order, **own
-                )
-            rows = ready_on_host(data, weights, block=size_of_block((bucket(n), d)), **own)
-            return dataclasses.replace(rows, run=rows.blocks.shape[2]) if family.by_pattern else rows
+            own = dict[str, Any]({"mesh": mesh, "dtype": dtype, "order": order})
+            by_pattern = family.by_pattern and not in_order
+            return _ready_from_host(family, data, weights, centred, size_of_block((bucket(n), d)), by_pattern, own)
+    return _ready_where_it_lies(data, weights, centred, size_of_block, dtype, bool(family.holes))
+
+
+def _ready_where_it_lies(
+    data: Any, weights: Any, centred: Columns, size_of_block: Callable[[tuple[int, int]], int], dtype: Any, holes: bool
+) -> Rows:
+    """Rows on a device or traced, or with weights that are."""
+    n, d = data.shape
     mesh, offset = mesh_under(data), None
     if isinstance(data, np.ndarray) and data.dtype.itemsize > dtype.itemsize:
         # traced weights: the host moves rows to their medians, as far as the dtype holds these
-        offset = np.where(centred_columns(centred, d), np.median(data, axis=0), 0.0).astype(dtype)
+        offset = np.where(centred_columns(centred, d), np.nanmedian(data, axis=0), 0.0).astype(dtype)
         data, centred = data - offset, False
     data = data.astype(dtype)
     if weights is None and not is_traced(data):  # an argument: XLA would fold constants of this size for long
         weights = jnp.ones_like(data[:, 0])
     block = size_of_block((n if mesh is None else n // mesh.size, d))
-    rows = _ready(data, weights, centred, block, mesh, bool(family.holes))
+    rows = _ready(data, weights, centred, block, mesh, holes)
     return rows if offset is None else dataclasses.replace(rows, frame=rows.frame._replace(centre=jnp.asarray(offset)))
+
+
+def _ready_from_host(
+    family: Any, x: np.ndarray, weights: np.ndarray | None, centred: Columns, block: int, by_pattern: bool, own: Any
+) -> Rows:
+    if not (family.holes and np.isnan(x).any()):
+        rows = ready_on_host(x, weights, centred=centred, block=block, **own)
+        return dataclasses.replace(rows, run=rows.blocks.shape[2]) if family.by_pattern else rows
+    moved = centred_columns(centred, x.shape[1])
+    of_rows, of_frame, run = cut_in_runs(x, weights, moved, block, bucket, by_pattern=by_pattern, **own)
+    return dataclasses.replace(_put_on_devices(of_rows, of_frame, own["mesh"]), run=run)
 
 
 def is_source(x: Any) -> bool:
@@ -236,12 +252,13 @@ def ready(
         mesh: the devices over which the rows are spread evenly, or None for one.
         holes: whether NaN is a value that was not observed.
     """
-    leaves_of = _leaves_with_holes if holes else _ready_leaves
     weights = jnp.ones(x.shape[0], x.dtype) if sample_weight is None else sample_weight.astype(x.dtype)
     if mesh is None:
-        return Rows(*leaves_of(x, weights, centred, block, lambda local: local[None]))
+        return Rows(*_ready_leaves(x, weights, centred, block, lambda local: local[None], holes))
     local = jax.shard_map(
-        lambda x, weights: leaves_of(x, weights, centred, block, lambda local: jax.lax.all_gather(local, ROWS)),
+        lambda x, weights: _ready_leaves(
+            x, weights, centred, block, lambda local: jax.lax.all_gather(local, ROWS), holes
+        ),
         mesh=mesh,
         in_specs=PartitionSpec(ROWS),
         out_specs=SPECS,
@@ -258,10 +275,13 @@ def _ready(
 
 
 def _ready_leaves(
-    x: Array, weights: Array, centred: Columns, block: int, gathered: Callable[[Array], Array]
+    x: Array, weights: Array, centred: Columns, block: int, gathered: Callable[[Array], Array], holes: bool
 ) -> tuple[Array, Array, Array, Frame]:
     """The leaves of one device's Rows; `gathered` puts the devices' arrays `[...]` into one, `[devices, ...]`."""
     n, d = x.shape
+    if holes:
+        *of_rows, place = leaves_of_observed(x, weights, centred_columns(centred, d), block, gathered)
+        return of_rows[0], of_rows[1], of_rows[2], Frame(*place)
     counted = jnp.sum(weights > 0)  # in two parts: float32 holds each exactly
     mine = jnp.stack([jnp.sum(weights), *(part.astype(x.dtype) for part in jnp.divmod(counted, 4096))])
     every = gathered(jnp.concatenate([mine, x[jnp.argmax(weights > 0)]]))  # [devices, 3 + d], one collective
@@ -289,37 +309,6 @@ def _ready_leaves(
     parts = jnp.sum(every[:, 1:3].astype(jnp.int32), axis=0)
     frame = Frame(centre, variance, total_weight, 4096 * parts[0] + parts[1])
     return x.reshape(m, b, d).transpose(0, 2, 1), weights.reshape(m, b), norms, frame
-
-
-def _leaves_with_holes(
-    x: Array, weights: Array, centred: Columns, block: int, gathered: Callable[[Array], Array]
-) -> tuple[Array, Array, Array, Frame]:
-    """`_ready_leaves` where NaN was not observed: place and spread of a column are those of its observed values."""
-    n, d = x.shape
-
-    def total(local: Array) -> Array:
-        return jnp.sum(gathered(local), axis=0)
-
-    counted = total(jnp.sum(weights > 0))
-    mass = jnp.where(x == x, weights[:, None], 0.0)
-    of_column = jnp.maximum(total(jnp.sum(mass, axis=0)), tiny(x.dtype))
-
-    def average(values: Array) -> Array:
-        return total(jnp.sum(jnp.where(mass > 0, mass * values, 0.0), axis=0)) / of_column
-
-    mean = average(x)
-    mean = mean + average(x - mean[None, :])  # what the first sum lost to an offset
-    centre = jnp.where(jnp.asarray(centred_columns(centred, d)), mean, 0.0)
-    variance = average((x - mean[None, :]) ** 2)
-    # a row of weight 0 is replaced if its square may overflow; else it stays, so that its weight has its own derivative
-    far = jnp.finfo(x.dtype).max.astype(x.dtype) ** 0.25
-    x = jnp.where((mass > 0) | ~(jnp.abs(x - mean[None, :]) >= far), x - centre[None, :], 0.0)
-    m = -(-n // block)
-    b = -(-n // m)
-    x = jnp.concatenate([x, jnp.zeros((m * b - n, d), x.dtype)])
-    weights = jnp.pad(weights, (0, m * b - n))
-    blocks, weights = x.reshape(m, b, d).transpose(0, 2, 1), weights.reshape(m, b)
-    return blocks, weights, jnp.zeros_like(weights), Frame(centre, variance, total(jnp.sum(weights)), counted)
 
 
 def centred_columns(centred: Columns, d: int) -> np.ndarray:
@@ -389,46 +378,6 @@ def ready_on_host(
     blocks[n // b :], norms[n:] = padding[:, None], _without_warnings(np.dot, padding, padding)
     variance = over(functools.partial(fill, mean=mean, centre=centre)) / total_weight
     return _put_on_devices((blocks, weights.reshape(m, b), norms.reshape(m, b)), (centre, variance, total_weight), mesh)
-
-
-def ready_with_holes(
-    x: np.ndarray,
-    sample_weight: np.ndarray | None,
-    size_of_block: Callable[[tuple[int, int]], int],
-    *,
-    centred: Columns,
-    mesh: Mesh | None = None,
-    dtype: Any = None,
-    order: np.ndarray | None = None,
-    by_pattern: bool = False,
-) -> Rows:
-    """`ready_on_host` where NaN was not observed; with `by_pattern` rows that miss the same values lie together in runs."""
-    n, d = x.shape
-    dtype = x.dtype if dtype is None else np.dtype(dtype)
-    weights = np.ones(n, dtype) if sample_weight is None else np.asarray(sample_weight, dtype)
-    counts = weights > 0
-    check_observed(x, None if counts.all() else counts)
-    mean, variance = moments_of_observed(x, weights)
-    centre = np.where(centred_columns(centred, d), mean, 0.0).astype(dtype).astype(x.dtype)
-    x = _without_warnings(np.subtract, x, centre).astype(dtype)
-    x[~counts] = np.where(np.isnan(x[~counts]), np.nan, 0.0)  # what they hold beside NaN does not matter
-    order = np.arange(n) if order is None else order
-    block, run = size_of_block((bucket(n), d)), 1
-    if by_pattern:
-        patterns = patterns_of(x[order])
-        run = run_length(patterns, d, min(block, MAX_RUN))
-        block = max(run, block - block % run)
-        order = expand(order, in_runs(patterns, run, SEGMENT if len(order) > SEGMENT else None))
-    devices, size = 1 if mesh is None else mesh.size, bucket(len(order))
-    m = devices * -(-size // (devices * block))
-    b = -(-size // (m * run)) * run
-    rows, kept = np.zeros((m * b, d), dtype), np.zeros(m * b, dtype)
-    rows[: len(order)] = x[np.where(order < 0, -1 - order, order)]
-    kept[: len(order)] = np.where(order < 0, 0, weights[np.maximum(order, 0)])
-    blocks = np.ascontiguousarray(rows.reshape(m, b, d).transpose(0, 2, 1))
-    of_rows = blocks, kept.reshape(m, b), np.zeros((m, b), dtype)
-    found = _put_on_devices(of_rows, (centre, variance, np.sum(weights, dtype=np.float64)), mesh)
-    return dataclasses.replace(found, run=run)
 
 
 def _put_on_devices(of_rows: tuple[np.ndarray, ...], of_frame: tuple[Any, ...], mesh: Mesh | None) -> Rows:

@@ -26,8 +26,8 @@ import numpy as np
 from jax import Array
 
 from jaxem.families.base import Family
-from jaxem.families.movable import Movable
-from jaxem.observed import filled, seen_in
+from jaxem.families.incomplete import Incomplete
+from jaxem.observed import seen_in
 from jaxem.primitives import alive, dot, epsilon, normalise, positive, tiny, weighted_sum
 from jaxem.priors import Beta, DirichletProbs, Gamma
 from jaxem.stats import Stats
@@ -63,19 +63,11 @@ class Totals(NamedTuple):
     totals: Array
 
 
-class Discrete(Movable):
-    """What the three share: a pass and its statistics, given T, eta, A and h."""
+class Discrete(Incomplete):
+    """What the three share: a pass and its statistics, given T, eta, A and h.
 
-    missing = False
-    """Whether NaN is a value that was not observed: it is left out, and each feature counts the rows that have it."""
-
-    @property
-    def holes(self) -> bool:
-        return self.missing
-
-    @property
-    def movable(self) -> bool:
-        return not self.missing
+    A missing value is left out, and each feature counts the rows that have it.
+    """
 
     @abc.abstractmethod
     def features(self, x: Array) -> Array:
@@ -177,9 +169,6 @@ class Discrete(Movable):
     def expected_values(self, params: Any) -> Array:
         """The expected value of each component and feature, `[k, d]`; by default the parameters."""
         return jax.tree.leaves(params)[0]
-
-    def coordinates(self, x: Array, sample_weight: Array) -> Array:
-        return filled(x, sample_weight) if self.missing else x
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

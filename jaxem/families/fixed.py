@@ -106,7 +106,9 @@ class Uniform(_Fixed):
         lows, highs = (params.lows - margin[None, :])[None], (params.highs + margin[None, :])[None]  # [1, k, d]
         missing = x != x
         inside = ((x[:, None, :] >= lows) & (x[:, None, :] <= highs)) | missing[:, None, :]
-        volumes = jnp.sum(jnp.where(missing, 0.0, jnp.log(high - low)[None, :]), axis=1, keepdims=True)  # of what was observed
+        volumes = jnp.sum(
+            jnp.where(missing, 0.0, jnp.log(high - low)[None, :]), axis=1, keepdims=True
+        )  # of what was observed
         return jnp.where(jnp.all(inside, axis=2), -volumes, -jnp.inf)
 
     def settle(self, params: UniformParams, centre: Array) -> UniformParams:

@@ -37,10 +37,11 @@ from jaxem.distances import (
     first_moments_by_products,
 )
 from jaxem.families.base import Family
+from jaxem.families.incomplete import ByFeature
 from jaxem.families.movable import CANCELLATION, AboutMeans
 from jaxem.linalg import make_proper
 from jaxem.moments import weighted_moments
-from jaxem.observed import LOG_2PI, filled, log_prob_of_features, moments_of_features, pooled_moments
+from jaxem.observed import LOG_2PI, pooled_moments
 from jaxem.primitives import alive, all_lanes, dot, epsilon, normalise, positive, tiny, weighted_sum
 from jaxem.priors import NormalInverseWishart
 from jaxem.stats import Stats
@@ -89,7 +90,7 @@ class Prepared(NamedTuple):
 FirstMoments = Callable[[Array, Array, Array], Array]  # of columns [d, b] about means [k, d], weighted by resp [k, b]
 
 
-class Gaussian(AboutMeans):
+class Gaussian(AboutMeans, ByFeature):
     """What the six share: means, and everything but the form of the covariances."""
 
     location = True
@@ -98,8 +99,6 @@ class Gaussian(AboutMeans):
     """Whether all components have one covariance."""
     by_matrices: ClassVar[bool] = False
     """Whether covariances are matrices."""
-    missing = False
-    """Whether NaN is a value that was not observed."""
 
     # -- the form of the covariances ----------------------------------------------------------------------------------
 
@@ -162,10 +161,6 @@ class Gaussian(AboutMeans):
         """Pooled variances `[d]` that have a density: constant features get variance 1."""
         return jnp.where(variances > 0, variances, 1.0)
 
-    def variances(self, covariances: Array, k: int, d: int) -> Array:
-        """The variance of each component and feature, `[k, d]`."""
-        return jnp.broadcast_to(covariances.reshape(k, -1), (k, d))
-
     def sizes(self, covariances: Array) -> Array:
         """What a change of each entry of the covariances is measured by, in their shape: the variances, or their geometric
         means."""
@@ -187,41 +182,6 @@ class Gaussian(AboutMeans):
     @abc.abstractmethod
     def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
         """Standard errors `[q]` of those coordinates from one row, of which component j has the share `weights[j]`."""
-
-    # -- missing values (observed.py) ---------------------------------------------------------------------------------
-
-    def see(self, params: GaussianParams, x: Array, run: int) -> tuple[Array, Callable[[Array], GaussianStats]]:
-        """Log densities `[k, b]` of what was observed of columns `x` `[d, b]`, and what makes statistics of `resp` `[k, b]`.
-
-        By default features are independent, and a missing value is left out.
-        """
-        del run
-        means, (k, d) = params.means, params.means.shape
-        variances = self.variances(params.covariances, k, d)
-
-        def stats(resp: Array) -> GaussianStats:
-            counts, first, second = moments_of_features(means, x, resp)
-            return self.of_features(counts, first, second)
-
-        return log_prob_of_features(means, variances, x), stats
-
-    def of_features(self, counts: Array, first: Array, second: Array) -> GaussianStats:
-        """Statistics of moments `[k, d]` of independent features."""
-        raise NotImplementedError(f"{self!r} has no missing values")
-
-    @property
-    def holes(self) -> bool:
-        return self.missing
-
-    @property
-    def movable(self) -> bool:
-        return not self.missing
-
-    def coordinates(self, x: Array, sample_weight: Array) -> Array:
-        return filled(x, sample_weight) if self.missing else x
-
-    def impute(self, params: GaussianParams, resp: Array, x: Array) -> Array:
-        return jnp.where(x == x, x, dot("nk,kd->nd", resp, params.means)) if self.missing else x
 
     # -- the contract -------------------------------------------------------------------------------------------------
 
@@ -251,19 +211,12 @@ class Gaussian(AboutMeans):
 
     def prepare(self, params: GaussianParams, log_weights: Array | None = None) -> Any:
         if self.missing:
-            return params, 0.0 * params.means[:, 0] if log_weights is None else log_weights
+            return self.prepare_seeing(params, log_weights)
         precisions = self.precisions(params.covariances)
         constants = self._log_constants(params, precisions) + (0.0 if log_weights is None else log_weights)
         has_products = self._has_products(params.means.shape[1])
         suffice = all_lanes(self.products_suffice(params.means, precisions)) if has_products else None
         return Prepared(params.means, precisions, constants, suffice)
-
-    def stats_of_runs(self, prepared: Any, x: Array, w: Array, run: int) -> Stats:
-        params, log_weights = prepared
-        log_prob, stats_of = self.see(params, x, run)
-        log_prob, resp = normalise(log_weights[:, None] + log_prob, axis=0)
-        resp = resp * w[None, :]  # [k, b]
-        return Stats(weighted_sum(w, log_prob), jnp.sum(resp, axis=1), stats_of(resp))
 
     def block_stats(self, prepared: Any, x: Array, w: Array, norms: Array) -> Stats:
         if self.missing:

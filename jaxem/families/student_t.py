@@ -15,6 +15,7 @@ and what it raises is the expected log density of row and scale, less that of th
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,9 +27,9 @@ from jax.scipy.special import digamma, gammaln, polygamma
 from jaxem.distances import first_moments_by_differences
 from jaxem.families.base import Family
 from jaxem.families.gaussian import GaussianParams, GaussianStats
+from jaxem.families.incomplete import Seeing
 from jaxem.families.matrices import Full
-from jaxem.families.movable import Movable
-from jaxem.observed import LOG_2PI, Seen, bound_of_seen, filled, moments_of_seen, see
+from jaxem.observed import LOG_2PI, bound_of_seen, moments_of_seen, see
 from jaxem.primitives import alive, epsilon, normalise, positive, weighted_sum
 from jaxem.priors import NormalInverseWishart
 from jaxem.stats import Stats
@@ -62,7 +63,7 @@ class StudentTStats(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class StudentT(Movable):
+class StudentT(Seeing):
     """Student's t with a scale matrix `[k, d, d]` for each component and its degrees of freedom `[k]`.
 
     Robust where `Full` is not: a row far away counts little. `dof` fixes the degrees of freedom of all components; by
@@ -89,39 +90,27 @@ class StudentT(Movable):
         return StudentTParams(*pooled, jnp.full(n_components, first, pooled.means.dtype))
 
     @property
-    def holes(self) -> bool:
-        return self.missing
-
-    @property
     def by_pattern(self) -> bool:
         return self.missing
-
-    @property
-    def movable(self) -> bool:
-        return not self.missing
-
-    def coordinates(self, x: Array, sample_weight: Array) -> Array:
-        return filled(x, sample_weight) if self.missing else x
 
     def impute(self, params: StudentTParams, resp: Array, x: Array) -> Array:
         return Full(self.missing).impute(_normal(params), resp, x)
 
-    def see(self, params: StudentTParams, x: Array, run: int) -> tuple[Array, Seen]:
-        """Log densities `[k, b]` of what was observed of columns `x` `[d, b]`, and what was seen."""
+    def see(self, params: StudentTParams, x: Array, run: int) -> tuple[Array, Callable[[Array], StudentTStats]]:
         seen, dof = see(params.means, params.scales, x, run), params.dofs[:, None]
-        ratios = jnp.stack(
-            [_log_gamma_ratio(0.5 * params.dofs, d) for d in range(x.shape[0] + 1)], axis=1
-        )  # [k, d + 1]
-        ratio = ratios[:, seen.counts.astype(int)]
-        volumes = seen.log_dets + LOG_2PI * seen.counts[None, :]
-        return ratio - 0.5 * (volumes + (dof + seen.counts[None, :]) * jnp.log1p(seen.squares / dof)), seen
+        sizes = range(x.shape[0] + 1)
+        a, b = 0.5 * (dof + seen.counts[None, :]), 0.5 * (dof + seen.squares)
 
-    def stats_of_runs(self, prepared: Any, x: Array, w: Array, run: int) -> Stats:
-        params, log_weights = prepared
-        log_prob, seen = self.see(params, x, run)
-        log_prob, resp = normalise(log_weights[:, None] + log_prob, axis=0)
-        resp = resp * w[None, :]  # [k, b]
-        return Stats(weighted_sum(w, log_prob), jnp.sum(resp, axis=1), self._stats_of_seen(params, seen, resp))
+        def stats(resp: Array) -> StudentTStats:
+            counted, counts = resp * a / b, jnp.sum(resp, axis=1)
+            digammas = seen.of_counts([digamma(0.5 * (params.dofs + i)) for i in sizes])
+            excess = jnp.sum(resp * (a / b + jnp.log(b) - digammas), axis=1)
+            moments = GaussianStats(jnp.sum(counted, axis=1), counts, *moments_of_seen(seen, counted, resp))
+            return StudentTStats(moments, excess, counts)
+
+        ratio = seen.of_counts([_log_gamma_ratio(0.5 * params.dofs, i) for i in sizes])
+        volumes = seen.log_dets + LOG_2PI * seen.counts[None, :]
+        return ratio - 0.5 * volumes - a * jnp.log1p(seen.squares / dof), stats
 
     def log_prob(self, params: StudentTParams, x: Array) -> Array:
         if self.missing:
@@ -130,13 +119,13 @@ class StudentT(Movable):
 
     def suff_stats(self, params: StudentTParams, x: Array, resp: Array) -> StudentTStats:
         if self.missing:
-            return self._stats_of_seen(params, self.see(params, x.T, 1)[1], resp.T)
+            return self.see(params, x.T, 1)[1](resp.T)
         prepared = self.prepare(params)
         return self._stats(prepared, x.T, resp.T, self._block(prepared, x.T)[1])
 
     def prepare(self, params: StudentTParams, log_weights: Array | None = None) -> Any:
         if self.missing:
-            return params, 0.0 * params.dofs if log_weights is None else log_weights
+            return self.prepare_seeing(params, log_weights)
         normal = NORMAL.prepare(_normal(params), log_weights)
         d, dof = params.means.shape[1], params.dofs
         return normal._replace(constants=normal.constants + _log_gamma_ratio(0.5 * dof, d)), dof
@@ -290,15 +279,6 @@ class StudentT(Movable):
         moments = NORMAL.moments(normal.means, normal.precisions, x, counted, squares, first_moments_by_differences)
         excess = jnp.sum(resp * (u + jnp.log(b)), axis=1) - counts * digamma(a[:, 0])
         return StudentTStats(GaussianStats(jnp.sum(counted, axis=1), counts, *moments), excess, counts)
-
-    def _stats_of_seen(self, params: StudentTParams, seen: Seen, resp: Array) -> StudentTStats:
-        dof, counts = params.dofs[:, None], jnp.sum(resp, axis=1)
-        a, b = 0.5 * (dof + seen.counts[None, :]), 0.5 * (dof + seen.squares)
-        u = a / b
-        counted = resp * u
-        excess = jnp.sum(resp * (u + jnp.log(b) - digamma(a)), axis=1)
-        moments = GaussianStats(jnp.sum(counted, axis=1), counts, *moments_of_seen(seen, counted, resp))
-        return StudentTStats(moments, excess, counts)
 
 
 def _normal(params: StudentTParams) -> GaussianParams:
