@@ -179,6 +179,7 @@ class Estimator(DensityMixin, BaseEstimator):
     @_fit_context(prefer_skip_nested_validation=True)
     def _partial_fit(self, X: Any, sample_weight: Any, batch: Hashable) -> None:  # noqa: N803
         known: Batches | None = getattr(self, "_batches", None)
+        as_movable(self._asked_for()[0])
         x = self._as_rows(X, reset=not self._is_started())
         self._check_batch(batch, known)
         if known is not None:
@@ -371,13 +372,25 @@ class Estimator(DensityMixin, BaseEstimator):
 
     def _as_rows(self, X: Any, *, reset: bool) -> np.ndarray:  # noqa: N803
         """X as checked rows of float64 or float32."""
+        holes = self.__sklearn_tags__().input_tags.allow_nan
         if isinstance(X, np.ma.MaskedArray) and np.ma.is_masked(X):
-            raise ValueError(f"X has a mask over {int(np.sum(X.mask))} values; drop those rows or fill them in")
+            if not holes:
+                raise ValueError(f"X has a mask over {int(np.sum(X.mask))} values; drop those rows or fill them in")
+            X = np.where(np.ma.getmaskarray(X), np.nan, X.data.astype(np.result_type(X.dtype, np.float32)))  # noqa: N806
         if isinstance(X, np.ndarray) and not X.dtype.isnative:
             X = X.astype(X.dtype.newbyteorder("="))  # noqa: N806
         least = {"ensure_min_samples": 2} if reset else {}
         try:
-            return validate_data(self, X, reset=reset, dtype=FLOATS, **least)
+            return validate_data(
+                self, X, reset=reset, dtype=FLOATS, ensure_all_finite="allow-nan" if holes else True, **least
+            )
+        except ValueError as error:
+            if holes or "contains NaN" not in str(error):
+                raise
+            raise ValueError(
+                "Input X contains NaN; drop or fill those rows, or fit with missing=True, where NaN is a value that was not "
+                "observed"
+            ) from None
         except OverflowError as error:
             raise ValueError(f"X holds a whole number too large for float64 ({error}); rescale the data") from error
 
@@ -491,7 +504,9 @@ class MixtureModel(Estimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         with contextlib.suppress(TypeError, ValueError, IndexError):  # no family, or one of certain columns
-            possible = as_family(self.family).support(np.full((1, 1), -1.0))
+            family = as_family(self.family)
+            tags.input_tags.allow_nan = bool(family.holes)
+            possible = family.support(np.full((1, 1), -1.0))
             tags.input_tags.positive_only = not np.all(possible)
         return tags
 
@@ -618,7 +633,7 @@ class MixtureModel(Estimator):
                 k = self.n_components if reset else self.mixture_.n_components
                 as_supported(as_family(self.family) if reset else self.mixture_.family, x, k, exact=True)
             except ValueError as error:
-                negative = x.min() < 0 and self.__sklearn_tags__().input_tags.positive_only
+                negative = np.fmin.reduce(x, axis=None) < 0 and self.__sklearn_tags__().input_tags.positive_only
                 raise ValueError(f"{'Negative values in data: ' if negative else ''}{error}") from None
         return x
 

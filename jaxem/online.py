@@ -216,6 +216,8 @@ def as_movable(family: Family) -> Movable:
     """The family, or a NotImplementedError if its statistics cannot be moved."""
     if isinstance(family, Movable) and family.movable:
         return family
+    if family.holes:
+        raise NotImplementedError(f"{family!r} cannot be fitted batch by batch where values are missing; fit all rows")
     raise NotImplementedError(
         f"{family.shown_name} cannot be fitted batch by batch: its statistics hold at one set of parameters only; fit all "
         "rows, or derive the family from jaxem.Movable"

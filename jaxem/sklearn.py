@@ -57,6 +57,7 @@ from jaxem.families.gaussian import (
 )
 from jaxem.families.matrices import Full
 from jaxem.families.tied import Tied
+from jaxem.holes import moments_of_observed
 from jaxem.lanes import Queue, Settings, lane_count, run_through
 from jaxem.mixture import Mixture
 from jaxem.moments import CHUNK
@@ -111,6 +112,8 @@ class GaussianMixture(Estimator):
         chunk_size: rows worked on at a time; computed from the shapes by default.
         learning_decay, learning_offset: of `partial_fit` without labels: how fast old batches fade, above 1/2 and at most 1;
             and by how many batches the count of batches is put forward.
+        missing: whether NaN in X is a value that was not observed: the likelihood is that of what was, exactly. Starts take the
+            mean of its column for it. Then `partial_fit` cannot be used.
 
     Attributes are scikit-learn's, and
 
@@ -152,6 +155,7 @@ class GaussianMixture(Estimator):
         "chunk_size": [Interval(Integral, 1, None, closed="left"), None],
         "learning_decay": [Interval(Real, 0.5, 1.0, closed="right")],
         "learning_offset": [Interval(Real, 0.0, None, closed="left")],
+        "missing": ["boolean"],
     }
 
     def __init__(
@@ -174,6 +178,7 @@ class GaussianMixture(Estimator):
         chunk_size: int | None = None,
         learning_decay: float = DECAY,
         learning_offset: float = OFFSET,
+        missing: bool = False,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -192,6 +197,7 @@ class GaussianMixture(Estimator):
         self.chunk_size = chunk_size
         self.learning_decay = learning_decay
         self.learning_offset = learning_offset
+        self.missing = missing
 
     @classmethod
     def from_parameters(
@@ -225,12 +231,20 @@ class GaussianMixture(Estimator):
     @classmethod
     def from_mixture(cls, mixture: Mixture) -> "GaussianMixture":
         """A fitted model with the parameters of a `jaxem.Mixture` of Gaussians, such as `jaxem.io.load` gives."""
-        names = [name for name, family in FORMS.items() if family == mixture.family]
+        missing = mixture.family.missing if isinstance(mixture.family, Gaussian) else False
+        names = [name for name, family in FORMS.items() if _that_misses(family, missing) == mixture.family]
         if not names:
             raise ValueError(f"mixture has family {mixture.family!r}; give one of {[*FORMS.values()]}")
         means, covariances = (np.asarray(leaf) for leaf in mixture.components)
         weights = np.exp(np.asarray(mixture.log_weights, np.float64))
-        return cls.from_parameters(weights.astype(means.dtype), means, covariances, names[0])
+        model = cls.from_parameters(weights.astype(means.dtype), means, covariances, names[0])
+        model.missing = missing
+        return model
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = bool(self.missing)
+        return tags
 
     # -- fitting ------------------------------------------------------------------------------------------------------
 
@@ -245,14 +259,19 @@ class GaussianMixture(Estimator):
             self._check_warm_start(x.shape[1])
         if searching:
             _check_none(given)
-        _check_scale(x, weight, 0.0 if searching else self.reg_covar)
+        complete = _complete(x, weight) if self.missing else x
+        _check_scale(complete, weight, 0.0 if searching else self.reg_covar)
         random_state = check_random_state(self.random_state)
         with self._float_scope(x.dtype):
             if searching:
                 found = self._search(x, weight, random_state)
             else:
                 rows = as_rows(self._family, x, weight, self.n_components, chunk_size=self.chunk_size)
-                starts = [self._parameters().astype(x.dtype)] if warm else self._starts(x, weight, given, random_state)
+                starts = (
+                    [self._parameters().astype(x.dtype)]
+                    if warm
+                    else self._starts(complete, weight, given, random_state)
+                )
                 found = self._climb(starts, rows, float(self.lower_bound_) if warm else -math.inf)
         if not found.converged and (self.max_iter > 0 or found.warning):
             warnings.warn(found.warning or NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
@@ -578,7 +597,7 @@ class GaussianMixture(Estimator):
 
     @property
     def _family(self) -> Gaussian:
-        return FORMS[self.covariance_type]
+        return _that_misses(FORMS[self.covariance_type], self.missing)
 
     def _parameters(self) -> "Parameters":
         """From the attributes. They may have been set by hand; then precisions_cholesky_ decides, as in scikit-learn.
@@ -713,12 +732,17 @@ class _RegCovar(Prior):
     def imagined(self, family: Gaussian, params: GaussianParams, stats: Stats) -> Stats:
         counts, d = stats.components.counts, params.means.shape[1]
         lost = jnp.where(counts > FAINT, 0.0, 1.0)
+        nothing = super().imagined(family, params, stats)
+        if counts.ndim == 2:  # each feature counts the rows that have it
+            move = lost * (self.mean[None, :] - params.means)
+            own = self.reg_covar * (counts + lost) + lost * jnp.diagonal(self.covariance)[None, :] + FAINT * move**2
+            components = family.of_features(lost, FAINT * move, own)
+            return dataclasses.replace(nothing, components=components._replace(counts=FAINT * lost))
         degrees = jnp.zeros_like(lost) if family.shared else lost
         move = lost[:, None] * (self.mean[None, :] - params.means)
         identity = jnp.eye(d, dtype=counts.dtype)
         second = family.scatter(self.reg_covar * identity, counts + degrees) + family.scatter(self.covariance, degrees)
         second = second + family.outer(math.sqrt(FAINT) * move)
-        nothing = super().imagined(family, params, stats)
         return dataclasses.replace(nothing, components=GaussianStats(FAINT * lost, degrees, FAINT * move, second))
 
 
@@ -828,9 +852,20 @@ def _m_step_of(x: np.ndarray, resp: np.ndarray, total: float, family: Gaussian, 
     return Parameters(*(leaf.astype(x.dtype) for leaf in leaves))
 
 
+def _that_misses(family: Gaussian, missing: bool) -> Gaussian:
+    """The same family, or the one to which NaN is a value that was not observed."""
+    return cast(Gaussian, dataclasses.replace(cast(Any, family), missing=True)) if missing else family
+
+
+def _complete(x: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """Rows with the mean of its column in place of a missing value."""
+    mean, _ = moments_of_observed(x, np.ones(len(x)) if weight is None else weight)
+    return np.where(np.isnan(x), mean[None, :].astype(x.dtype), x)
+
+
 def _covariance(rows: Rows) -> np.ndarray:
-    """The covariance `[d, d]` of all rows."""
-    blocks, weights = np.asarray(rows.blocks, np.float64), np.asarray(rows.weights, np.float64)
+    """The covariance `[d, d]` of all rows; a missing value is taken to be the mean, from which all are differences."""
+    blocks, weights = np.nan_to_num(np.asarray(rows.blocks, np.float64)), np.asarray(rows.weights, np.float64)
     return sum((w * block) @ block.T for block, w in zip(blocks, weights, strict=True)) / weights.sum()
 
 
