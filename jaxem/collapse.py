@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from jaxem.checks import already_told, as_mixture, as_supported, as_weights
 from jaxem.families.gaussian import FEW, FLAT, MIN_EIGENVALUE, Gaussian
+from jaxem.holes import moments_of_observed
 from jaxem.linalg import SINGULAR
 from jaxem.mixture import Mixture
 from jaxem.reasons import Collapse, Reasons, is_spherical
@@ -61,12 +62,19 @@ def _rows_of(mixture: Mixture, x: Any, sample_weight: ArrayLike | None) -> tuple
     if isinstance(x, Rows):
         rows = as_rows(mixture.family, x, sample_weight, mixture.n_components, like=mixture)
         matrix, weights = (np.asarray(leaf) for leaf in rows.as_matrix())
-        return matrix + np.asarray(rows.frame.centre), weights.astype(np.float64)
+        return _complete(matrix + np.asarray(rows.frame.centre), weights), weights.astype(np.float64)
     data = as_supported(
         mixture.family, x, mixture.n_components, mixture.family.n_features(mixture.components), exact=True
     )
     given = as_weights(sample_weight, data.shape[0], np.float64)
-    return np.asarray(data), np.ones(data.shape[0]) if given is None else np.asarray(given, np.float64)
+    weights = np.ones(data.shape[0]) if given is None else np.asarray(given, np.float64)
+    return _complete(np.asarray(data), weights), weights
+
+
+def _complete(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Rows with the mean of its column in place of a missing value: near enough to find a reason."""
+    missing = np.isnan(x)
+    return np.where(missing, moments_of_observed(x, weights)[0].astype(x.dtype), x) if missing.any() else x
 
 
 def _judge_gaussians(mixture: Mixture, data: Standard, dtype: np.dtype) -> Collapse | None:

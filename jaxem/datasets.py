@@ -83,6 +83,7 @@ class Options(NamedTuple):
     texts: frozenset[str] = MISSING  # that stand for a missing value
     codes: tuple[float, ...] = ()  # likewise
     drop_missing: bool = False
+    keep_missing: bool = False
 
 
 def faithful() -> np.ndarray:
@@ -109,6 +110,7 @@ def read_table(
     header: bool | None = None,
     na: Sequence[str | float] | str | float = (),
     drop_missing: bool = False,
+    keep_missing: bool = False,
 ) -> Table:
     """Read a table of numbers; the suffix tells the format: .csv, .tsv, .txt, .dat (or one of these with .gz), .parquet, .npy.
 
@@ -122,13 +124,14 @@ def read_table(
         header: whether the first row has the names of the columns. Told by default.
         na: what stands for a missing value beside the usual texts ("", "NA", "--" ...): texts, or numbers such as -999.
         drop_missing: whether rows with a missing value are left out; else one is an error.
+        keep_missing: whether a missing value is NaN in the table, for a family with `missing=True`.
 
     Raises:
         DataError: naming the file, the place, what was found there and what to do.
         ValueError: for an argument that cannot be meant.
     """
-    source = open_table(path, delimiter=delimiter, decimal=decimal, header=header, na=na, drop_missing=drop_missing)
-    return source.read(columns)
+    marks = dict[str, Any]({"delimiter": delimiter, "decimal": decimal, "header": header, "na": na})
+    return open_table(path, **marks, drop_missing=drop_missing, keep_missing=keep_missing).read(columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,9 +179,10 @@ def open_table(
     header: bool | None = None,
     na: Sequence[str | float] | str | float = (),
     drop_missing: bool = False,
+    keep_missing: bool = False,
 ) -> OpenTable:
     """Find out which columns a file has; arguments and errors are those of `read_table`."""
-    options = options_of(delimiter, decimal, header, na, drop_missing)
+    options = options_of(delimiter, decimal, header, na, drop_missing, keep_missing)
     if str(path) in STDIN:
         if sys.stdin is None:
             raise DataError("standard input is closed; give the name of a file")
@@ -197,7 +201,9 @@ def as_source(name: str, table: Table) -> OpenTable:
     return OpenTable(name, table.columns, True, table.notes, Options(), numbers)
 
 
-def options_of(delimiter: Any, decimal: Any, header: Any, na: Any, drop_missing: bool) -> Options:
+def options_of(
+    delimiter: Any, decimal: Any, header: Any, na: Any, drop_missing: bool, keep_missing: bool = False
+) -> Options:
     """The keyword arguments of `read_table`, checked."""
     if delimiter is not None and (not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n\0#'):
         raise ValueError(f"delimiter = {delimiter!r} cannot part columns; give one character such as ',' or ' '")
@@ -211,7 +217,11 @@ def options_of(delimiter: Any, decimal: Any, header: Any, na: Any, drop_missing:
             raise ValueError(f"na = {code!r} is neither text nor a number; give such as 'NA' or -999")
     texts = [str(code).strip() for code in given]
     codes = tuple(float(text) for text in texts if is_number(text))
-    return Options(Asked(delimiter, decimal, header), MISSING | set(texts), codes, bool(drop_missing))
+    if drop_missing and keep_missing:
+        raise ValueError("drop_missing and keep_missing exclude each other; give one of the two")
+    return Options(
+        Asked(delimiter, decimal, header), MISSING | set(texts), codes, bool(drop_missing), bool(keep_missing)
+    )
 
 
 @contextlib.contextmanager
@@ -649,20 +659,39 @@ def _as_table(source: OpenTable, columns: tuple[str, ...], found: Numbers) -> Ta
             raise DataError(f"{path} has no row without a missing value; choose columns with --columns")
         words = "has a missing value and is" if left_out == 1 else "have a missing value and are"
         notes.append(f"{left_out} of {len(kept)} rows {words} left out")
-    bad = np.argwhere(~np.isfinite(values))
+    kept_missing = options.keep_missing and missing.any()
+    if kept_missing:
+        notes.append(_missing_in_words(missing, columns))
+    bad = np.argwhere(np.isinf(values) if options.keep_missing else ~np.isfinite(values))
     if len(bad):
         row, column = bad[0]
         place, held = found.place(int(row if kept is None else np.flatnonzero(kept)[row]), columns[column])
         lost = math.isnan(values[row, column])
         what = "a missing value or NaN" if lost else str(values[row, column])
         what = f"{held[:40]!r}, {what}" if held else what
-        remedy = "leave such rows out with --drop-missing" if lost else "say --na=inf if that is a missing value"
+        remedy = "fit with --missing, or leave such rows out with --drop-missing"
+        remedy = remedy if lost else "say --na=inf if that is a missing value"
         raise DataError(
             f"{path}: {place}, column {columns[column]!r} holds {what}; fill it in, or {remedy} ({len(bad)} such values)"
         )
-    notes += _some([note for j, name in enumerate(columns) if (note := _counter(name, values[:, j], source.named))])
-    notes += _some([note for j, name in enumerate(columns) if (note := _odd_values(name, values[:, j]))])
+    seen = [values[~np.isnan(values[:, j]), j] if kept_missing else values[:, j] for j in range(len(columns))]
+    notes += _some(
+        [note for name, own in zip(columns, seen, strict=True) if (note := _counter(name, own, source.named))]
+    )
+    notes += _some([note for name, own in zip(columns, seen, strict=True) if (note := _odd_values(name, own))])
     return Table(values, columns, tuple(notes), kept)
+
+
+def _missing_in_words(missing: np.ndarray, columns: Sequence[str]) -> str:
+    """How many values are missing, and where."""
+    counts = missing.sum(axis=0)
+    held = [f"{columns[j]} {counts[j]}" for j in np.argsort(-counts, kind="stable") if counts[j]]
+    more = f", {len(held) - MOST_NOTED} more" if len(held) > MOST_NOTED else ""
+    rows = int(missing.any(axis=1).sum())
+    return (
+        f"{int(counts.sum())} values are missing, in {rows} of {len(missing)} rows: {', '.join(held[:MOST_NOTED])}{more}; the "
+        "fit takes what was observed"
+    )
 
 
 def _counter(name: str, values: np.ndarray, named: bool) -> str | None:

@@ -281,8 +281,10 @@ def _from_description(described: Any, depth: int) -> Family:
         raise ValueError(
             f"known are {[*FAMILIES]}; make one of your own known by jaxem.io.register (--family module:Class)"
         )
-    fields = {field.name for field in dataclasses.fields(cast(Any, known))} if isinstance(known, type) else set()
-    if set(settings) != fields:
+    every = dataclasses.fields(cast(Any, known)) if isinstance(known, type) else ()
+    fields = {field.name for field in every}
+    needed = {field.name for field in every if field.default is dataclasses.MISSING}  # older files lack newer settings
+    if not needed <= set(settings) <= fields:
         raise ValueError(f"{name} has the settings {sorted(fields)}")
     if isinstance(known, Family):
         return known

@@ -16,7 +16,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.checks import as_components, as_data, as_family, as_weights
+from jaxem.holes import moments_of_observed
 from jaxem.moments import moments_of
+from jaxem.observed import pooled_moments
+from jaxem.primitives import is_traced
 from jaxem.priors import NormalInverseWishart
 
 
@@ -87,11 +90,16 @@ def variance_floor(x: ArrayLike, floor: Array | float, sample_weight: ArrayLike 
 
 
 def _moments(x: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Array, Array, Array]:
-    """Total weight `[]`, mean `[d]` and covariance `[d, d]` of the rows that count."""
-    data = as_data(x, exact=True)
+    """Total weight `[]`, mean `[d]` and covariance `[d, d]` of the rows that count; NaN is a value that was not observed."""
+    data = as_data(x, exact=True, holes=True)
     dtype = jax.dtypes.canonicalize_dtype(data.dtype)
-    weights = as_weights(sample_weight, data.shape[0], dtype)
-    return moments_of(data, jnp.ones(data.shape[0], dtype) if weights is None else weights)
+    given = as_weights(sample_weight, data.shape[0], dtype)
+    weights = jnp.ones(data.shape[0], dtype) if given is None else jnp.asarray(given)
+    if is_traced(data, weights) or not np.isnan(data).any():
+        return moments_of(data, weights)
+    place, _ = moments_of_observed(np.asarray(data), np.asarray(weights))
+    total, mean, covariance = pooled_moments(jnp.asarray(np.asarray(data) - place, dtype), weights, matrix=True)
+    return total, mean + place.astype(dtype), covariance
 
 
 def _positive(name: str, value: Any) -> Any:

@@ -131,14 +131,19 @@ def _multinomial(key: Array, rows: Rows, mixture: Mixture, n: int) -> dict[str, 
 
 
 def _parametric(key: Array, rows: Rows, mixture: Mixture, n: int) -> dict[str, Array]:
-    """As many rows as there are places for, of which the first n count. Rows are drawn where the data lie."""
+    """As many rows as there are places for, of which the first n count. Rows are drawn where the data lie.
+
+    Where the data give columns, or miss values, so do the rows drawn in their places.
+    """
     family, (m, d, b) = mixture.family, rows.blocks.shape
     label_key, row_key = jax.random.split(key)
     labels = jax.random.categorical(label_key, mixture.log_weights, shape=(m * b,))
     given = rows.as_matrix()[0][:, : family.n_given] + rows.frame.centre[None, : family.n_given]
     drawn = family.complete(row_key, mixture.components, labels, given)
     x = jnp.concatenate([given, drawn], axis=1) - rows.frame.centre[None, :]
-    counts = (rows.weights > 0).ravel() if family.n_given else jnp.arange(m * b) < n
+    if family.holes is not False:
+        x = jnp.where(jnp.isnan(rows.as_matrix()[0]), jnp.nan, x)
+    counts = (rows.weights > 0).ravel() if family.n_given or family.holes else jnp.arange(m * b) < n
     n_counted = jnp.sum(counts)
     weights = jnp.where(counts, rows.frame.total_weight / n_counted, 0.0).astype(x.dtype)
     return {

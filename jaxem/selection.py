@@ -134,7 +134,7 @@ def select(
     key = as_key(key)
     families = tuple(as_family(one) for one in as_several(families))
     counts = as_several(n_components)
-    data, weights, n, n_counted, size = _data(x, sample_weight, n, criterion)
+    data, weights, n, n_counted, size = _data(x, sample_weight, n, criterion, any(family.holes for family in families))
     options = _search_options(options)
     counts = _checked(criterion, families, counts, folds, n_counted, options["prior"])
     shared = max(counts) if size * max(counts) <= SHARED and options["prior"] is None else 0
@@ -153,7 +153,7 @@ def select(
     return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found), n)
 
 
-def _data(x: Any, sample_weight: Any, n: Any, criterion: str) -> tuple[Any, Any, float, int, float]:
+def _data(x: Any, sample_weight: Any, n: Any, criterion: str, holes: bool) -> tuple[Any, Any, float, int, float]:
     """Checked rows, or a Source, and weights; the n of BIC, the number of rows that count, and the numbers in all."""
     if is_source(x):
         if sample_weight is not None:
@@ -166,7 +166,7 @@ def _data(x: Any, sample_weight: Any, n: Any, criterion: str) -> tuple[Any, Any,
             )
         moments = x.overview().moments
         return x, None, as_sample_size(moments.total if n is None else n, None, moments.n), moments.n, math.inf
-    data = as_data(x, exact=True)
+    data = as_data(x, exact=True, holes=holes)
     weights = as_weights(sample_weight, data.shape[0], jax.dtypes.canonicalize_dtype(data.dtype))
     n_counted = data.shape[0] if weights is None else int(np.count_nonzero(weights))
     return data, weights, as_sample_size(n, weights, data.shape[0]), n_counted, data.size

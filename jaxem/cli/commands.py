@@ -28,6 +28,7 @@ from jaxem.cli.reading import (
     DropMissing,
     Header,
     Labels,
+    Missing,
     Na,
     Reading,
     Stream,
@@ -221,6 +222,7 @@ def fit(
     header: Header = None,
     na: Na = None,
     drop_missing: DropMissing = False,
+    missing: Missing = False,
     stream: Stream = False,
     checkpoint: Annotated[
         Path | None,
@@ -242,13 +244,13 @@ def fit(
         counts = _counts(components)
         layers = Layers(labels is not None, background)
         settings = Settings(
-            layers.counts(counts), kinds(covariance, family), layers, seed, budget, restarts,
+            layers.counts(counts), kinds(covariance, family, missing), layers, seed, budget, restarts,
             init or Init.KMEANS_PLUS_PLUS, tol, max_iter, chunk_size, order, checkpoint,
         )  # fmt: skip
         if restarts is None and init is not None:
             settings = settings._replace(restarts=RESTARTS)
         settings.check()
-        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, labels)
+        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, labels, missing)
         if reading.is_streamed(stream):
             start_jax(keep=not no_cache)
             weighted = reading.stream()
@@ -302,6 +304,7 @@ def compare(
     header: Header = None,
     na: Na = None,
     drop_missing: DropMissing = False,
+    missing: Missing = False,
     no_cache: NoCache = False,
     debug: Debug = False,
 ) -> None:
@@ -317,10 +320,10 @@ def compare(
         _check_whole("--replicates", replicates, most=10**6)
         _check_whole("-k", components, most=NO_LIMIT)
         _check_whole("--against", against, most=NO_LIMIT)
-        chosen = kinds(covariance, family)
+        chosen = kinds(covariance, family, missing)
         if len(chosen) > 1:
             raise UsageError("the test compares numbers of components of one kind; give one --covariance or --family")
-        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing)
+        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, missing=missing)
         weighted = reading.read(reading.open())
         start_jax(keep=not no_cache)
         with _precision(weighted.table), progress_bar("testing", replicates) as update:
@@ -660,6 +663,8 @@ def _read_for(model: Path, reading: Reading, own: str | None) -> Task:
     """Load a model, and read of the table the columns that it wants."""
     start_jax()
     saved = _load(model, own)
+    # a model of rows that miss values takes such rows
+    reading = reading._replace(missing=bool(saved.mixture.family.holes) and not reading.drop_missing)
     source = reading.open()
     wanted = columns_of_model(source, reading.chosen, reading.weights, saved.columns)
     return Task(saved.mixture, reading.read(source, wanted))

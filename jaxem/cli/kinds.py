@@ -6,12 +6,13 @@ lies, only the table tells.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import typer
 
@@ -52,9 +53,11 @@ class Layers(NamedTuple):
 
     def wrap(self, family: Family, values: np.ndarray) -> Family:
         """The family of a table `[n, d]`, whose last column has the labels if there are any."""
+        import numpy as np
+
         d = values.shape[1] - self.labels
         if self.background:
-            low, high = values[:, :d].min(axis=0), values[:, :d].max(axis=0)
+            low, high = np.nanmin(values[:, :d], axis=0), np.nanmax(values[:, :d], axis=0)
             # a constant column has no box of its own
             wide = high + (high == low) * (1.0 + abs(high))
             family = jaxem.Union((family, None), (jaxem.Uniform(low, wide), 1))
@@ -75,8 +78,8 @@ class Layers(NamedTuple):
         return Mixture(mixture.log_weights, mixture.components[0], mixture.family.families[0])  # type: ignore[attr-defined]
 
 
-def kinds(covariance: str | None, family: str | None) -> tuple[Kind, ...]:
-    """The kinds that --covariance or --family name; nothing is imported yet."""
+def kinds(covariance: str | None, family: str | None, missing: bool = False) -> tuple[Kind, ...]:
+    """The kinds that --covariance or --family name, with `missing` of what was observed; nothing is imported yet."""
     if covariance is not None and family is not None:
         raise UsageError("--covariance and --family exclude each other; give one of the two")
     option, text = ("--family", family) if family is not None else ("--covariance", covariance or "full")
@@ -86,7 +89,24 @@ def kinds(covariance: str | None, family: str | None) -> tuple[Kind, ...]:
         found += [_kind(one, option) for one in several.get(name.lower(), (name,))]
     if len({kind.name for kind in found}) < len(found):
         raise typer.BadParameter(f"{text!r} names a kind twice; give each once", param_hint=option)
-    return tuple(found)
+    return tuple(Kind(kind.name, _that_misses(kind)) for kind in found) if missing else tuple(found)
+
+
+def _that_misses(kind: Kind) -> Callable[[np.ndarray], Family]:
+    """What makes the family to which a missing value was not observed; a UsageError if there is none."""
+
+    def make(values: np.ndarray) -> Family:
+        family = kind.make(values)
+        if family.holes:
+            return family
+        if "missing" not in {field.name for field in dataclasses.fields(cast(Any, family))}:
+            able = ", ".join((*FORMS, *OTHERS))
+            raise UsageError(
+                f"--missing: {kind.name} components need whole rows; choose from {able}, or --drop-missing"
+            )
+        return cast("Family", dataclasses.replace(cast(Any, family), missing=True))
+
+    return make
 
 
 def _kind(name: str, option: str) -> Kind:
@@ -96,7 +116,7 @@ def _kind(name: str, option: str) -> Kind:
     if lower in OTHERS and not own:
         raise typer.BadParameter(f"{name!r} is no form of covariances; write --family {lower}", param_hint=option)
     if lower == "categorical":
-        return Kind(lower, lambda values: jaxem.Categorical(max(2, int(values.max()) + 1)))
+        return Kind(lower, lambda values: jaxem.Categorical(max(2, int(_largest(values)) + 1)))
     if lower not in FAMILY_NAMES:
         known = [*FORMS, "all", *(OTHERS if own else ()), "mclust or its letters"]
         close = difflib.get_close_matches(lower, [*FAMILY_NAMES, *OTHERS], 1)
@@ -105,6 +125,12 @@ def _kind(name: str, option: str) -> Kind:
     of_class, *arguments = FAMILY_NAMES[lower]
     short = {"diagonal": "diag"}.get(lower, lower)
     return Kind(short, lambda _: getattr(jaxem, of_class)(*arguments))
+
+
+def _largest(values: np.ndarray) -> float:
+    import numpy as np
+
+    return float(np.nanmax(values))
 
 
 def from_module(name: str) -> Family:

@@ -88,6 +88,14 @@ Stream = Annotated[
 DropMissing = Annotated[
     bool, typer.Option("--drop-missing", rich_help_panel=_PANEL, help="Leave out rows with a missing value.")
 ]
+Missing = Annotated[
+    bool,
+    typer.Option(
+        "--missing",
+        rich_help_panel=_PANEL,
+        help="Take a missing value as not observed: the fit uses what was, exactly.",
+    ),
+]
 _WORDS = {"tab": "\t", "\\t": "\t", "blank": " ", "space": " ", "comma": ",", "semicolon": ";", "point": "."}
 """words for marks that a shell makes hard to type"""
 
@@ -104,6 +112,7 @@ class Reading(NamedTuple):
     na: Sequence[str] | None = None
     drop_missing: bool = False
     labels: str | None = None
+    missing: bool = False
 
     @property
     def chosen(self) -> tuple[str, ...] | None:
@@ -133,7 +142,9 @@ class Reading(NamedTuple):
             raise typer.BadParameter(f"{decimal!r} is no decimal mark; give . or ,", param_hint="--decimal")
         codes = [code.strip() for several in self.na or () for code in several.split(",") if code.strip()]
         marks = {"delimiter": delimiter, "decimal": decimal, "header": self.header, "na": codes}
-        return {**marks, "drop_missing": self.drop_missing}
+        if self.missing and self.drop_missing:
+            raise UsageError("--missing and --drop-missing exclude each other; give one of the two")
+        return {**marks, "drop_missing": self.drop_missing, "keep_missing": self.missing}
 
     def is_streamed(self, asked: bool) -> bool:
         """Whether the data are passed over block by block: if that is asked for, if they are several files, or if they are
@@ -163,8 +174,11 @@ class Reading(NamedTuple):
 
         if self.labels is not None:
             raise UsageError("--labels needs a table in memory; leave it out, or leave --stream out")
+        if self.missing:
+            raise UsageError("--missing needs a table in memory; leave it out, or leave --stream out")
         weights = None if self.weights is None else _typed(self.weights).strip()
-        source = Files(str(self.data), self.chosen if names is None else names, weights, **self._marks)
+        marks = {name: value for name, value in self._marks.items() if name != "keep_missing"}
+        source = Files(str(self.data), self.chosen if names is None else names, weights, **marks)
         columns = source.columns or ()
         files = "1 file" if len(source.paths) == 1 else f"{len(source.paths)} files"
         _say([f"{files}, {source.overview().moments.n} rows, columns {', '.join(columns[:20])}; read block by block"])
@@ -266,6 +280,9 @@ def _part(table: Table, what: str) -> tuple[Table, np.ndarray]:
 def _check_weights(name: str, weights: np.ndarray) -> None:
     import numpy as np
 
+    lost = np.flatnonzero(np.isnan(weights))
+    if lost.size:
+        raise ValueError(f"column {name!r} holds no weight in row {lost[0] + 1}; fill it in")
     negative = np.flatnonzero(weights < 0)
     if negative.size:
         row = negative[0]
