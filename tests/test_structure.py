@@ -16,7 +16,8 @@ PACKAGE = Path(jaxem.__file__).parent
 FLOORS = {
     "primitives": 0, "names": 0, "stats": 0, "accelerate": 0, "stopping": 0,
     "checks": 1, "kept": 1,
-    "atomic": 1, "moments": 1, "linalg": 1, "distances": 1, "holes": 0, "observed": 2, "display": 1, "program": 2, "families.base": 1,
+    "atomic": 1, "moments": 1, "linalg": 1, "distances": 1, "display": 1, "program": 2, "families.base": 1,
+    "holes": 0, "observed": 2,
     "devices": 2, "priors": 2, "newton": 2, "rotations": 2, "threads": 3,
     "rows": 4, "source": 5, "journal": 5, "processes": 6, "partitions": 6, "penalties": 3,
     "families.gaussian": 4, "families.discrete": 4, "families.fixed": 3,
@@ -50,7 +51,8 @@ FAMILIES = {
 }  # fmt: skip
 """the other families, a page each under the contract of `families.base`"""
 ENGINE_ROOM = {
-    "names": 40, "atomic": 165, "primitives": 180, "linalg": 185, "distances": 110, "checks": 455, "moments": 80, "rows": 605, "holes": 150, "observed": 245,
+    "names": 40, "atomic": 165, "primitives": 180, "linalg": 185, "distances": 110, "checks": 455, "moments": 80, "rows": 605,
+    "holes": 150, "observed": 245,
     "devices": 70,
     "kept": 260, "program": 350, "threads": 140, "parts": 140, "source": 530, "journal": 265,
     "processes": 220, "partitions": 440, "init": 440, "recipes": 140, "saddles": 85,
