@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.checks import already_told, as_mixture, as_supported, as_weights
+from jaxem.families.deconvolved import Deconvolved
 from jaxem.families.gaussian import FEW, FLAT, MIN_EIGENVALUE, Gaussian
 from jaxem.linalg import SINGULAR
 from jaxem.mixture import Mixture
@@ -52,7 +53,8 @@ def collapse_of(mixture: Mixture, x: ArrayLike | Rows, sample_weight: ArrayLike 
     dtype = np.dtype(mixture.log_weights.dtype)
     with jax.enable_x64(dtype.itemsize == 8), already_told(), np.errstate(all="ignore"):
         data = standardise(*_rows_of(mixture, x, sample_weight))
-        judge = _judge_gaussians if isinstance(mixture.family, Gaussian) else _judge_others
+        plain = isinstance(mixture.family, Gaussian) and not isinstance(mixture.family, Deconvolved)
+        judge = _judge_gaussians if plain else _judge_others
         return judge(mixture, data, dtype)
 
 

@@ -21,7 +21,7 @@ FLOORS = {
     "rows": 4, "source": 5, "journal": 5, "processes": 6, "partitions": 6, "penalties": 3,
     "families.gaussian": 3, "families.discrete": 3, "families.fixed": 3,
     "families.algebra": 3, "families.movable": 2, "families.numerical": 2, "families.regression": 4,
-    "families.matrices": 4, "families.diagonal": 4, "families.student_t": 5,
+    "families.matrices": 4, "families.diagonal": 4, "families.student_t": 5, "families.deconvolved": 5,
     "families.tied": 5, "families.ellipsoidal": 6,
     "mixture": 5, "divergence": 6,
     "em": 6, "ordering": 6, "saddles": 6, "curvature": 6,
@@ -39,14 +39,14 @@ FLOORS = {
     "cli.commands": 21, "cli.__main__": 22,
 }  # fmt: skip
 READ_CORE = {
-    "stats": 40, "families.base": 350, "families.gaussian": 480, "priors": 265, "mixture": 255,
+    "stats": 40, "families.base": 350, "families.gaussian": 480, "priors": 265, "mixture": 270,
     "em": 185, "stopping": 230, "accelerate": 230, "loop": 530,
 }  # fmt: skip
 """what a person reads to understand the library, and the most lines that each file may have"""
 FAMILIES = {
     "families.movable": 90, "families.diagonal": 120,
-    "families.discrete": 345, "families.matrices": 145, "families.tied": 185, "families.student_t": 280, "families.algebra": 550,
-    "families.fixed": 210, "families.regression": 235, "families.numerical": 195, "families.ellipsoidal": 580,
+    "families.discrete": 345, "families.matrices": 145, "families.tied": 185, "families.student_t": 280, "families.algebra": 555,
+    "families.deconvolved": 450, "families.fixed": 210, "families.regression": 235, "families.numerical": 195, "families.ellipsoidal": 580,
 }  # fmt: skip
 """the other families, a page each under the contract of `families.base`"""
 ENGINE_ROOM = {
