@@ -114,8 +114,7 @@ class Deconvolved(Full):
 
     def bound(self, new: GaussianParams, old: GaussianParams, x: Array) -> Array:
         # log p(x; old) + E log N(truth; new) - E log N(truth; old), the expectations under old, given x
-        prepared = self.prepare(old)
-        seen = _look(prepared, x.T)
+        seen = _look(self.prepare(old), x.T)
         moved = dot("kij,kjb->kib", old.covariances, seen.pull)  # b - m
         rooted = dot("kabn,kbc->kacn", seen.whitener, old.covariances)  # V - rooted' rooted = B
         left = old.covariances[..., None] - dot("kabn,kacn->kbcn", rooted, rooted)
@@ -298,7 +297,7 @@ def _look(prepared: Prepared, x: Array) -> Seen:
     white = jnp.sum(inverse * away[:, None], axis=2)
     own = inverse[:, np.arange(d), np.arange(d)]  # [k, d, b], of deviations given the values before
     proper = jnp.all(own**2 * total[:, np.arange(d), np.arange(d)] * SINGULAR * epsilon(x.dtype) < 1.0, axis=1)
-    constants = jnp.sum(jnp.log(own), axis=1) - 0.5 * LOG_2PI * jnp.sum(seen, axis=0).astype(x.dtype)
+    constants = jnp.sum(jnp.log(own), axis=1) - 0.5 * LOG_2PI * jnp.sum(seen, axis=0)[None].astype(x.dtype)
     log_prob = jnp.where(proper, constants - 0.5 * jnp.sum(white**2, axis=1), jnp.nan)
     whitener = jnp.where(seen[None, None], inverse, 0.0)
     return Seen(log_prob, jnp.sum(whitener * white[:, :, None], axis=1), whitener)
