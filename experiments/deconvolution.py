@@ -1,10 +1,10 @@
 """Stars measured with error bars: does `Deconvolved` find the truth behind the noise, and in how many passes?
 
-Two groups of simulated stars have velocities `[n, 3]`. Each star is measured with noise of a covariance of its own, with random
-axes, whose sizes differ between stars by a factor of about five; its variance is on average that of the groups themselves
-(`noise` = 1). `Deconvolved` is told the noise; `Full` is fitted to the same values and is not, as people do who ignore it. The error
-of a covariance is |found - true| / |true|, in the Frobenius norm; that of a velocity is the root of the mean square. Plain EM and
-`hybrid` then climb from the same starts to an EM step below `tol`; a pass is one E-step and M-step.
+Two groups of simulated stars have velocities `[n, 3]`. Each star is measured with noise of a covariance of its own, with
+random axes and sizes; its variance is on average that of the groups themselves (`noise` = 1). `Deconvolved` knows the noise.
+`Full` is fitted to the same values without it, as people do who ignore the noise. The error of a covariance is
+|found - true| / |true|, in the Frobenius norm; that of a velocity is the root of the mean square. Plain EM and `hybrid` then
+climb from the same starts to an EM step below `tol`; a pass is one E-step and M-step.
 """
 
 import itertools
@@ -119,7 +119,7 @@ def deconvolution(config: DeconvolutionConfig, out: Path) -> Iterator[str]:
     write_csv(out / "deconvolution.csv", [*header, "passes of hybrid"], rows)
     table = np.asarray(rows, float)
     middle, most = np.median(table, axis=0), table.max(axis=0)
-    yield f"error of the covariances, the larger of two: Deconvolved {middle[1]:.1%} (at most {most[1]:.1%}), Full {middle[2]:.0%}"
+    yield f"error of the worse covariance: Deconvolved {middle[1]:.1%} (at most {most[1]:.1%}), Full {middle[2]:.0%}"
     yield f"error of a velocity: as measured {middle[3]:.2f}, by denoise {middle[4]:.2f}"
     yield (
         f"passes to an EM step below {config.tol:.0e}: EM {middle[5]:.0f}, hybrid {middle[6]:.0f}, "
@@ -133,7 +133,11 @@ def draw(shown: list[np.ndarray], climbs: dict[str, np.ndarray], path: Path) -> 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained")
     values, found, naive = shown
     left.scatter(*values[:3000, :2].T, s=2, color="0.8", linewidths=0)
-    lines = (("truth", COVARIANCES, "black", "-"), ("Deconvolved", found, "tab:green", "--"), ("Full", naive, "tab:red", ":"))
+    lines = (
+        ("truth", COVARIANCES, "black", "-"),
+        ("Deconvolved", found, "tab:green", "--"),
+        ("Full", naive, "tab:red", ":"),
+    )
     for name, covariances, colour, style in lines:
         for j, (mean, covariance) in enumerate(zip(MEANS, covariances, strict=True)):
             label = name if j == 0 else None

@@ -121,6 +121,12 @@ def _judge_others(mixture: Mixture, data: Standard, dtype: np.dtype) -> Collapse
     in_rows = jnp.asarray(counts * max(1.0, len(data.w) / data.w.sum()), dtype)
     variance = jnp.asarray(np.where(data.varies, data.unit, 0.0) ** 2, dtype)
     collapsed = np.broadcast_to(np.asarray(family.degenerate(mixture.components, in_rows, variance)), (k,)) & ~lost
+    if isinstance(family, Deconvolved):  # a climb ends before the step that has no density
+        weighted = jnp.asarray(resp * data.w[:, None], dtype)
+        after = family.m_step(
+            mixture.components, family.suff_stats(mixture.components, jnp.asarray(data.x, dtype), weighted)
+        )
+        collapsed = (collapsed | np.asarray(family.degenerate(after, in_rows, variance))) & ~lost
     coinciding = _coinciding(mixture)
     few = why.of_few_distinct(k - 1) if lost.any() or collapsed.any() or coinciding else None
     if few is not None:

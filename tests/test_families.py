@@ -386,7 +386,9 @@ def test_a_distribution_of_numpyro_is_one_line():
 # -- marginals, conditionals, divergence ---------------------------------------------------------------------------------
 
 SPLIT = [
-    case for case in OTHERS if case.d >= 2 and case.k > 1 and case.family not in (NUMERICAL, Regression(2), RESPONSES, jaxem.Deconvolved())
+    case
+    for case in OTHERS
+    if case.d >= 2 and case.k > 1 and case.family not in (NUMERICAL, Regression(2), RESPONSES, jaxem.Deconvolved())
 ]
 
 

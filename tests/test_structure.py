@@ -46,7 +46,8 @@ READ_CORE = {
 FAMILIES = {
     "families.movable": 90, "families.diagonal": 120,
     "families.discrete": 345, "families.matrices": 145, "families.tied": 185, "families.student_t": 280, "families.algebra": 555,
-    "families.deconvolved": 450, "families.fixed": 210, "families.regression": 235, "families.numerical": 195, "families.ellipsoidal": 580,
+    "families.deconvolved": 450,
+    "families.fixed": 210, "families.regression": 235, "families.numerical": 195, "families.ellipsoidal": 580,
 }  # fmt: skip
 """the other families, a page each under the contract of `families.base`"""
 ENGINE_ROOM = {

@@ -175,13 +175,17 @@ class Deconvolved(Full):
         wrong = (variances < 0) & (variances != UNSEEN)
         if bool(wrong.any()):
             i, j = np.argwhere(np.asarray(wrong))[0]
-            return f"has noise of variance {variances[i, j]:g} for x[{i}, {j}]; give rows from jaxem.with_noise(x, noise)"
+            return (
+                f"has noise of variance {variances[i, j]:g} for x[{i}, {j}]; give rows from jaxem.with_noise(x, noise)"
+            )
         deviations = xp.sqrt(xp.maximum(variances, 0.0))
         most = deviations[:, rows[~values]] * deviations[:, columns[~values]] * (1 + SLACK)
         beyond = (xp.abs(noise[:, ~values]) > most).any(axis=1)
         if bool(beyond.any()):
             row = np.flatnonzero(np.asarray(beyond))[0]
-            return f"has noise in row {row} that is not positive semidefinite; give rows from jaxem.with_noise(x, noise)"
+            return (
+                f"has noise in row {row} that is not positive semidefinite; give rows from jaxem.with_noise(x, noise)"
+            )
         return None
 
     def objection(self, x: Any) -> str | None:
@@ -189,7 +193,9 @@ class Deconvolved(Full):
         variances = np.asarray(x)[:, d:][:, np.equal(*np.tril_indices(d))]
         never = np.flatnonzero(np.all(variances < 0, axis=0))
         if never.size:
-            return f"column {never[0]} of x is never observed: its noise has infinite variance in all rows; leave it out"
+            return (
+                f"column {never[0]} of x is never observed: its noise has infinite variance in all rows; leave it out"
+            )
         return None
 
     # -- the truth -----------------------------------------------------------------------------------------------------
@@ -249,12 +255,12 @@ def with_noise(x: ArrayLike, noise: ArrayLike) -> Any:
     values, covariances = _as_arrays(x, noise)
     n, d = values.shape
     traced, xp = is_traced(values, covariances), np if isinstance(values, np.ndarray) else jnp
-    if covariances.shape[1:] != (d, d):  # variances
-        covariances = covariances[:, :, None] * xp.where(xp.eye(d, dtype=bool), 1, np.nan).astype(covariances.dtype)
-        covariances = xp.where(xp.eye(d, dtype=bool)[None], covariances, xp.zeros((), covariances.dtype))
+    diagonal, nothing = np.eye(d, dtype=bool)[None], xp.zeros((), covariances.dtype)
+    if covariances.ndim == 2:  # variances
+        covariances = xp.where(diagonal, covariances[:, :, None], nothing)
     covariances = xp.broadcast_to(covariances, (n, d, d))
     seen = xp.diagonal(covariances, axis1=1, axis2=2) != np.inf  # [n, d]
-    covariances = xp.where(seen[:, :, None] & seen[:, None, :], covariances, xp.zeros((), covariances.dtype))
+    covariances = xp.where(seen[:, :, None] & seen[:, None, :], covariances, nothing)
     if not traced:
         _check_values(np.asarray(values), np.asarray(seen))
         _check_noise(np.asarray(covariances))
@@ -262,11 +268,11 @@ def with_noise(x: ArrayLike, noise: ArrayLike) -> Any:
     zero = xp.zeros((), values.dtype)
     known = xp.where(seen, values, zero)
     counts = xp.maximum(xp.sum(seen, axis=0), 1).astype(values.dtype)
-    first = xp.take_along_axis(known, xp.argmax(seen, axis=0)[None, :], axis=0)
-    means = first + xp.sum(xp.where(seen, known - first, zero), axis=0) / counts
-    variances = xp.where(xp.eye(d, dtype=bool)[None] & ~seen[:, :, None], xp.asarray(UNSEEN, values.dtype), covariances)
+    first = xp.take_along_axis(known, xp.argmax(seen, axis=0)[None, :], axis=0)  # differences from it keep digits
+    means = first + (xp.sum(xp.where(seen, known - first, zero), axis=0) / counts)[None, :]
+    marked = xp.where(diagonal & ~seen[:, :, None], xp.asarray(UNSEEN, covariances.dtype), covariances)
     rows, columns = np.tril_indices(d)
-    triangle = variances[:, rows, columns].astype(values.dtype)
+    triangle = marked[:, rows, columns].astype(values.dtype)
     return xp.concatenate([xp.where(seen, known, means), triangle], axis=1)
 
 
@@ -411,7 +417,9 @@ def _check_noise(covariances: np.ndarray) -> None:
     if bad.size:
         i, j, m = bad[0]
         where = f"variance of x[{i}, {j}]" if j == m else f"covariance of x[{i}, {j}] and x[{i}, {m}]"
-        raise ValueError(f"noise has the {where} {covariances[i, j, m]}; give a number, or inf for a value not observed")
+        raise ValueError(
+            f"noise has the {where} {covariances[i, j, m]}; give a number, or inf for a value not observed"
+        )
     bad = np.argwhere(variances < 0)
     if bad.size:
         i, j = bad[0]
@@ -426,9 +434,7 @@ def _check_noise(covariances: np.ndarray) -> None:
     if bad.size:
         i, j, m = bad[0]
         pair = f"{covariances[i, j, m]:g} and {covariances[i, m, j]:g}"
-        raise ValueError(
-            f"noise[{i}] is not symmetric: {pair} at [{j}, {m}] and [{m}, {j}]; give covariances, S = S'"
-        )
+        raise ValueError(f"noise[{i}] is not symmetric: {pair} at [{j}, {m}] and [{m}, {j}]; give covariances, S = S'")
     least = np.linalg.eigvalsh(scaled)[:, 0]
     if least.min() < -SLACK:
         i = int(np.argmin(least))
