@@ -297,6 +297,6 @@ def _penalty(family: Family, rows: Rows) -> Prior:
     """What keeps every covariance away from zero, for the rows as they are given."""
     data, weight = rows.as_matrix()  # in their frame, where no digit is lost; neither prior speaks of the place
     moving = centred_columns(family.location, data.shape[1])
-    largest = float(np.max(np.asarray(rows.frame.variance)[moving]))
+    largest = float(np.max(np.asarray(rows.frame.variance)[moving if moving.any() else ...]))
     unit = largest if largest > 0 else 1.0
     return chen_tan(data, weight) + variance_floor(data, FLOOR * unit, weight)
