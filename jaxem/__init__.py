@@ -85,6 +85,8 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.families.algebra import Product as Product
     from jaxem.families.algebra import Union as Union
     from jaxem.families.base import Family as Family
+    from jaxem.families.deconvolved import Deconvolved as Deconvolved
+    from jaxem.families.deconvolved import with_noise as with_noise
     from jaxem.families.diagonal import Diagonal as Diagonal
     from jaxem.families.discrete import Bernoulli as Bernoulli
     from jaxem.families.discrete import BernoulliParams as BernoulliParams
@@ -196,6 +198,8 @@ _HOME = {
     "PoissonParams": "families.discrete",
     "StudentT": "families.student_t",
     "StudentTParams": "families.student_t",
+    "Deconvolved": "families.deconvolved",
+    "with_noise": "families.deconvolved",
     "Product": "families.algebra",
     "Union": "families.algebra",
     "Uniform": "families.fixed",

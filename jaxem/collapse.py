@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.checks import already_told, as_mixture, as_supported, as_weights
+from jaxem.families.deconvolved import Deconvolved
 from jaxem.families.gaussian import FEW, FLAT, MIN_EIGENVALUE, Gaussian
 from jaxem.holes import moments_of_observed
 from jaxem.linalg import SINGULAR
@@ -53,7 +54,8 @@ def collapse_of(mixture: Mixture, x: ArrayLike | Rows, sample_weight: ArrayLike 
     dtype = np.dtype(mixture.log_weights.dtype)
     with jax.enable_x64(dtype.itemsize == 8), already_told(), np.errstate(all="ignore"):
         data = standardise(*_rows_of(mixture, x, sample_weight))
-        judge = _judge_gaussians if isinstance(mixture.family, Gaussian) else _judge_others
+        plain = isinstance(mixture.family, Gaussian) and not isinstance(mixture.family, Deconvolved)
+        judge = _judge_gaussians if plain else _judge_others
         return judge(mixture, data, dtype)
 
 
@@ -127,6 +129,12 @@ def _judge_others(mixture: Mixture, data: Standard, dtype: np.dtype) -> Collapse
     in_rows = jnp.asarray(counts * max(1.0, len(data.w) / data.w.sum()), dtype)
     variance = jnp.asarray(np.where(data.varies, data.unit, 0.0) ** 2, dtype)
     collapsed = np.broadcast_to(np.asarray(family.degenerate(mixture.components, in_rows, variance)), (k,)) & ~lost
+    if isinstance(family, Deconvolved):  # a climb ends before the step that has no density
+        weighted = jnp.asarray(resp * data.w[:, None], dtype)
+        after = family.m_step(
+            mixture.components, family.suff_stats(mixture.components, jnp.asarray(data.x, dtype), weighted)
+        )
+        collapsed = (collapsed | np.asarray(family.degenerate(after, in_rows, variance))) & ~lost
     coinciding = _coinciding(mixture)
     few = why.of_few_distinct(k - 1) if lost.any() or collapsed.any() or coinciding else None
     if few is not None:

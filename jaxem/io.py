@@ -31,6 +31,7 @@ import safetensors.numpy
 from jaxem.atomic import write_atomically as write_atomically
 from jaxem.families.algebra import Product, Union
 from jaxem.families.base import Family
+from jaxem.families.deconvolved import Deconvolved, count_values
 from jaxem.families.diagonal import Diagonal
 from jaxem.families.discrete import Bernoulli, Categorical, Poisson
 from jaxem.families.ellipsoidal import Ellipsoidal
@@ -47,7 +48,7 @@ FORMAT, VERSION = "jaxem-mixture", "3"
 FAMILIES: dict[str, type[Family] | Family] = {
     kind.__name__: kind
     for kind in (
-        *(Spherical, Diagonal, Tied, Full, TiedSpherical, TiedDiagonal, Ellipsoidal, StudentT),
+        *(Spherical, Diagonal, Tied, Full, TiedSpherical, TiedDiagonal, Ellipsoidal, StudentT, Deconvolved),
         *(Bernoulli, Categorical, Poisson),
         *(Regression, Uniform, Labelled, Product, Union),
     )
@@ -246,8 +247,13 @@ def _described(family: Family) -> dict[str, Any]:
             f"mixture has family {family!r}, which a file cannot hold; give one of {[*FAMILIES]}, or make it known by "
             "jaxem.io.register"
         )
-    settings = {field.name: getattr(family, field.name) for field in dataclasses.fields(cast(Any, family))}
+    settings = {field.name: getattr(family, field.name) for field in _fields(type(family))}
     return {name: {field: _setting(value) for field, value in settings.items()}}
+
+
+def _fields(known: Any) -> list[Any]:
+    """The fields that a family is made of."""
+    return [field for field in dataclasses.fields(known) if field.init]
 
 
 def _setting(value: Any) -> Any:
@@ -281,7 +287,7 @@ def _from_description(described: Any, depth: int) -> Family:
         raise ValueError(
             f"known are {[*FAMILIES]}; make one of your own known by jaxem.io.register (--family module:Class)"
         )
-    every = dataclasses.fields(cast(Any, known)) if isinstance(known, type) else ()
+    every = _fields(known) if isinstance(known, type) else []
     fields = {field.name for field in every}
     needed = {field.name for field in every if field.default is dataclasses.MISSING}  # older files lack newer settings
     if not needed <= set(settings) <= fields:
@@ -319,6 +325,8 @@ def _shapes(family: Family, k: int, d: int) -> tuple[dict[str, tuple[int, ...]],
             raise ValueError(f"n_components and n_features are {k} and {d}, too many for a family that is not jaxem's")
         made = jax.eval_shape(functools.partial(family.init, n_components=k), jax.ShapeDtypeStruct((1, d), np.float32))
         return {name: leaf.shape for name, leaf in _by_name(made).items()}, jax.tree.structure(made)
+    if isinstance(family, Deconvolved):  # a row holds the noise of its values as well
+        return _shapes(Full(), k, count_values(d))
     patterns, tree = _patterns(family)
     sizes = {PROBES[0]: k, PROBES[1]: d}
     shapes = {name: tuple(sizes.get(pair, pair[0]) for pair in pattern) for name, pattern in patterns.items()}

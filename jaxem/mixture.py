@@ -118,6 +118,18 @@ class Mixture:
         """Draw rows `[n, d]` and the components `[n]` they come from."""
         return _sample(self, as_key(key), as_count("n_samples", n_samples))
 
+    def denoise(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
+        """The means of the truth behind noisy rows, `[n, d]`, by responsibility.
+
+        Args:
+            x: rows `[n, c]` from `jaxem.with_noise`.
+            chunk_size: rows worked on at a time; computed from the shapes by default.
+
+        Raises:
+            NotImplementedError: for a family other than `Deconvolved`.
+        """
+        return self._over_rows(_denoise, x, chunk_size)
+
     def marginal(self, columns: Any) -> "Mixture":
         """The mixture of some columns alone: `columns` names one, or several, which come in that order.
 
@@ -252,6 +264,10 @@ def _responsibilities(mixture: Mixture, rows: Array) -> Array:
 
 def _impute(mixture: Mixture, rows: Array) -> Array:
     return mixture.family.impute(mixture.components, _responsibilities(mixture, rows), rows)
+
+
+def _denoise(mixture: Mixture, rows: Array) -> Array:
+    return mixture.family.denoise(mixture.components, rows, _responsibilities(mixture, rows))
 
 
 def _predict(mixture: Mixture, rows: Array) -> Array:

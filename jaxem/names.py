@@ -11,6 +11,7 @@ FAMILY_NAMES: dict[str, tuple[str, ...]] = {
     "tied-spherical": ("TiedSpherical",),
     "tied-diagonal": ("TiedDiagonal",),
     "student-t": ("StudentT",),
+    "deconvolved": ("Deconvolved",),
     "bernoulli": ("Bernoulli",),
     "poisson": ("Poisson",),
     **{form.lower(): ("Ellipsoidal", form) for form in FORMS},

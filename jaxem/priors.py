@@ -252,7 +252,7 @@ class NormalInverseWishart(_Conjugate):
     mean: Array | None = None
 
     def shift(self, offset: Array) -> Prior:
-        return self if self.mean is None else dataclasses.replace(self, mean=self.mean + offset)
+        return self if self.mean is None else dataclasses.replace(self, mean=self.mean + offset[: self.mean.shape[0]])
 
 
 def _check_at_least_one(name: str, value: Any) -> None:

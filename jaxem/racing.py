@@ -47,7 +47,7 @@ from jaxem.queue import Landscape, best, landscape
 from jaxem.reasons import Collapse
 from jaxem.recipes import MOST_ROWS
 from jaxem.rounds import ARMS, LARGE_TURN, SHORT, STARTS, Field, Found, Race, SearchProgress, run_rounds, starts_of
-from jaxem.rows import Rows, as_rows, is_source, on_one_device, turn_work
+from jaxem.rows import Rows, as_rows, centred_columns, is_source, on_one_device, turn_work
 from jaxem.slots import without_absent
 from jaxem.source import Source, Stream, sample_order
 from jaxem.stopping import RemainingGainBelow, Status, StoppingRule, has_failed
@@ -195,7 +195,7 @@ def _after_failure(key: Array, race: Race, found: Search, x: Any, sample_weight:
 def _under_penalty(key: Array, race: Race, found: Search) -> Search:
     """What to give where every climb of the likelihood failed: the best fit of a second race, under a penalty."""
     every = race.rows.sampled if isinstance(race.rows, Stream) else race.rows
-    penalty = _penalty(on_one_device(cast(Rows, every)))
+    penalty = _penalty(race.family, on_one_device(cast(Rows, every)))
     penalty = penalty if race.prior is None else race.prior + penalty
     offered = _run_race(key, race._replace(prior=penalty), found.passes)
     if has_failed(int(offered.best.status)):
@@ -293,9 +293,10 @@ def _rows_to_race(
     return rows, Sample.of(rows, 2 * MOST_ROWS, whole=False).copy()
 
 
-def _penalty(rows: Rows) -> Prior:
+def _penalty(family: Family, rows: Rows) -> Prior:
     """What keeps every covariance away from zero, for the rows as they are given."""
     data, weight = rows.as_matrix()  # in their frame, where no digit is lost; neither prior speaks of the place
-    largest = float(jnp.max(rows.frame.variance))
+    moving = centred_columns(family.location, data.shape[1])
+    largest = float(np.max(np.asarray(rows.frame.variance)[moving if moving.any() else ...]))
     unit = largest if largest > 0 else 1.0
     return chen_tan(data, weight) + variance_floor(data, FLOOR * unit, weight)

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxem.dependence import dependence, in_words, number_in_words, round_coefficients, shortest
 from jaxem.display import count_of
+from jaxem.families.deconvolved import Deconvolved
 from jaxem.families.gaussian import FEW, MIN_EIGENVALUE, Gaussian
 from jaxem.linalg import SINGULAR
 from jaxem.standard import Standard
@@ -206,7 +207,7 @@ class Reasons:
             return self.of_lost(np.array([j]))
         on_rows = "{rows} alone" if n <= LISTED else f"{n} rows ({{numbers}})"
         head, or_prior = f"component {j} sits on {on_rows}", f", or {PRIOR}"
-        if not isinstance(family, Gaussian):
+        if not isinstance(family, Gaussian) or isinstance(family, Deconvolved):
             return self._reason(j, part, f"component {j} has collapsed on {on_rows}", f"{self.fewer}, or give a prior")
         if n == 1:
             return self._reason(j, part, head, f"{self.fewer}{or_prior}")

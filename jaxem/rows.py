@@ -47,8 +47,8 @@ SECONDS_A_TURN, SECONDS_A_PRODUCT, SLOW_FEATURES, LEAST_SHARE = 1e-4, 1e-9, 4, 0
 """rough cost of a turn, and of each product of a row and a parameter with up to so many features; with more, products of
 matrices cost less, down to this share. Measured (2 cores, float64): 1.1e-9 in lanes of 6 features, 3e-11 with 32 and more"""
 
-Columns = bool | tuple[int, ...]
-"""which columns are centred: all, none or those named"""
+Columns = bool | tuple[int, ...] | Callable[[int], tuple[int, ...]]
+"""which columns are centred: all, none, those named or those that a function names given how many there are"""
 
 
 class Frame(NamedTuple):
@@ -315,7 +315,7 @@ def centred_columns(centred: Columns, d: int) -> np.ndarray:
     """Which of d columns are centred, `[d]` of bool."""
     if isinstance(centred, bool):
         return np.full(d, centred)
-    return np.isin(np.arange(d), centred)
+    return np.isin(np.arange(d), centred(d) if callable(centred) else centred)
 
 
 def ready_on_host(

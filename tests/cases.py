@@ -40,6 +40,7 @@ from jaxem import (
     UniformParams,
     Union,
 )
+from jaxem.families.deconvolved import count_values
 from tests import oracle
 from tests.oracle import Form, Oracle
 
@@ -177,6 +178,15 @@ def _student_t(family):
     return Kind(family, params, data, lambda k, d: k * (d + d * (d + 1) // 2 + (family.dof is None)))
 
 
+def _noisy(rng, n, c):
+    """Values of about their scale, with noise of their own for each row; a tenth was not observed."""
+    d = count_values(c)
+    factors = rng.normal(size=(n, d, d)) * rng.uniform(0.0, 1.0, (n, 1, 1))
+    noise = factors @ np.swapaxes(factors, 1, 2)
+    noise[(rng.uniform(size=(n, d)) < 0.1)[:, None] & np.eye(d, dtype=bool)] = np.inf
+    return jaxem.with_noise(KINDS[Full()].data(rng, n, d), noise)
+
+
 def _categories(c):
     return Kind(
         Categorical(c),
@@ -230,6 +240,12 @@ OTHER_KINDS: dict[Family, Kind] = KINDS | {
     kind.family: kind
     for kind in (
         _categories(3),
+        Kind(
+            jaxem.Deconvolved(),
+            lambda rng, k, c: KINDS[Full()].params(rng, k, count_values(c)),
+            _noisy,
+            lambda k, c: KINDS[Full()].n_parameters(k, count_values(c)),
+        ),
         Kind(
             jaxem.Poisson(),
             lambda rng, k, d: PoissonParams(jnp.asarray(rng.uniform(0.5, 6.0, (k, d)))),
@@ -330,11 +346,13 @@ OTHERS = (
     Case(Categorical(3), 2, 2, jaxem.DirichletProbs(2.0)),
     Case(jaxem.Poisson(), 2, 2, jaxem.Gamma(2.0, 0.5)),
     Case(StudentT(), 2, 2),
+    Case(jaxem.Deconvolved(), 2, 5),
     Case(SEMI_SUPERVISED, 2, 3),
     Case(BEHIND, 3, 2),
     Case(Regression(2), 2, 3),
     Case(NUMERICAL, 2, 1),
     Case(MIXED, 2, 4),
+    Case(jaxem.Deconvolved(), 1, 2),
     Case(StudentT(4.0), 1, 1),
     Case(KINDS_OF_TWO, 3, 1),
     Case(RESPONSES, 2, 3),
@@ -345,6 +363,8 @@ OTHERS = (
     Case(Uniform(-30.0, 30.0), 1, 2),
     Case(NUMERICAL, 1, 2),
     Case(StudentT(), 2, 1, jaxem.chen_tan(_KNOWN[:, :1], strength=0.5)),
+    Case(jaxem.Deconvolved(), 2, 2, jaxem.chen_tan(_KNOWN[:, :1], strength=0.5)),
+    Case(jaxem.Deconvolved(), 2, 9, jaxem.fraley_raftery(Full(), _KNOWN, 2) + jaxem.Dirichlet(1.5)),
     Case(MIXED, 1, 4, jaxem.chen_tan(4.0 * np.random.default_rng(4).normal(size=(40, 4))) + jaxem.Gamma()),
     Case(BEHIND, 3, 2, jaxem.fraley_raftery(Full(), _KNOWN[:, :2], 2) + jaxem.Dirichlet(2.0)),
 )

@@ -41,6 +41,7 @@ class Mutant(NamedTuple):
 MATRICES, TIED, DIAGONAL = "families/matrices.py", "families/tied.py", "families/diagonal.py"
 GAUSSIAN, DISCRETE, EM = "families/gaussian.py", "families/discrete.py", "em.py"
 STUDENT, ALGEBRA, FIXED = "families/student_t.py", "families/algebra.py", "families/fixed.py"
+DECONVOLVED = "families/deconvolved.py"
 REGRESSION, NUMERICAL = "families/regression.py", "families/numerical.py"
 LINALG, DISTANCES, PRIMITIVES, PRIORS = "linalg.py", "distances.py", "primitives.py", "priors.py"
 MUTANTS = (
@@ -104,6 +105,12 @@ MUTANTS = (
            "StudentT"),
     Mutant("an excess without its one", STUDENT, "/ positive(stats.counts) - 1.0)", "/ positive(stats.counts) - 0.9)",
            "StudentT"),
+    Mutant("the truth taken for certain", DECONVOLVED, 'dot("kib,kjb->kij", weighted, seen.pull) - precisions',
+           'dot("kib,kjb->kij", weighted, seen.pull) - 0.9 * precisions', "Deconvolved"),
+    Mutant("a value that was not observed takes spread away", DECONVOLVED,
+           "whitener = jnp.where(seen[None, None], inverse, 0.0)", "whitener = inverse", "Deconvolved"),
+    Mutant("the pull of a row taken for its move", DECONVOLVED,
+           'dot("kij,kj->ki", covariances, jnp.sum(weighted, axis=2))', "jnp.sum(weighted, axis=2)", "Deconvolved"),
     Mutant("a part of a Product shifted by the first columns", ALGEBRA, "own = params, self._rows(offset[None, :])",
            "own = params, [offset[None, : len(c)] for _, c in self.parts]", "Product"),
     Mutant("parts of a Product multiplied", ALGEBRA, "params, self._rows(x)), operator.add, 1)",

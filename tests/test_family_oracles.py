@@ -183,6 +183,63 @@ class OfNormals(Textbook):
         return p.means, np.array([np.diag(matrix) for matrix in p.covariances])
 
 
+class OfNoisy(OfNormals):
+    """Gaussians behind noise, row by row (Bovy, Hogg and Roweis 2011), on the values that were observed."""
+
+    def rows(self, x, d):
+        """Of each row: which values were observed, these, and the covariance of their noise."""
+        for row in x:
+            noise = np.zeros((d, d))
+            noise[np.tril_indices(d)] = row[d:]
+            noise = np.tril(noise) + np.tril(noise, -1).T
+            seen = np.flatnonzero(np.diag(noise) >= 0)
+            yield seen, row[seen], noise[np.ix_(seen, seen)]
+
+    def log_prob(self, p, x):
+        return np.array([
+            [
+                stats.multivariate_normal(m[i], v[np.ix_(i, i)] + s).logpdf(y) if i.size else 0.0
+                for m, v in zip(p.means, p.covariances, strict=True)
+            ]
+            for i, y, s in self.rows(x, p.means.shape[1])
+        ])  # fmt: skip
+
+    def truths(self, p, x):
+        """Means b [n, k, d] and covariances B [n, k, d, d] of the truth, given the row."""
+        n, (k, d) = len(x), p.means.shape
+        b, spread = np.zeros((n, k, d)), np.zeros((n, k, d, d))
+        for row, (i, y, s) in enumerate(self.rows(x, d)):
+            for j in range(k):
+                v = p.covariances[j]
+                gain = v[:, i] @ np.linalg.inv(v[np.ix_(i, i)] + s)
+                b[row, j], spread[row, j] = p.means[j] + gain @ (y - p.means[j][i]), v - gain @ v[i]
+        return b, spread
+
+    def m_step(self, p, r, x, prior):
+        b, spread = self.truths(p, x)
+        means, matrices = [], []
+        for j in range(r.shape[1]):  # rows that spread as they do: their own scatter is one more that is known
+            own = np.einsum("n,nij->ij", r[:, j], spread[:, j])
+            own += 0.0 if prior.scatter is None else prior.scatter
+            found = located(r[:, j : j + 1], np.ones((len(x), 1)), b[:, j], prior._replace(scatter=own))
+            means.append(found[0][0])
+            matrices.append(found[1][0])
+        return p._replace(means=np.array(means), covariances=np.array(matrices))
+
+    def bound(self, new, old, x):
+        b, spread = self.truths(old, x)
+
+        def expected(p):
+            each = []
+            for j, (m, v) in enumerate(zip(p.means, p.covariances, strict=True)):
+                inverse = np.linalg.inv(v)
+                traces = np.einsum("ij,nji->n", inverse, spread[:, j])
+                each.append(-0.5 * (np.linalg.slogdet(v)[1] + squares(b[:, j], m, v) + traces))
+            return np.column_stack(each)
+
+        return self.log_prob(old, x) + expected(new) - expected(old)
+
+
 class OfPlainNormals(Textbook):
     """Diagonal and Spherical, without priors: tests/oracle.py has them."""
 
@@ -362,6 +419,7 @@ class OfComponents(Textbook):
 
 TEXTBOOKS = {
     Full: OfNormals,
+    jaxem.Deconvolved: OfNoisy,
     jaxem.Diagonal: OfPlainNormals,
     jaxem.Spherical: OfPlainNormals,
     Categorical: OfCategories,
@@ -641,7 +699,10 @@ DRAWN = 20_000
 SAMPLED = [
     case
     for case in STEPS
-    if case.prior is None and case.family != RESPONSES and not isinstance(case.family, Regression) and case.k > 1
+    if case.prior is None
+    and case.family not in (RESPONSES, jaxem.Deconvolved())  # a row without noise holds columns of zeros
+    and not isinstance(case.family, Regression)
+    and case.k > 1
 ]
 
 

@@ -9,11 +9,11 @@ import pytest
 from scipy.stats import multivariate_normal, multivariate_t, poisson
 
 import jaxem
-from jaxem.cli.__main__ import main
 from jaxem.holes import in_runs, patterns_of, run_length
 from jaxem.rows import as_rows
 from tests.cases import OTHER_KINDS, slow_but_first
 from tests.conftest import X64
+from tests.test_cli import run
 
 pytestmark = pytest.mark.skipif(not X64, reason="the tolerances are those of float64")
 KEY = jax.random.key(0)
@@ -367,13 +367,13 @@ def test_runs_hold_rows_of_one_pattern():
         patterns = patterns_of(x)
         for i, j in rng.integers(n, size=(200, 2)):
             assert (patterns[i] == patterns[j]) == bool((np.isnan(x[i]) == np.isnan(x[j])).all())
-        for run in (1, 8, run_length(patterns, d, 512)):
+        for length in (1, 8, run_length(patterns, d, 512)):
             for segment in (None, 64):
-                places = in_runs(patterns, run, segment)
-                assert len(places) % run == 0
+                places = in_runs(patterns, length, segment)
+                assert len(places) % length == 0
                 np.testing.assert_array_equal(np.sort(places[places >= 0]), np.arange(n))
                 there = np.where(places < 0, -1 - places, places)
-                assert (patterns[there].reshape(-1, run) == patterns[there].reshape(-1, run)[:, :1]).all()
+                assert (patterns[there].reshape(-1, length) == patterns[there].reshape(-1, length)[:, :1]).all()
     rows = as_rows(jaxem.Full(True), with_holes(np.random.default_rng(1).normal(size=(5000, 4))), None, 2)
     assert rows.run > 1
     seen = np.isnan(np.asarray(rows.blocks)).reshape(len(rows.blocks), 4, -1, rows.run)
@@ -453,7 +453,7 @@ def test_model_files_and_values(tmp_path):
     assert _from_description({"StudentT": {"dof": 4.0}}, 0) == jaxem.StudentT(4.0)
 
 
-def test_command_line(tmp_path, capsys):
+def test_command_line(tmp_path):
     """--missing takes empty cells, NA and codes; the model then takes such rows without being told."""
     _, x = clusters(80)
     lines = ["a,b,c", *(",".join("" if np.isnan(v) else f"{v:.17g}" for v in row) for row in x)]
@@ -464,8 +464,8 @@ def test_command_line(tmp_path, capsys):
     x[2, 0] = x[4, 0] = np.nan
 
     def call(*arguments):
-        status = main([str(one) for one in arguments])
-        return status, *capsys.readouterr()
+        done = run(*arguments)
+        return done.returncode, done.stdout, done.stderr
 
     fit = ("fit", table, "-k", "2", "--covariance", "diag", "--no-verify", "--na=-999")
     status, _, said = call(*fit)

@@ -22,8 +22,8 @@ from tests.sklearn_pair import FAITHFUL, clusters, only_once
 from tests.test_contract import StudentT as OfAUser
 
 MOVABLE = [case for case in (*CASES, *OTHERS) if isinstance(case.family, Movable) and case.prior is None]
-LATENT = (jaxem.StudentT,)
-"""families whose statistics hold latent scales of the old parameters too"""
+LATENT = (jaxem.StudentT, jaxem.Deconvolved)
+"""families whose statistics hold latent scales, or truths, under the old parameters too"""
 float64 = pytest.mark.skipif(not X64, reason="checks of float64 digits")
 
 

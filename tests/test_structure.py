@@ -22,7 +22,7 @@ FLOORS = {
     "rows": 4, "source": 5, "journal": 5, "processes": 6, "partitions": 6, "penalties": 3,
     "families.gaussian": 4, "families.discrete": 4, "families.fixed": 3,
     "families.algebra": 3, "families.movable": 2, "families.incomplete": 3, "families.numerical": 2, "families.regression": 5,
-    "families.matrices": 5, "families.diagonal": 5, "families.student_t": 6,
+    "families.matrices": 5, "families.diagonal": 5, "families.student_t": 6, "families.deconvolved": 6,
     "families.tied": 6, "families.ellipsoidal": 7,
     "mixture": 5, "divergence": 6,
     "em": 6, "ordering": 6, "saddles": 6, "curvature": 6,
@@ -40,18 +40,18 @@ FLOORS = {
     "cli.commands": 21, "cli.__main__": 22,
 }  # fmt: skip
 READ_CORE = {
-    "stats": 40, "families.base": 370, "families.gaussian": 500, "priors": 265, "mixture": 265,
+    "stats": 40, "families.base": 395, "families.gaussian": 500, "priors": 265, "mixture": 285,
     "em": 190, "stopping": 230, "accelerate": 230, "loop": 530,
 }  # fmt: skip
 """what a person reads to understand the library, and the most lines that each file may have"""
 FAMILIES = {
-    "families.movable": 90, "families.diagonal": 120, "families.incomplete": 80,
-    "families.discrete": 390, "families.matrices": 175, "families.tied": 185, "families.student_t": 320, "families.algebra": 580,
+    "families.movable": 90, "families.diagonal": 120, "families.incomplete": 80, "families.deconvolved": 450,
+    "families.discrete": 390, "families.matrices": 175, "families.tied": 185, "families.student_t": 320, "families.algebra": 595,
     "families.fixed": 215, "families.regression": 235, "families.numerical": 195, "families.ellipsoidal": 580,
 }  # fmt: skip
 """the other families, a page each under the contract of `families.base`"""
 ENGINE_ROOM = {
-    "names": 40, "atomic": 165, "primitives": 180, "linalg": 185, "distances": 110, "checks": 455, "moments": 80, "rows": 605,
+    "names": 40, "atomic": 165, "primitives": 180, "linalg": 185, "distances": 110, "checks": 455, "moments": 80, "rows": 610,
     "holes": 150, "observed": 245,
     "devices": 70,
     "kept": 260, "program": 350, "threads": 140, "parts": 140, "source": 530, "journal": 265,

@@ -269,7 +269,7 @@ class Product(_Composed):
 
     @property
     def location(self) -> bool | tuple[int, ...]:
-        pairs = [(f.location, j, column) for f, columns in self.parts for j, column in enumerate(columns)]
+        pairs = [(_moving(f, len(own)), j, column) for f, own in self.parts for j, column in enumerate(own)]
         held = {column for movable, j, column in pairs if not (movable is True or (movable and j in movable))}
         return tuple(column for column in range(self.n_columns) if column not in held) or False
 
@@ -462,7 +462,8 @@ class Union(_Composed):
 
     @property
     def location(self) -> bool | tuple[int, ...]:
-        some = [set(f.location or ()) for f in self.families if f.location is not True]
+        moving = [() if callable(f.location) else f.location for f in self.families]
+        some = [set(own or ()) for own in moving if own is not True]
         return tuple(sorted(reduce(operator.and_, some))) or False if some else True
 
     @property
@@ -565,6 +566,11 @@ def _as_columns(columns: Any) -> tuple[int, ...]:
     if len(set(several)) < len(several):
         raise ValueError(f"columns = {columns!r} names a column twice; give different ones")
     return tuple(int(c) for c in several)
+
+
+def _moving(family: Family, n_columns: int) -> bool | tuple[int, ...]:
+    """Which of a part's columns may move."""
+    return family.location(n_columns) if callable(family.location) else family.location
 
 
 def _scale(x: Array, w: Array, variance: int) -> Array:

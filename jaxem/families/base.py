@@ -56,9 +56,9 @@ class Family(abc.ABC):
         return True
 
     @property
-    def location(self) -> bool | tuple[int, ...]:
+    def location(self) -> bool | tuple[int, ...] | Callable[[int], tuple[int, ...]]:
         """Which columns may move: where x + offset has the same family with `shift(params, offset)`. True is all of them, a
-        tuple names some. A fit centres those columns."""
+        tuple names some, a function names them given how many columns x has. A fit centres those columns."""
         return False
 
     @property
@@ -317,6 +317,11 @@ class Family(abc.ABC):
         """Where rows `x` `[n, d]` lie for starts, which compare them by distance: `[n, e]`. By default where they are."""
         del sample_weight
         return x
+
+    def denoise(self, params: Params, x: Array, resp: Array) -> Array:
+        """The means `[n, d]` of the truth behind rows `x`, averaged over components by `resp` `[n, k]`."""
+        del params, x, resp
+        raise NotImplementedError(f"{self.shown_name} knows of no noise; fit Deconvolved() to with_noise(x, noise)")
 
     def marginal(self, params: Params, columns: np.ndarray) -> tuple["Family", Params]:
         """The family and the parameters of some columns, `columns` `[m]` of int, in that order."""
