@@ -21,6 +21,7 @@ from jaxem.checks import as_columns, as_count, as_key, as_supported
 from jaxem.devices import mesh_under
 from jaxem.display import mixture_card, readable
 from jaxem.families.base import Family
+from jaxem.holding import Held, after_picking, free_coordinates, free_weights, with_coordinates, with_free_weights
 from jaxem.primitives import check_number, is_number, is_traced, normalise, take, tiny
 from jaxem.program import THOROUGH, Program, is_staging
 from jaxem.rows import Frame, block_size, bucket, map_host_rows, map_rows, map_spread_rows
@@ -39,11 +40,13 @@ class Mixture:
         log_weights: `[k]`, logs of the mixing proportions; -inf for a component that has died out.
         components: the family's parameters, a pytree.
         family: the kind of component; static, so equal families share compiled programs.
+        held: which parameters stay as they are (`fit` with `held=` sets it); static. They have no coordinates in the chart.
     """
 
     log_weights: Array
     components: Any
     family: Family = dataclasses.field(metadata={"static": True})
+    held: Held | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __getitem__(self, index: Any) -> "Mixture":
         """Of a batch, leaves `[r, ...]`, the mixture of number `index`; of one mixture its component of that number.
@@ -60,7 +63,8 @@ class Mixture:
         log_weights = self.log_weights[index]
         # of components that have all died out each is as likely as the others
         alive = jnp.any(log_weights > -jnp.inf)
-        return Mixture(jax.nn.log_softmax(jnp.where(alive, log_weights, 0.0)), components, family)
+        held = after_picking(self.held, index, weights=False)
+        return Mixture(jax.nn.log_softmax(jnp.where(alive, log_weights, 0.0)), components, family, held)
 
     def __len__(self) -> int:
         """Mixtures in a batch; of one mixture the number of components."""
@@ -78,7 +82,7 @@ class Mixture:
 
     @property
     def n_parameters(self) -> int:
-        """Number of free parameters p: k - 1 for the weights and those of the components."""
+        """Number of free parameters p: k - 1 for the weights and those of the components, without those that are held."""
         leaves, structure = jax.tree.flatten(self)
         return _count_parameters(structure, tuple(np.shape(leaf) for leaf in leaves))
 
@@ -149,20 +153,23 @@ class Mixture:
     def unconstrain(self) -> Array:
         """Coordinates `[p]` in an unconstrained minimal chart: log p_j / p_k for j < k, then the family's."""
         # a weight of zero still has coordinates; its logarithm is held at that of the smallest normal number
-        log_weights = jnp.maximum(self.log_weights, jnp.log(tiny(self.log_weights.dtype)))
-        return jnp.concatenate([log_weights[:-1] - log_weights[-1], self.family.unconstrain(self.components)])
+        log_weights = jnp.maximum(self.log_weights, jnp.log(tiny(self.log_weights.dtype)))[free_weights(self)]
+        of_components = self.family.unconstrain(self.components)[free_coordinates(self)]
+        return jnp.concatenate([log_weights[:-1] - log_weights[-1:], of_components])
 
     def constrain(self, free: Array) -> "Mixture":
         """The mixture of this one's shape and family at coordinates `free` `[p]`."""
-        split = self.n_components - 1
-        log_weights = jax.nn.log_softmax(jnp.concatenate([free[:split], jnp.zeros(1, free.dtype)]))
-        return Mixture(log_weights, self.family.constrain(self.components, free[split:]), self.family)
+        f = self.log_weights[free_weights(self)].shape[0]
+        shares, rest = jnp.concatenate([free[: f - 1], jnp.zeros(1, free.dtype)])[:f], free[max(f - 1, 0) :]
+        log_weights = with_free_weights(self, jax.nn.log_softmax(shares))
+        return dataclasses.replace(self, log_weights=log_weights, components=with_coordinates(self, rest))
 
     def units(self) -> Array:
         """Natural units `[p]` of the chart's coordinates: standard errors if each component had a unit of rows to itself."""
         p = self.weights
-        of_weights = jax.lax.rsqrt(jnp.maximum(p * (1.0 - p), LEAST_SHARE))[:-1]
-        return jnp.concatenate([of_weights, self.family.units(self.components, jnp.maximum(p, LEAST_SHARE))])
+        of_weights = jax.lax.rsqrt(jnp.maximum(p * (1.0 - p), LEAST_SHARE))[free_weights(self)][:-1]
+        of_components = self.family.units(self.components, jnp.maximum(p, LEAST_SHARE))
+        return jnp.concatenate([of_weights, of_components[free_coordinates(self)]])
 
     def shift(self, offset: Array) -> "Mixture":
         """The mixture of x + offset `[d]`; only families with a `location` have one."""

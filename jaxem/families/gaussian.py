@@ -262,11 +262,14 @@ class Gaussian(AboutMeans):
             penalty += jnp.sum(jnp.broadcast_to(volumes, (k,)) + prior.shrinkage * squares)
         return -0.5 * penalty
 
-    def imagined(self, params: GaussianParams, stats: GaussianStats, prior: NormalInverseWishart) -> GaussianStats:
+    def imagined(
+        self, params: GaussianParams, stats: GaussianStats, prior: NormalInverseWishart, still: Any = None
+    ) -> GaussianStats:
         """What a NormalInverseWishart adds to `stats` of rows about `params`; the head of priors.py says why.
 
         Beside N rows of mean m_j + own, a row of weight kappa at m_j + move takes the mean to own + pull, with pull =
         kappa / (N + kappa) (move - own), and adds B. N rows that do the same are added here: nothing is as large as kappa.
+        About the means of components that are `still` `[k]` the row itself adds kappa move move'.
         """
         k, n = params.means.shape[0], stats.counts
         once = jnp.full(k, 1.0 / k if self.shared else 1.0, n.dtype)  # per covariance
@@ -277,9 +280,13 @@ class Gaussian(AboutMeans):
         lost = jnp.where(alive(n), 0.0, 1.0)  # a component without rows gets one at m
         rows, share = n + lost, prior.shrinkage / positive(n + prior.shrinkage)
         own = (1.0 - lost)[:, None] * stats.first / positive(n)[:, None]
+        pull = n * share
+        if still is not None:
+            own, share = jnp.where(still[:, None], 0.0, own), jnp.where(still, 0.0, share)
+            pull = jnp.where(still, prior.shrinkage, pull)
         apart = prior.mean[None, :] - params.means - own
         new, root = own + share[:, None] * apart, jnp.sqrt(rows)[:, None]
-        squares = self.outer(root * new) - self.outer(root * own) + self.outer(jnp.sqrt(n * share)[:, None] * apart)
+        squares = self.outer(root * new) - self.outer(root * own) + self.outer(jnp.sqrt(pull)[:, None] * apart)
         row = GaussianStats(lost, jnp.ones_like(n), rows[:, None] * share[:, None] * apart, squares)
         return jax.tree.map(jnp.add, known, row)
 

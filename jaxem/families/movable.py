@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.families.base import Family, Params
+from jaxem.families.holdable import HoldsMeans
 from jaxem.primitives import epsilon, positive
 
 CANCELLATION = 8
@@ -48,7 +49,7 @@ class Movable(Family):
         """
 
 
-class AboutMeans(Movable):
+class AboutMeans(Movable, HoldsMeans):
     """What Gaussians share: moments about means, whose `second` has a form that `outer` knows."""
 
     @abc.abstractmethod
