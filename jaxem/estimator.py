@@ -596,10 +596,10 @@ class MixtureModel(Estimator):
         """Starts that hold what is asked for: of a mixture that was given its own values, of others those in `held`."""
         if isinstance(start, FromMixture):
             goes_on = hasattr(self, "mixture_") and self.held is None  # what the last fit held is free again
-            return with_held(mixtures, {} if goes_on else self.held)  # type: ignore[no-any-return]
+            return with_held(mixtures, {} if goes_on else self.held)
         family, k = self._asked_for()
         values = values_of(family, k, x.shape[1], mixtures.log_weights.dtype, self.held)
-        return as_start(mixtures, values, np.var(x, axis=0))  # type: ignore[no-any-return]
+        return as_start(mixtures, values, np.var(x, axis=0))
 
     def _start(self) -> Initializer:
         """What `init_params` stands for, other than a search."""

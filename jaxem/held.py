@@ -93,12 +93,16 @@ class _Reader:
         if parts is None:
             parts = [None] * len(families)
         if not isinstance(parts, (tuple, list)) or len(parts) != len(families):
-            raise ValueError(f"held['parts'] = {parts!r}; give {len(families)} dicts, one for each part, or None for a part")
+            raise ValueError(
+                f"held['parts'] = {parts!r}; give {len(families)} dicts, one for each part, or None for a part"
+            )
         found = []
         for i, (one, family, *own) in enumerate(zip(parts, families, components, self.shapes, strict=True)):
             where, one = f"held['parts'][{i}]", {} if one is None else one
             if parts_of(family):
-                raise ValueError(f"{where} is a family of families inside another, whose parts cannot be held; give None")
+                raise ValueError(
+                    f"{where} is a family of families inside another, whose parts cannot be held; give None"
+                )
             _check_names(where, one, _names(family, own[1]))
             found.append(self._of_family(where, one, family, *own))
         return tuple(mask for mask, _ in found), tuple(values for _, values in found)
@@ -137,10 +141,14 @@ class _Reader:
                 wanted = f"{axes[0]} of bool, one for each component" if axes else "nothing else: components share it"
                 raise ValueError(f"{what} has shape {given.shape}; give True, or {wanted}")
             if given.any() and not self.given and name != "weights":
-                raise ValueError(f"{what} = {value!r}, and no start has values yet; give these, with NaN where it is free")
+                raise ValueError(
+                    f"{what} = {value!r}, and no start has values yet; give these, with NaN where it is free"
+                )
             return np.broadcast_to(given, axes), own
         if given.dtype.kind not in "iuf":
-            raise ValueError(f"{what} = {value!r:.60}; give True, a bool for each component, or values, NaN where it is free")
+            raise ValueError(
+                f"{what} = {value!r:.60}; give True, a bool for each component, or values, NaN where it is free"
+            )
         if given.shape != shape:
             raise ValueError(f"{what} has shape {given.shape}; give {shape}, with NaN where it is free")
         unknown = np.isnan(given).reshape(*axes, -1)
@@ -181,7 +189,9 @@ def _check_weights(weights: np.ndarray, mask: np.ndarray) -> None:
         raise ValueError(f"{shown}; give positive shares, or leave the component out")
     total = held.sum(axis=1)
     if not mask.all() and np.any(total >= 1):
-        raise ValueError(f"{shown} sum to {total.max():.6g} and leave nothing for the others; give shares of a sum below 1")
+        raise ValueError(
+            f"{shown} sum to {total.max():.6g} and leave nothing for the others; give shares of a sum below 1"
+        )
     if mask.all() and np.any(np.abs(total - 1) > SUM):
         raise ValueError(f"{shown} sum to {total.max():.6g}; give shares that sum to 1, or NaN for one that is free")
 
@@ -201,7 +211,9 @@ def _check_names(where: str, held: Any, names: tuple[str, ...]) -> None:
         if name not in names:
             close = difflib.get_close_matches(str(name), names, 1)
             meant = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{where} names {name!r}, which cannot be held; choose from {', '.join(names) or 'nothing'}{meant}")
+            raise ValueError(
+                f"{where} names {name!r}, which cannot be held; choose from {', '.join(names) or 'nothing'}{meant}"
+            )
 
 
 def _check_exact(where: str, family: Family, masks: Any) -> None:

@@ -56,8 +56,9 @@ class Held(NamedTuple):
 
     def subset(self, index: Any) -> "Held":
         """That of the components in `index`."""
-        pick = lambda leaf: leaf if isinstance(leaf, bool) else tuple(np.asarray(leaf)[index].tolist())  # noqa: E731
-        return Held(pick(self.weights), tuple(map(pick, self.leaves)))
+        pick = lambda leaf: tuple(np.asarray(leaf)[index].tolist())  # noqa: E731
+        leaves = (leaf if isinstance(leaf, bool) else pick(leaf) for leaf in self.leaves)
+        return Held(pick(self.weights), tuple(leaves))
 
 
 def after_picking(held: Held | None, index: Any, weights: bool) -> Held | None:
@@ -137,7 +138,9 @@ def with_coordinates(mixture: Any, free: Array) -> Any:
     if index is EVERY:
         return family.constrain(components, free)
     whole = family.unconstrain(components).at[index].set(free)
-    return jax.tree.map(put_back, mixture.held.of_components(components), components, family.constrain(components, whole))
+    return jax.tree.map(
+        put_back, mixture.held.of_components(components), components, family.constrain(components, whole)
+    )
 
 
 # -- the M-step ----------------------------------------------------------------------------------------------------------
@@ -151,7 +154,7 @@ def family_of(mixture: Any) -> Any:
 
 
 def may_collapse(mixture: Any) -> Any:
-    """Which components have a spread that is free and may collapse: `[k]` of bool, or True for all."""
+    """Which components have a spread that is free, and may collapse: `[k]` of bool, or True for all."""
     spread = getattr(mixture.family, "spread", "")
     if mixture.held is None or not spread or parts_of(mixture.family):
         return True

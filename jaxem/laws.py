@@ -461,7 +461,7 @@ def of_derivatives(
     family = mixture.family
     if not family.exact:
         return {"fisher": laws["fisher"]}
-    if isinstance(family, (Spherical, Diagonal, Full, Tied)) and prior is None:
+    if isinstance(family, (Spherical, Diagonal, Full, Tied)) and prior is None and mixture.held is None:
         laws["step"] = _step(mixture, family, ascent, mixture.constrain(top), jnp.sum(sample_weight))
     return laws
 

@@ -224,7 +224,8 @@ def has_collapsed(state: State, frame: Frame, prior: Prior | None) -> Array:
     # where it ended in NaN, the step that was tried tells why
     tried = (state.status == Status.NONFINITE) & (state.n_iter >= 0)
     components = select(tried, here.plain.components, here.mixture.components)
-    lost = jnp.any(here.mixture.family.degenerate(components, counts, frame.variance) & state.present & may_collapse(here.mixture))
+    lost = here.mixture.family.degenerate(components, counts, frame.variance) & may_collapse(here.mixture)
+    lost = jnp.any(lost & state.present)
     bounded = False if prior is None else prior.bounds(here.mixture, frame.variance)
     return (lost & ~jnp.asarray(bounded)) | jnp.any(~alive(here.counts) & state.present & (state.n_iter >= 0))
 
@@ -258,9 +259,7 @@ def fit(
         accelerator: `hybrid()`, `squarem()`, `anderson()`, any `optax.GradientTransformationExtraArgs` of EM's displacement in
             the chart (see the head of loop.py), or None for plain EM. Static.
         chunk_size: rows worked on at a time; computed from the shapes by default.
-        held: parameters that stay as they are, by name: "weights" and the fields of the family's parameters, of all components
-            (True), of some ([True, False]), or at values, NaN where free. The M-step maximises over the rest exactly. By
-            default what the mixture holds, `mixture.held`, which the fit's mixture keeps; {} for nothing. docs/held.md.
+        held: what stays as it is, such as {"means": [True, False]} (held.py); by default `mixture.held`, {} for nothing.
         checkpoint: a file, written every few seconds; if it is there, the climb goes on from it.
 
     Returns:
@@ -277,9 +276,7 @@ def fit(
         >>> print(f"{result.log_likelihood:.2f}", jaxem.Status(int(result.status)).name)
         -1130.26 CONVERGED
     """
-    mixture = with_held(as_mixture(mixture, x), held)
-    if (shape := mixture.log_weights.shape) != (mixture.n_components,):
-        raise ValueError(f"mixture has log_weights of shape {shape}; fit takes one mixture, fit_restarts many")
+    mixture = with_held(_one_mixture(mixture, x), held)
     rows = rows_to_fit(mixture, x, sample_weight, chunk_size=chunk_size)
     stop, prior = as_options(mixture.family, rows, stop, prior, accelerator)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
@@ -293,6 +290,13 @@ def fit(
     with journal_at(checkpoint, "fit", rows, mixture.family, mixture, prior, stop, max_iter, accelerator) as journal:
         entry = None if journal is None else journal.entry()
         return cast(Result, restored(from_optimum(find, mixture, rows, prior, stop), mixture))
+
+
+def _one_mixture(mixture: Any, x: Any) -> Mixture:
+    mixture = as_mixture(mixture, x)
+    if (shape := mixture.log_weights.shape) != (mixture.n_components,):
+        raise ValueError(f"mixture has log_weights of shape {shape}; fit takes one mixture, fit_restarts many")
+    return cast(Mixture, mixture)
 
 
 def _climb(

@@ -176,7 +176,9 @@ def search_with_slots(
     rule, known = as_options(family, rows, stop, prior, accelerator)
     passes = default_budget(turn_work(rows, k)) if given is None else given
     settings = Settings(lane_count(1 if slots == 1 else starts_of(passes)), max_iter, accelerator)
-    values = values_of(family, k, drawn_from.blocks.shape[1], drawn_from.dtype, held)  # k is slots where something is held
+    values = values_of(
+        family, k, drawn_from.blocks.shape[1], drawn_from.dtype, held
+    )  # k is slots where something is held
     race = Race(family, k, slots, names, passes, rows, drawn_from, known, rule, settings, callback, values)
     about = key, family, k, slots, names, passes, known, rule, settings, values
     with journal_at(checkpoint, "search", rows, *about) as journal:

@@ -138,7 +138,7 @@ class GaussianMixture(Estimator):
     """
 
     lower_bound_: float
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(set(FORMS))],
         "tol": [Interval(Real, 0.0, None, closed="left")],
@@ -346,9 +346,9 @@ class GaussianMixture(Estimator):
                 raise ValueError(
                     f"held['{name}'] = {own[name]!r}, but {INITS[name]} is None; give it, or the values in held, NaN where free"
                 )
-        values, weights = values_of(self._family, k, d, x.dtype, own), own.get("weights")
+        values, weights = values_of(self._family, k, d, x.dtype, own), own.get("weights", False)
         if np.asarray(weights).dtype.kind == "b":
-            weights = np.where(weights, 1.0 / k, np.nan)
+            weights = np.where(np.broadcast_to(weights, k), 1.0 / k, np.nan)
         return Fixed(values, weights, np.var(x, axis=0))
 
     def _not_held(self, given: "Given") -> "Given":

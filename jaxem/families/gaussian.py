@@ -38,6 +38,7 @@ from jaxem.distances import (
     first_moments_by_products,
 )
 from jaxem.families.base import Family
+from jaxem.families.holdable import HoldsMeans
 from jaxem.families.movable import CANCELLATION, AboutMeans
 from jaxem.linalg import make_proper
 from jaxem.moments import weighted_moments
@@ -90,7 +91,7 @@ class Prepared(NamedTuple):
 FirstMoments = Callable[[Array, Array, Array], Array]  # of columns [d, b] about means [k, d], weighted by resp [k, b]
 
 
-class Gaussian(AboutMeans):
+class Gaussian(AboutMeans, HoldsMeans):
     """What the six share: means, and everything but the form of the covariances."""
 
     location = True

@@ -45,7 +45,7 @@ class Holdable(Family):
 class HoldsMeans(Holdable):
     """What Gaussians share: statistics are sums about the current means, which are the held ones."""
 
-    holdable = ("means", "covariances")
+    holdable: ClassVar[tuple[str, ...]] = ("means", "covariances")
     spread = "covariances"
 
     def m_step_held(self, params: Params, stats: Any, held: Any) -> Params:

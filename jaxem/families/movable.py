@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.families.base import Family, Params
-from jaxem.families.holdable import HoldsMeans
 from jaxem.primitives import epsilon, positive
 
 CANCELLATION = 8
@@ -49,7 +48,7 @@ class Movable(Family):
         """
 
 
-class AboutMeans(Movable, HoldsMeans):
+class AboutMeans(Movable):
     """What Gaussians share: moments about means, whose `second` has a form that `outer` knows."""
 
     @abc.abstractmethod
