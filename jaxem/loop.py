@@ -259,7 +259,7 @@ def fit(
         accelerator: `hybrid()`, `squarem()`, `anderson()`, any `optax.GradientTransformationExtraArgs` of EM's displacement in
             the chart (see the head of loop.py), or None for plain EM. Static.
         chunk_size: rows worked on at a time; computed from the shapes by default.
-        held: what stays as it is, such as {"means": [True, False]} (held.py); by default `mixture.held`, {} for nothing.
+        held: what stays as it is, such as {"means": [True, False]} (docs/held.md); by default `mixture.held`, {} for nothing.
         checkpoint: a file, written every few seconds; if it is there, the climb goes on from it.
 
     Returns:
