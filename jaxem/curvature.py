@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.mixture import Mixture, log_joint
+from jaxem.mixture import Mixture
+from jaxem.pointwise import log_joint
 from jaxem.primitives import normalise
 from jaxem.priors import Prior
 from jaxem.rows import Rows, sum_blocks

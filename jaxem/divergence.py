@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.checks import as_count, as_key, as_mixture
-from jaxem.mixture import Mixture, log_joint
+from jaxem.mixture import Mixture
+from jaxem.pointwise import log_joint
 from jaxem.primitives import normalise
 
 

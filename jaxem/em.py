@@ -18,6 +18,7 @@ Hinton 1998). Rows may carry weights w_i: every sum over i becomes sum_i w_i. Wi
 l and to l-hat alike, and the rows that the prior imagines are added to those of the M-step.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -28,7 +29,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.checks import as_mixture
-from jaxem.mixture import Mixture, log_joint
+from jaxem.holding import family_of, free_weights, with_free_weights
+from jaxem.mixture import Mixture
+from jaxem.pointwise import log_joint
 from jaxem.primitives import alive, normalise, positive, tiny, weighted_sum
 from jaxem.priors import Prior
 from jaxem.program import THOROUGH, Program
@@ -66,11 +69,12 @@ def e_step(
 
 @jax.jit
 def m_step(mixture: Mixture, stats: Stats, prior: Prior | None = None) -> Mixture:
-    """The mixture that maximises the proxy (plus the log prior), given `stats` taken about `mixture`."""
-    family, components = mixture.family, mixture.components
+    """The mixture that maximises the proxy (plus the log prior), given `stats` taken about `mixture`; what it holds stays."""
+    family, components = family_of(mixture), mixture.components
     if prior is not None:
         stats = stats + prior.imagined(family, components, stats)
-    return Mixture(log_shares(stats.counts), family.m_step(components, stats.components), family)
+    log_weights = with_free_weights(mixture, log_shares(stats.counts[free_weights(mixture)]))
+    return dataclasses.replace(mixture, log_weights=log_weights, components=family.m_step(components, stats.components))
 
 
 def objective(mixture: Mixture, stats: Stats, prior: Prior | None = None) -> Array:

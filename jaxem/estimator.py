@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -34,6 +34,8 @@ from jaxem.checks import as_family, as_mixture, as_sample_size, as_supported
 from jaxem.collapse import collapse_of
 from jaxem.em import e_step, objective, to_frame
 from jaxem.families.base import Family
+from jaxem.held import as_start, values_of, with_held
+from jaxem.holding import restore
 from jaxem.init import FromMixture, Initializer, KMeans, KMeansPlusPlus, RandomPoints
 from jaxem.loop import DEFAULT_TOL, MAX_ITER, Result
 from jaxem.mixture import Mixture
@@ -77,6 +79,7 @@ class Batches:
     Attributes:
         state: EM under way; its leaves are numpy's.
         prior: that of the M-steps, where the data lie, or None.
+        start: the mixture before the first batch, which has the values of what is held.
         labels: the number of each labelled batch; empty without labels.
         visited: labels that came since the last round of all labels, or since a label was new.
         since: the lower bound at that time.
@@ -86,6 +89,7 @@ class Batches:
 
     state: Online
     prior: Prior | None
+    start: Mixture
     labels: dict[Hashable, int] = dataclasses.field(default_factory=dict)
     visited: set[Hashable] = dataclasses.field(default_factory=set)
     since: float = math.nan
@@ -189,13 +193,13 @@ class Estimator(DensityMixin, BaseEstimator):
             if known is None:
                 start, prior = self._begin(x, weight)
                 room = None if batch is None else FIRST_ROOM
-                known = Batches(begin(start, x, weight, n_batches=room), prior)
+                known = Batches(begin(start, x, weight, n_batches=room), prior, jax.tree.map(np.asarray, start))
             prior = self._prior_of(known)
             state = self._turn(known, x, weight, batch, prior)
             bound = float(_height_of(state, prior)) / float(state.weight)
             tol = DEFAULT_TOL[8 * x.dtype.itemsize] if self.tol is None else self.tol
             known = known.after(jax.tree.map(np.asarray, state), bound, batch, tol)
-            mixture = jax.tree.map(np.array, state.mixture)
+            mixture = jax.tree.map(np.array, restore(state.mixture, known.start))
         self._batches = known
         self._set_after_batch(mixture, known)
 
@@ -416,6 +420,8 @@ class MixtureModel(Estimator):
         max_iter: turns of a climb at most.
         random_state: of starts and of samples.
         warm_start: go on from the mixture of the last fit.
+        held: parameters that stay as they are, as in `jaxem.search`: values by name, NaN where free; where the start is a
+            mixture, also True or a bool for each component. {"weights": True} is equal proportions. docs/held.md.
         verbose: print how far the fit is.
         learning_decay, learning_offset: of `partial_fit` without labels: how fast old batches fade, above 1/2 and at most 1;
             and by how many batches the count of batches is put forward.
@@ -456,6 +462,7 @@ class MixtureModel(Estimator):
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
+        "held": "no_validation",
         "verbose": ["verbose"],
         "learning_decay": [Interval(Real, 0.5, 1.0, closed="right")],
         "learning_offset": [Interval(Real, 0.0, None, closed="left")],
@@ -473,6 +480,7 @@ class MixtureModel(Estimator):
         max_iter: int = MAX_ITER,
         random_state: Any = None,
         warm_start: bool = False,
+        held: Mapping[str, Any] | None = None,
         verbose: int = 0,
         learning_decay: float = DECAY,
         learning_offset: float = OFFSET,
@@ -486,6 +494,7 @@ class MixtureModel(Estimator):
         self.max_iter = max_iter
         self.random_state = random_state
         self.warm_start = warm_start
+        self.held = held
         self.verbose = verbose
         self.learning_decay = learning_decay
         self.learning_offset = learning_offset
@@ -548,7 +557,7 @@ class MixtureModel(Estimator):
             start = FromMixture(self._last(family, x.shape[1], "partial_fit", "make a new model"))
         elif isinstance(self.init_params, str) and self.init_params == "search":
             budget = None if self.n_init == 1 else default_budget(x.size * k) * self.n_init
-            searched = search(key, family, x, k, weight, budget=budget, prior=prior)
+            searched = search(key, family, x, k, weight, budget=budget, prior=prior, held=self.held)
             if Status(int(searched.best.status)).failed and searched.penalised is None:
                 why = self._why(searched.best, searched.collapse)
                 raise ValueError(f"No start was found in the first batch: {why}.")
@@ -556,7 +565,7 @@ class MixtureModel(Estimator):
         else:
             start = self._start()
         r = 1 if isinstance(start, FromMixture) else self.n_init
-        found = starts(key, family, x, k, r, start, weight)
+        found = self._holding(starts(key, family, x, k, r, start, weight), start, x)
         return self._best_start([found[i] for i in range(r)], x, weight), prior
 
     def _set_after_batch(self, mixture: Mixture, known: Batches) -> None:
@@ -589,13 +598,23 @@ class MixtureModel(Estimator):
         }
         if not warm and isinstance(self.init_params, str) and self.init_params == "search":
             budget = None if self.n_init == 1 else default_budget(x.size * k) * self.n_init
-            found = search(key, family, x, k, weight, budget=budget, **options)
+            found = search(key, family, x, k, weight, budget=budget, held=self.held, **options)
             return found.best, self._why(found.best, found.collapse), found.penalised is not None
         start = FromMixture(self._last(family, x.shape[1])) if warm else self._start()
         r = 1 if isinstance(start, FromMixture) else self.n_init
-        result = best(fit_restarts(starts(key, family, x, k, r, start, weight), x, weight, **options))
+        mixtures = self._holding(starts(key, family, x, k, r, start, weight), start, x)
+        result = best(fit_restarts(mixtures, x, weight, **options))
         failed = Status(int(result.status)).failed
         return result, self._why(result, collapse_of(result.mixture, x, weight) if failed else None), False
+
+    def _holding(self, mixtures: Mixture, start: Initializer, x: np.ndarray) -> Mixture:
+        """Starts that hold what is asked for: of a mixture that was given its own values, of others those in `held`."""
+        if isinstance(start, FromMixture):
+            goes_on = hasattr(self, "mixture_") and self.held is None  # what the last fit held is free again
+            return with_held(mixtures, {} if goes_on else self.held)
+        family, k = self._asked_for()
+        values = values_of(family, k, x.shape[1], mixtures.log_weights.dtype, self.held)
+        return as_start(mixtures, values, np.var(x, axis=0))
 
     def _start(self) -> Initializer:
         """What `init_params` stands for, other than a search."""

@@ -15,7 +15,7 @@ had not converged. Then derivatives are NaN.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from jaxem.curvature import (
     score,
 )
 from jaxem.em import to_frame
+from jaxem.holding import restore
 from jaxem.mixture import Mixture
 from jaxem.primitives import epsilon, is_traced
 from jaxem.priors import Prior
@@ -88,7 +89,11 @@ def _tangents(
     mixture: Mixture, arrival: "Arrival", primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Mixture, Array, Array]:
     """How mixture, log-likelihood and objective move with start, rows and prior."""
-    (_, rows, prior), (start_dot, rows_dot, prior_dot) = primals, tangents
+    (start, rows, prior), (start_dot, rows_dot, prior_dot) = primals, tangents
+
+    def like_at(start: Any, frame: Any) -> Mixture:  # what is held moves with the start
+        return cast(Mixture, restore(mixture, start)).to_frame(frame)
+
     like = mixture.to_frame(rows.frame)
     free = like.unconstrain()
     free = free + jax.lax.stop_gradient(arrival.free - free)
@@ -96,21 +101,26 @@ def _tangents(
     factor = jnp.where(arrival.sound, 1.0, jnp.nan)
 
     def by_data(function: Callable[..., Array]) -> Array:
-        def at(rows: Rows, prior: Any) -> Array:
-            return function(like, free, rows, to_frame(prior, rows.frame))
+        if mixture.held is None:
+            at = lambda rows, prior: function(like, free, rows, to_frame(prior, rows.frame))  # noqa: E731
+            return jax.jvp(at, (rows, prior), (rows_dot, prior_dot))[1]
 
-        return jax.jvp(at, (rows, prior), (rows_dot, prior_dot))[1]
+        def with_start(start: Any, rows: Rows, prior: Any) -> Array:
+            return function(like_at(start, rows.frame), free, rows, to_frame(prior, rows.frame))
 
-    def back(free: Array, frame: Any) -> Mixture:
-        return like.constrain(free).from_frame(frame)
+        return jax.jvp(with_start, (start, rows, prior), (start_dot, rows_dot, prior_dot))[1]
 
-    def log_prior(free: Array, rows: Rows, prior: Any) -> Array:
-        return log_prior_at(like, free, to_frame(prior, rows.frame))
+    def back(free: Array, start: Any, frame: Any) -> Mixture:
+        return (like if mixture.held is None else like_at(start, frame)).constrain(free).from_frame(frame)
+
+    def log_prior(free: Array, start: Any, rows: Rows, prior: Any) -> Array:
+        own = like if mixture.held is None else like_at(start, rows.frame)
+        return log_prior_at(own, free, to_frame(prior, rows.frame))
 
     free_dot = factor * _solve(like, free, rows, to_frame(prior, rows.frame), arrival, by_data(score))
-    mixture_dot = jax.jvp(back, (free, rows.frame), (free_dot, rows_dot.frame))[1]
+    mixture_dot = jax.jvp(back, (free, start, rows.frame), (free_dot, start_dot, rows_dot.frame))[1]
     objective_dot = factor * by_data(objective_at)
-    log_prior_dot = jax.jvp(log_prior, (free, rows, prior), (free_dot, rows_dot, prior_dot))[1]
+    log_prior_dot = jax.jvp(log_prior, (free, start, rows, prior), (free_dot, start_dot, rows_dot, prior_dot))[1]
     of_start = 0.0 * factor * _total(start_dot)
     objective_dot = objective_dot + of_start
     mixture_dot = jax.tree.map(lambda leaf: leaf + of_start if _is_real(leaf) else leaf, mixture_dot)
@@ -127,10 +137,10 @@ def from_optimum(find: Callable[..., Any], start: Mixture, rows: Rows, prior: Pr
         )
     # under grad these are numbers again
     result = find(*jax.lax.stop_gradient((start, rows, prior, stop)))
-    return held(result, start, rows, prior)
+    return attach_derivatives(result, start, rows, prior)
 
 
-def held(result: Any, start: Mixture, rows: Rows, prior: Prior | None) -> Any:
+def attach_derivatives(result: Any, start: Mixture, rows: Rows, prior: Prior | None) -> Any:
     """A Result that was found from fixed values, or a batch of them, with derivatives by these."""
     optimum = result.mixture, result.log_likelihood, result.objective, result.status
     attach = jax.vmap(with_derivatives, in_axes=(0, 0, None, None)) if result.status.ndim else with_derivatives

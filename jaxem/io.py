@@ -120,7 +120,7 @@ def save(mixture: Mixture, path: str | Path, *, columns: Sequence[str] | None = 
     """Write a mixture to `path`, atomically.
 
     Args:
-        mixture: one mixture, not a batch.
+        mixture: one mixture, not a batch. A file does not keep `mixture.held`: all its parameters are free again.
         path: the file; a link is followed.
         columns: the names of the d features, all different; the command line then finds them in a table by name.
         overwrite: whether an existing file is replaced; its mode is kept.

@@ -463,7 +463,7 @@ def of_derivatives(
     family = mixture.family
     if not family.exact:
         return {"fisher": laws["fisher"]}
-    one_count = not family.holes or isinstance(family, (Full, Tied))  # else each feature counts the rows that have it
+    one_count = mixture.held is None and (not family.holes or isinstance(family, (Full, Tied)))
     if isinstance(family, (Spherical, Diagonal, Full, Tied)) and prior is None and one_count:
         laws["step"] = _step(mixture, family, ascent, mixture.constrain(top), jnp.sum(sample_weight))
     return laws

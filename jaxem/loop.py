@@ -29,6 +29,7 @@ where the metric I_c, which is unknown, nearly cancels if coordinates are in nat
 import dataclasses
 import functools
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -41,6 +42,8 @@ from jaxem.checks import as_count, as_mixture, check_options, on_host
 from jaxem.display import readable, result_card
 from jaxem.em import m_step, objective, pass_over, to_frame
 from jaxem.families.base import Family
+from jaxem.held import with_held
+from jaxem.holding import may_collapse, restored
 from jaxem.implicit import from_optimum
 from jaxem.journal import journal_at
 from jaxem.mixture import Mixture
@@ -221,7 +224,8 @@ def has_collapsed(state: State, frame: Frame, prior: Prior | None) -> Array:
     # where it ended in NaN, the step that was tried tells why
     tried = (state.status == Status.NONFINITE) & (state.n_iter >= 0)
     components = select(tried, here.plain.components, here.mixture.components)
-    lost = jnp.any(here.mixture.family.degenerate(components, counts, frame.variance) & state.present)
+    lost = here.mixture.family.degenerate(components, counts, frame.variance) & may_collapse(here.mixture)
+    lost = jnp.any(lost & state.present)
     bounded = False if prior is None else prior.bounds(here.mixture, frame.variance)
     return (lost & ~jnp.asarray(bounded)) | jnp.any(~alive(here.counts) & state.present & (state.n_iter >= 0))
 
@@ -236,6 +240,7 @@ def fit(
     max_iter: int = MAX_ITER,
     accelerator: Any = None,
     chunk_size: int | None = None,
+    held: Mapping[str, Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Result:
     """Climb from `mixture` to a maximum of the objective by EM.
@@ -254,6 +259,7 @@ def fit(
         accelerator: `hybrid()`, `squarem()`, `anderson()`, any `optax.GradientTransformationExtraArgs` of EM's displacement in
             the chart (see the head of loop.py), or None for plain EM. Static.
         chunk_size: rows worked on at a time; computed from the shapes by default.
+        held: what stays as it is, such as {"means": [True, False]} (docs/held.md); by default `mixture.held`, {} for nothing.
         checkpoint: a file, written every few seconds; if it is there, the climb goes on from it.
 
     Returns:
@@ -270,9 +276,7 @@ def fit(
         >>> print(f"{result.log_likelihood:.2f}", jaxem.Status(int(result.status)).name)
         -1130.26 CONVERGED
     """
-    mixture = as_mixture(mixture, x)
-    if (shape := mixture.log_weights.shape) != (mixture.n_components,):
-        raise ValueError(f"mixture has log_weights of shape {shape}; fit takes one mixture, fit_restarts many")
+    mixture = with_held(_one_mixture(mixture, x), held)
     rows = rows_to_fit(mixture, x, sample_weight, chunk_size=chunk_size)
     stop, prior = as_options(mixture.family, rows, stop, prior, accelerator)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
@@ -285,7 +289,14 @@ def fit(
 
     with journal_at(checkpoint, "fit", rows, mixture.family, mixture, prior, stop, max_iter, accelerator) as journal:
         entry = None if journal is None else journal.entry()
-        return cast(Result, from_optimum(find, mixture, rows, prior, stop))
+        return cast(Result, restored(from_optimum(find, mixture, rows, prior, stop), mixture))
+
+
+def _one_mixture(mixture: Any, x: Any) -> Mixture:
+    mixture = as_mixture(mixture, x)
+    if (shape := mixture.log_weights.shape) != (mixture.n_components,):
+        raise ValueError(f"mixture has log_weights of shape {shape}; fit takes one mixture, fit_restarts many")
+    return cast(Mixture, mixture)
 
 
 def _climb(

@@ -6,24 +6,21 @@ Mixture whose leaves lead with one more axis, to be used under `jax.vmap`.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxem import kept
-from jaxem.checks import as_columns, as_count, as_key, as_supported
-from jaxem.devices import mesh_under
+from jaxem import kept, pointwise
+from jaxem.checks import as_columns, as_count, as_key
 from jaxem.display import mixture_card, readable
 from jaxem.families.base import Family
-from jaxem.primitives import check_number, is_number, is_traced, normalise, take, tiny
-from jaxem.program import THOROUGH, Program, is_staging
-from jaxem.rows import Frame, block_size, bucket, map_host_rows, map_rows, map_spread_rows
+from jaxem.holding import Held, after_picking, free_coordinates, free_weights, with_coordinates, with_free_weights
+from jaxem.primitives import check_number, is_number, take, tiny
+from jaxem.rows import Frame
 
 LEAST_SHARE = 1e-3
 """weight that natural units take a component to have at least"""
@@ -39,11 +36,13 @@ class Mixture:
         log_weights: `[k]`, logs of the mixing proportions; -inf for a component that has died out.
         components: the family's parameters, a pytree.
         family: the kind of component; static, so equal families share compiled programs.
+        held: which parameters stay as they are (`fit` with `held=` sets it); static. They have no coordinates in the chart.
     """
 
     log_weights: Array
     components: Any
     family: Family = dataclasses.field(metadata={"static": True})
+    held: Held | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __getitem__(self, index: Any) -> "Mixture":
         """Of a batch, leaves `[r, ...]`, the mixture of number `index`; of one mixture its component of that number.
@@ -60,7 +59,8 @@ class Mixture:
         log_weights = self.log_weights[index]
         # of components that have all died out each is as likely as the others
         alive = jnp.any(log_weights > -jnp.inf)
-        return Mixture(jax.nn.log_softmax(jnp.where(alive, log_weights, 0.0)), components, family)
+        held = after_picking(self.held, index, weights=False)
+        return Mixture(jax.nn.log_softmax(jnp.where(alive, log_weights, 0.0)), components, family, held)
 
     def __len__(self) -> int:
         """Mixtures in a batch; of one mixture the number of components."""
@@ -78,7 +78,7 @@ class Mixture:
 
     @property
     def n_parameters(self) -> int:
-        """Number of free parameters p: k - 1 for the weights and those of the components."""
+        """Number of free parameters p: k - 1 for the weights and those of the components, without those that are held."""
         leaves, structure = jax.tree.flatten(self)
         return _count_parameters(structure, tuple(np.shape(leaf) for leaf in leaves))
 
@@ -89,30 +89,30 @@ class Mixture:
             x: `[n, d]`.
             chunk_size: rows worked on at a time; computed from the shapes by default.
         """
-        return self._over_rows(log_joint, x, chunk_size)
+        return pointwise.over_rows(pointwise.log_joint, self, x, chunk_size)
 
     def log_prob(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
         """log p(x_i), `[n]`; see `log_joint` for the arguments."""
-        return self._over_rows(_log_prob, x, chunk_size)
+        return pointwise.over_rows(pointwise.log_prob, self, x, chunk_size)
 
     def responsibilities(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
         """p(j | x_i), `[n, k]`, rows summing to one; the weights for a row that no component can produce."""
-        return self._over_rows(_responsibilities, x, chunk_size)
+        return pointwise.over_rows(pointwise.responsibilities, self, x, chunk_size)
 
     def predict(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
         """The likeliest component of each row, `[n]` of int; no array `[n, k]` is made."""
-        return self._over_rows(_predict, x, chunk_size)
+        return pointwise.over_rows(pointwise.predict, self, x, chunk_size)
 
     def log_confidence(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
         """log max_j p(j | x_i), `[n]`: 0 where a row surely belongs to one component; no array `[n, k]` is made."""
-        return self._over_rows(_log_confidence, x, chunk_size)
+        return pointwise.over_rows(pointwise.log_confidence, self, x, chunk_size)
 
     def impute(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
         """Rows `[n, d]` with expected values, given what was observed, in place of NaN; for a family with `missing=True`.
 
         The expectation is that of the mixture: each component's, by responsibility. A missing category is the likeliest one.
         """
-        return self._over_rows(_impute, x, chunk_size)
+        return pointwise.over_rows(pointwise.impute, self, x, chunk_size)
 
     def sample(self, key: Array, n_samples: int) -> tuple[Array, Array]:
         """Draw rows `[n, d]` and the components `[n]` they come from."""
@@ -128,7 +128,7 @@ class Mixture:
         Raises:
             NotImplementedError: for a family other than `Deconvolved`.
         """
-        return self._over_rows(_denoise, x, chunk_size)
+        return pointwise.over_rows(pointwise.denoise, self, x, chunk_size)
 
     def marginal(self, columns: Any) -> "Mixture":
         """The mixture of some columns alone: `columns` names one, or several, which come in that order.
@@ -168,20 +168,23 @@ class Mixture:
     def unconstrain(self) -> Array:
         """Coordinates `[p]` in an unconstrained minimal chart: log p_j / p_k for j < k, then the family's."""
         # a weight of zero still has coordinates; its logarithm is held at that of the smallest normal number
-        log_weights = jnp.maximum(self.log_weights, jnp.log(tiny(self.log_weights.dtype)))
-        return jnp.concatenate([log_weights[:-1] - log_weights[-1], self.family.unconstrain(self.components)])
+        log_weights = jnp.maximum(self.log_weights, jnp.log(tiny(self.log_weights.dtype)))[free_weights(self)]
+        of_components = self.family.unconstrain(self.components)[free_coordinates(self)]
+        return jnp.concatenate([log_weights[:-1] - log_weights[-1:], of_components])
 
     def constrain(self, free: Array) -> "Mixture":
         """The mixture of this one's shape and family at coordinates `free` `[p]`."""
-        split = self.n_components - 1
-        log_weights = jax.nn.log_softmax(jnp.concatenate([free[:split], jnp.zeros(1, free.dtype)]))
-        return Mixture(log_weights, self.family.constrain(self.components, free[split:]), self.family)
+        f = self.log_weights[free_weights(self)].shape[0]
+        shares, rest = jnp.concatenate([free[: f - 1], jnp.zeros(1, free.dtype)])[:f], free[max(f - 1, 0) :]
+        log_weights = with_free_weights(self, jax.nn.log_softmax(shares))
+        return dataclasses.replace(self, log_weights=log_weights, components=with_coordinates(self, rest))
 
     def units(self) -> Array:
         """Natural units `[p]` of the chart's coordinates: standard errors if each component had a unit of rows to itself."""
         p = self.weights
-        of_weights = jax.lax.rsqrt(jnp.maximum(p * (1.0 - p), LEAST_SHARE))[:-1]
-        return jnp.concatenate([of_weights, self.family.units(self.components, jnp.maximum(p, LEAST_SHARE))])
+        of_weights = jax.lax.rsqrt(jnp.maximum(p * (1.0 - p), LEAST_SHARE))[free_weights(self)][:-1]
+        of_components = self.family.units(self.components, jnp.maximum(p, LEAST_SHARE))
+        return jnp.concatenate([of_weights, of_components[free_coordinates(self)]])
 
     def shift(self, offset: Array) -> "Mixture":
         """The mixture of x + offset `[d]`; only families with a `location` have one."""
@@ -209,31 +212,6 @@ class Mixture:
 
         return jax.tree.map(cast, self)
 
-    def _over_rows(self, per_row: Callable[..., Array], x: ArrayLike, chunk_size: int | None) -> Array:
-        data = as_supported(self.family, x, self.n_components, self.family.n_features(self.components))
-        data = data.astype(jnp.promote_types(data.dtype, self.log_weights.dtype))
-        d, mesh = data.shape[1], mesh_under(data)
-        row_floats = self.family.row_floats(self.n_components, d)
-        host = data if isinstance(data, np.ndarray) and not (is_traced(self) or is_staging()) else None
-        # rows on the host are padded to few sizes; so is the block, which is static
-        n = data.shape[0] if host is None else bucket(data.shape[0])
-        block = block_size((n, d), row_floats, data.dtype, chunk_size=chunk_size)
-        if host is not None:
-            return map_host_rows(lambda chunk: _map_rows(per_row, block, None, self, chunk), host)
-        return _map_rows(per_row, block, mesh, self, data)
-
-
-def log_joint(mixture: Mixture, x: Array) -> Array:
-    """`Mixture.log_joint` of a block of rows `[b, d]`, without the edge."""
-    return mixture.family.log_prob(mixture.components, x) + mixture.log_weights[None, :]
-
-
-def _over_blocks(per_row: Callable[..., Array], block: int, mesh: Mesh | None, mixture: Mixture, x: Array) -> Array:
-    def over(x: Array) -> Array:
-        return map_rows(functools.partial(per_row, mixture), x, block)
-
-    return over(x) if mesh is None else map_spread_rows(over, x, mesh)
-
 
 @functools.lru_cache
 def _count_parameters(structure: Any, shapes: tuple[tuple[int, ...], ...]) -> int:
@@ -242,36 +220,6 @@ def _count_parameters(structure: Any, shapes: tuple[tuple[int, ...], ...]) -> in
         return jax.eval_shape(Mixture.unconstrain, jax.tree.unflatten(structure, leaves)).shape[0]
 
     return cast(int, kept.fact(["parameters", structure, shapes], find))
-
-
-_map_rows = Program(
-    _over_blocks, (0, 1, 2), work=lambda _, block, __, mixture, ___: block * mixture.n_components, small=THOROUGH
-)
-
-
-def _log_prob(mixture: Mixture, rows: Array) -> Array:
-    return normalise(log_joint(mixture, rows), axis=1)[0]
-
-
-def _log_confidence(mixture: Mixture, rows: Array) -> Array:
-    return jnp.log(jnp.max(_responsibilities(mixture, rows), axis=1))
-
-
-def _responsibilities(mixture: Mixture, rows: Array) -> Array:
-    log_prob, resp = normalise(log_joint(mixture, rows), axis=1)
-    return jnp.where(log_prob[:, None] == -jnp.inf, mixture.weights[None, :], resp)
-
-
-def _impute(mixture: Mixture, rows: Array) -> Array:
-    return mixture.family.impute(mixture.components, _responsibilities(mixture, rows), rows)
-
-
-def _denoise(mixture: Mixture, rows: Array) -> Array:
-    return mixture.family.denoise(mixture.components, rows, _responsibilities(mixture, rows))
-
-
-def _predict(mixture: Mixture, rows: Array) -> Array:
-    return jnp.argmax(_responsibilities(mixture, rows), axis=1)
 
 
 @functools.partial(jax.jit, static_argnums=2)

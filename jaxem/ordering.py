@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxem.checks import as_mixture
+from jaxem.holding import after_picking
 from jaxem.mixture import Mixture
 
 
@@ -60,7 +61,12 @@ def sorted_components(mixture: Mixture, by: str | ArrayLike | Callable[[Mixture]
     columns = numbers.reshape(k, -1)
     order = jnp.lexsort(columns.T[::-1])  # its last key counts first
     family, components = mixture.family.subset(mixture.components, order)
-    return Mixture(mixture.log_weights[order], components, family)
+    held = after_picking(mixture.held, order, weights=True)
+    if held is None and mixture.held is not None:
+        raise ValueError(
+            "mixture holds parameters of some components, whose order must be known; sort it outside jit, one at a time"
+        )
+    return Mixture(mixture.log_weights[order], components, family, held)
 
 
 def _places(mixture: Mixture) -> Any:

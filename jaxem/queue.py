@@ -6,7 +6,7 @@ alone: more starts do not change the earlier ones. The climbs run in the lanes o
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -28,6 +28,8 @@ from jaxem.checks import (
 )
 from jaxem.display import landscape_card, readable
 from jaxem.families.base import Family
+from jaxem.held import with_held
+from jaxem.holding import restored
 from jaxem.implicit import from_optimum
 from jaxem.init import EQUIVARIANT, FromResponsibilities, Initializer, KMeansPlusPlus
 from jaxem.journal import journal_at
@@ -161,6 +163,7 @@ def fit_restarts(
     max_iter: int = MAX_ITER,
     accelerator: Any = None,
     chunk_size: int | None = None,
+    held: Mapping[str, Any] | None = None,
     callback: Callable[[RestartsProgress], None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Result:
@@ -176,12 +179,12 @@ def fit_restarts(
         mixtures: the starts, leaves `[r, ...]`.
         x: `[n, d]`, shared by all, `Rows`, or a `Source`, of which all climbs share each block.
         callback: called with `RestartsProgress` between pieces.
-        sample_weight, prior, stop, max_iter, accelerator, chunk_size, checkpoint: as for `fit`.
+        sample_weight, prior, stop, max_iter, accelerator, chunk_size, held, checkpoint: as for `fit`.
 
     Returns:
         A Result with leaves `[r, ...]`. A restart that fails says so in its status and spoils no other.
     """
-    mixtures = as_mixture(mixtures, x)
+    mixtures = with_held(as_mixture(mixtures, x), held)
     if callback is not None:
         check_callback(callback)
         check_from_host("fit_restarts with a callback", mixtures, x, sample_weight)
@@ -199,7 +202,7 @@ def fit_restarts(
     with journal_at(checkpoint, "fit_restarts", rows, mixtures.family, mixtures, prior, stop, settings) as journal:
         entry = None if journal is None else journal.entry()
         find = functools.partial(_climb_all, settings=settings, callback=callback, entry=entry)
-        return cast(Result, from_optimum(find, mixtures, rows, prior, stop))
+        return cast(Result, restored(from_optimum(find, mixtures, rows, prior, stop), mixtures))
 
 
 def _climb_all(

@@ -14,7 +14,7 @@ DEGENERATE.
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -35,7 +35,9 @@ from jaxem.collapse import collapse_of
 from jaxem.devices import mesh_of, mesh_under
 from jaxem.display import readable, search_card
 from jaxem.families.base import Family
-from jaxem.implicit import held
+from jaxem.held import values_of
+from jaxem.holding import restored
+from jaxem.implicit import attach_derivatives
 from jaxem.journal import journal_at
 from jaxem.lanes import Settings, lane_count
 from jaxem.loop import MAX_ITER, MAX_TURNS, Result, as_options
@@ -102,6 +104,7 @@ def search(
     max_iter: int = MAX_ITER,
     accelerator: Any = hybrid(),
     chunk_size: int | None = None,
+    held: Mapping[str, Any] | None = None,
     callback: Callable[[SearchProgress], None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Search:
@@ -122,6 +125,8 @@ def search(
         prior: with one, log-likelihood + log prior is climbed and ranked.
         stop, max_iter, chunk_size: as for `fit`.
         accelerator: as for `fit`; by default `hybrid()`.
+        held: parameters that stay as they are: values by name, NaN where free, such as {"weights": [0.5, nan]}. {"weights":
+            True} is equal proportions. Each start is made as usual; its component next to a held mean takes that.
         callback: called with `SearchProgress` between pieces; an exception raised in it, or Ctrl-C, ends the search.
         checkpoint: a file, written every few seconds; if it is there, the search goes on from it, to the same numbers.
 
@@ -136,12 +141,12 @@ def search(
     key, family = as_key(key), as_family(family)
     k = as_count("n_components", n_components, most=10**18)
     options = (budget, arms, prior, stop, max_iter, accelerator, chunk_size, callback)
-    found = search_with_slots(key, family, x, k, sample_weight, k, *options, checkpoint=checkpoint)
+    found = search_with_slots(key, family, x, k, sample_weight, k, *options, checkpoint=checkpoint, held=held)
     if not is_traced(given):
         return found
     rows = as_rows(family, *given[:2], k, like=found.best.mixture, chunk_size=chunk_size)
     known = as_options(family, rows, stop, given[2], accelerator)[1]
-    return found._replace(best=held(found.best, found.best.mixture, rows, known))
+    return found._replace(best=attach_derivatives(found.best, found.best.mixture, rows, known))
 
 
 def search_with_slots(
@@ -160,6 +165,7 @@ def search_with_slots(
     chunk_size: int | None,
     callback: Callable[[SearchProgress], None] | None,
     checkpoint: str | os.PathLike[str] | None = None,
+    held: Mapping[str, Any] | None = None,
 ) -> Search:
     """`search`, by programs that have room for `slots` components."""
     given = None if budget is None else as_count("budget", budget)
@@ -170,8 +176,12 @@ def search_with_slots(
     rule, known = as_options(family, rows, stop, prior, accelerator)
     passes = default_budget(turn_work(rows, k)) if given is None else given
     settings = Settings(lane_count(1 if slots == 1 else starts_of(passes)), max_iter, accelerator)
-    race = Race(family, k, slots, names, passes, rows, drawn_from, known, rule, settings, callback)
-    with journal_at(checkpoint, "search", rows, key, family, k, slots, names, passes, known, rule, settings) as journal:
+    values = values_of(
+        family, k, drawn_from.blocks.shape[1], drawn_from.dtype, held
+    )  # k is slots where something is held
+    race = Race(family, k, slots, names, passes, rows, drawn_from, known, rule, settings, callback, values)
+    about = key, family, k, slots, names, passes, known, rule, settings, values
+    with journal_at(checkpoint, "search", rows, *about) as journal:
         race = race._replace(journal=journal)
         found = _run_race(key, race, 0)
         if not has_failed(int(found.best.status)):
@@ -214,6 +224,7 @@ def _run_race(key: Array, race: Race, passes: float) -> Search:
     found = None if race.rows is race.drawn_from else _climb_samples(key, race, passes)
     found = run_rounds(key, race, passes) if found is None else found
     finalists = jax.tree.map(jax.device_put, without_absent(found.results, race.k))
+    finalists = finalists if race.values is None else restored(finalists, race.values)
     passes = math.ceil(passes + found.passes)
     return Search(best(finalists), landscape(finalists), finalists, found.arms, passes, None)
 

@@ -17,7 +17,8 @@ from jax import Array
 
 from jaxem.families.base import Family
 from jaxem.init import SHARE, Ground, in_background, kmeans_plus_plus, m_step_from, random_rows, rows_at
-from jaxem.mixture import Mixture, log_joint
+from jaxem.mixture import Mixture
+from jaxem.pointwise import log_joint
 from jaxem.primitives import normalise, select
 
 CELLS, LEAST_CELLS = 4, 8

@@ -18,6 +18,7 @@ from jaxem.accelerate import hybrid
 from jaxem.checks import as_count, as_key, check_callback, check_from_host
 from jaxem.display import bootstrap_card, readable
 from jaxem.families.base import Family
+from jaxem.holding import restore
 from jaxem.inference import Parameters, cautions_of_a_step, flatten, given, unflatten, warn_of
 from jaxem.journal import journal_at
 from jaxem.lanes import Settings, run_by_threads
@@ -140,7 +141,7 @@ def bootstrap(
     if good.size < 2:
         how = Status(int(status[np.argmax(has_failed(status))])).name
         raise ValueError(f"{r - good.size} of {r} refits failed ({how}); give a prior, or fewer components")
-    replicates: Mixture = jax.tree.map(lambda leaf: jax.device_put(leaf[good]), mixtures)
+    replicates: Mixture = restore(jax.tree.map(lambda leaf: jax.device_put(leaf[good]), mixtures), mixture)
     error = np.std(np.asarray(_flat(replicates), np.float64), axis=0, ddof=1).astype(mixture.log_weights.dtype)
     own, errors = (Parameters(*unflatten(mixture, values)) for values in (flatten(mixture), error))
     return Bootstrap(own, errors, replicates, status, r - good.size, kind, mixture.family)

@@ -11,6 +11,7 @@ Climbs that collapsed leave before each ranking; else their unbounded likelihood
 collapse, others are called back.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.families.base import Family
+from jaxem.held import as_start
 from jaxem.init import shapes_of
 from jaxem.lanes import Queue, Settings, compile_ahead, queue_of, run_through
 from jaxem.loop import NO_LIMIT, Result
@@ -96,6 +98,7 @@ class Race(NamedTuple):
     stop: StoppingRule
     settings: Settings
     callback: Callable[[SearchProgress], None] | None
+    values: Mixture | None = None  # of parameters that are held
     journal: Any = None  # remembers the climbs
 
     @property
@@ -254,6 +257,7 @@ def _recipes(race: Race, base: Found | None) -> tuple[list[str], Recipe, Mixture
         turns = arms + [name for name in arms if name == DOUBLED]
         names = [turns[i % len(turns)] for i in range(r)]
         shapes = shapes_of(race.family, race.slots, race.drawn_from.blocks.shape[1], race.drawn_from.blocks.dtype)
+        shapes = shapes if race.values is None else dataclasses.replace(shapes, held=race.values.held)
         mixtures = jax.tree.map(lambda leaf: np.zeros((r, *leaf.shape), leaf.dtype), shapes)
     else:
         names, optima = [MOVE] * r, base.optima
@@ -267,7 +271,7 @@ def _open_queue(key: Array, number: int, race: Race, recipes: Recipe, mixtures: 
     """The queue of a round; if this is the first, and not kept, the program that runs it is compiled meanwhile."""
     rows = on_one_device(race.drawn_from)
     k = np.int32(race.k)
-    opening = (key, np.int32(number), race.family, rows, race.slots, k, recipes, mixtures, race.settings)
+    opening = (key, np.int32(number), race.family, rows, race.slots, k, recipes, mixtures, race.settings, race.values)
     if number > 0 or jax.default_backend() != "cpu" or _open.exists(*opening):
         return _open(*opening)
     shapes = _open.small.eval_shape(*opening)
@@ -359,18 +363,21 @@ def _open_round(
     recipes: Recipe,
     mixtures: Mixture,
     settings: Settings,
+    values: Mixture | None,
 ) -> Queue:
     """All climbs of round `number` before their first pass, `[r, ...]`, each by its own of `recipes`, leaves `[r]`.
 
-    They have k components, in the first of the `slots`.
+    They have k components, in the first of the `slots`, and hold `values`.
     """
     key = jax.random.fold_in(key, number)
     data, weight = rows.as_matrix()
     index = jnp.arange(mixtures.log_weights.shape[0])
+    values = None if values is None else values.to_frame(rows.frame)
 
     def start(lane: tuple[Array, Recipe, Mixture]) -> Mixture:
         i, recipe, mixture = lane
-        return recipe(jax.random.fold_in(key, i), family, data, slots, weight, mixture, k).settle(rows.frame.centre)
+        made = recipe(jax.random.fold_in(key, i), family, data, slots, weight, mixture, k).settle(rows.frame.centre)
+        return as_start(made, values, rows.frame.variance)
 
     drawn = map_starts(start, (index, recipes, mixtures), data)
     present = jnp.arange(slots) < k

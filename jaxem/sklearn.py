@@ -17,6 +17,7 @@ import dataclasses
 import math
 import time
 import warnings
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -57,6 +58,8 @@ from jaxem.families.gaussian import (
 )
 from jaxem.families.matrices import Full
 from jaxem.families.tied import Tied
+from jaxem.held import as_start, values_of
+from jaxem.holding import restore
 from jaxem.holes import moments_of_observed
 from jaxem.lanes import Queue, Settings, lane_count, run_through
 from jaxem.mixture import Mixture
@@ -68,6 +71,8 @@ from jaxem.rows import Rows, as_rows
 from jaxem.stats import Stats
 from jaxem.stopping import Progress, Status
 
+INITS = {"weights": "weights_init", "means": "means_init", "covariances": "precisions_init"}
+"""what can be held, and the parameter that has its values"""
 FORMS: dict[str, Gaussian] = {"full": Full(), "tied": Tied(), "diag": Diagonal(), "spherical": Spherical()}
 """covariance_type and the family it names"""
 LEAST_TRACE, MOST_TRACE = 2**7, 2**20
@@ -109,6 +114,9 @@ class GaussianMixture(Estimator):
             starts of several kinds with `n_init` times its default budget, climbs the likelihood itself until 1e-8 nats
             are left to gain, and uses neither `reg_covar` nor `tol` nor `max_iter`; responsibilities `[n, k]`; or a
             function of (X, n_components, random_state) that gives them.
+        held: parameters that stay as they are: "weights", "means" and "covariances", of all components (True) or of some (a bool
+            for each), at the values of `weights_init`, `means_init` and `precisions_init`; or the values themselves, NaN where
+            free. {"weights": True} alone is equal proportions. `reg_covar` leaves held covariances as they are. docs/held.md.
         chunk_size: rows worked on at a time; computed from the shapes by default.
         learning_decay, learning_offset: of `partial_fit` without labels: how fast old batches fade, above 1/2 and at most 1;
             and by how many batches the count of batches is put forward.
@@ -133,7 +141,7 @@ class GaussianMixture(Estimator):
     """
 
     lower_bound_: float
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(set(FORMS))],
         "tol": [Interval(Real, 0.0, None, closed="left")],
@@ -152,6 +160,7 @@ class GaussianMixture(Estimator):
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "held": "no_validation",
         "chunk_size": [Interval(Integral, 1, None, closed="left"), None],
         "learning_decay": [Interval(Real, 0.5, 1.0, closed="right")],
         "learning_offset": [Interval(Real, 0.0, None, closed="left")],
@@ -175,6 +184,7 @@ class GaussianMixture(Estimator):
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
+        held: Mapping[str, Any] | None = None,
         chunk_size: int | None = None,
         learning_decay: float = DECAY,
         learning_offset: float = OFFSET,
@@ -194,6 +204,7 @@ class GaussianMixture(Estimator):
         self.warm_start = warm_start
         self.verbose = verbose
         self.verbose_interval = verbose_interval
+        self.held = held
         self.chunk_size = chunk_size
         self.learning_decay = learning_decay
         self.learning_offset = learning_offset
@@ -258,13 +269,14 @@ class GaussianMixture(Estimator):
         if warm:
             self._check_warm_start(x.shape[1])
         if searching:
-            _check_none(given)
+            _check_none(self._not_held(given))
         complete = _complete(x, weight) if self.missing else x
         _check_scale(complete, weight, 0.0 if searching else self.reg_covar)
         random_state = check_random_state(self.random_state)
         with self._float_scope(x.dtype):
+            held = self._holding(given, x)
             if searching:
-                found = self._search(x, weight, random_state)
+                found = self._search(x, weight, random_state, held)
             else:
                 rows = as_rows(self._family, x, weight, self.n_components, chunk_size=self.chunk_size)
                 starts = (
@@ -272,10 +284,12 @@ class GaussianMixture(Estimator):
                     if warm
                     else self._starts(complete, weight, given, random_state)
                 )
-                found = self._climb(starts, rows, float(self.lower_bound_) if warm else -math.inf)
+                found = self._climb(starts, rows, float(self.lower_bound_) if warm else -math.inf, held)
+            found = found._replace(parameters=held.written(found.parameters))
         if not found.converged and (self.max_iter > 0 or found.warning):
             warnings.warn(found.warning or NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
         self._set(found.parameters, self._family)
+        self._held = held.static
         self.converged_ = found.converged
         self.n_iter_ = len(found.bounds)
         self.lower_bound_ = found.bounds[-1] if found.bounds else -math.inf
@@ -304,7 +318,8 @@ class GaussianMixture(Estimator):
         if not sound:
             raise ValueError(_ill_defined(x.dtype))
         sound = [one._replace(weights=one.weights / one.weights.sum()) for one in sound]
-        start = self._best_start([one.as_mixture(self._family) for one in sound], x, weight)
+        held = self._holding(self._given(x.dtype, x.shape[1]), x)
+        start = self._best_start([held.start(one.as_mixture(self._family)) for one in sound], x, weight)
         return start, _RegCovar.of(self.reg_covar, rows, self._family)
 
     def _first_starts(self, x: np.ndarray, weight: np.ndarray | None) -> list["Parameters"]:
@@ -314,8 +329,8 @@ class GaussianMixture(Estimator):
         _check_scale(x, weight, self.reg_covar)
         if not self._searches():
             return self._starts(x, weight, given, random_state)
-        _check_none(given)
-        return [self._search(x, weight, random_state).parameters]
+        _check_none(self._not_held(given))
+        return [self._search(x, weight, random_state, self._holding(given, x)).parameters]
 
     def _prior_of(self, known: Batches) -> Prior | None:
         reg_covar = jnp.asarray(self.reg_covar, known.state.weight.dtype)
@@ -323,10 +338,42 @@ class GaussianMixture(Estimator):
 
     def _set_after_batch(self, mixture: Mixture, known: Batches) -> None:
         self._set(Parameters.of(mixture), self._family)
+        self._held = mixture.held
         self.converged_, self.n_iter_ = known.converged, len(known.bounds)
         self.lower_bound_, self.lower_bounds_ = known.bounds[-1], known.bounds
         self.restart_lower_bounds_ = np.array(known.bounds[-1:])
         self.restart_statuses_ = (("CONVERGED" if known.converged else "RUNNING"),)
+
+    # -- what is held -------------------------------------------------------------------------------------------------
+
+    def _holding(self, given: "Given", x: np.ndarray) -> "Fixed":
+        """The values of what is held."""
+        k, d = self.n_components, x.shape[1]
+        if not isinstance(self.held, Mapping):
+            return Fixed(values_of(self._family, k, d, x.dtype, self.held), None, np.ones(d))
+        own = dict(self.held)
+        covariances = None if given.precisions is None else _inverse(given.precisions, self._family)
+        for name, init in zip(INITS, (given.weights, given.means, covariances), strict=True):
+            value = np.asarray(own.get(name, False))
+            axes = () if name == "covariances" and self._family.shared else (k,)
+            if value.dtype.kind != "b" or not value.any() or value.shape not in ((), axes):
+                continue
+            if init is not None:
+                mask = np.broadcast_to(value, axes)
+                own[name] = np.where(mask.reshape(*axes, *(1,) * (np.ndim(init) - len(axes))), init, np.nan)
+            elif name != "weights":
+                raise ValueError(
+                    f"held['{name}'] = {own[name]!r}, but {INITS[name]} is None; give it, or the values in held, NaN where free"
+                )
+        values, weights = values_of(self._family, k, d, x.dtype, own), own.get("weights", False)
+        if np.asarray(weights).dtype.kind == "b":
+            weights = np.where(np.broadcast_to(weights, k), 1.0 / k, np.nan)
+        return Fixed(values, weights, np.var(x, axis=0))
+
+    def _not_held(self, given: "Given") -> "Given":
+        """What is given for starts, without the values of what is held."""
+        names = self.held if isinstance(self.held, Mapping) else {}
+        return Given(*(None if name in names else one for name, one in zip(INITS, given, strict=True)))
 
     # -- starts -------------------------------------------------------------------------------------------------------
 
@@ -432,7 +479,7 @@ class GaussianMixture(Estimator):
             resp[rows] /= np.where(weight[rows] > 0, weight[rows], 1)[:, None]
         return resp
 
-    def _climb(self, starts: list["Parameters"], rows: Rows, previous: float) -> "Found":
+    def _climb(self, starts: list["Parameters"], rows: Rows, previous: float, held: "Fixed") -> "Found":
         """EM from each start; `previous` is the bound of the fit that a warm start goes on from."""
         dtype = rows.blocks.dtype
         proper = np.array([_are_proper(start.covariances, self._family) for start in starts])
@@ -444,9 +491,10 @@ class GaussianMixture(Estimator):
             for i in range(len(starts) if self.verbose else 0):
                 print(f"Initialization {i}")
             names = tuple("MAX_ITER" if one else "DEGENERATE" for one in proper)
+            first = first if held.values is None else Parameters.of(held.start(first.as_mixture(self._family)))
             return Found(first, False, [], np.full(len(starts), np.nan), names, "")
         prior = _RegCovar.of(self.reg_covar, rows, self._family)
-        mixtures = [start.as_mixture(self._family) for start in starts]
+        mixtures = [held.start(start.as_mixture(self._family)) for start in starts]
         together = 1 if self.verbose else max(lane_count(len(mixtures)), MOST_TRACES // self._trace_length())
         ends = [
             end
@@ -531,11 +579,14 @@ class GaussianMixture(Estimator):
             parameters.means[parameters.weights == 0] = rows.frame.centre
         return Found(parameters, converged, trace, bounds, statuses, warning)
 
-    def _search(self, x: np.ndarray, weight: np.ndarray | None, random_state: np.random.RandomState) -> "Found":
+    def _search(
+        self, x: np.ndarray, weight: np.ndarray | None, random_state: np.random.RandomState, held: "Fixed"
+    ) -> "Found":
         """The best optimum of the likelihood itself that `jaxem.search` finds."""
         key = jax.random.key(random_state.randint(2**31 - 1))
         budget = None if self.n_init == 1 else default_budget(x.size * self.n_components) * self.n_init
-        found = search(key, self._family, x, self.n_components, weight, budget=budget, chunk_size=self.chunk_size)
+        options: dict[str, Any] = {"budget": budget, "chunk_size": self.chunk_size, "held": held.as_values()}
+        found = search(key, self._family, x, self.n_components, weight, **options)
         best, total = found.best, float(len(x) if weight is None else weight.sum(dtype=np.float64))
         status = Status(int(best.status))
         parameters = Parameters.of(best.mixture)
@@ -567,7 +618,9 @@ class GaussianMixture(Estimator):
     def mixture_(self) -> Mixture:
         """The fitted `jaxem.Mixture`; its leaves are arrays of numpy in the dtype of the attributes."""
         check_is_fitted(self)
-        return self._parameters().as_mixture(self._family)
+        mixture, held = self._parameters().as_mixture(self._family), getattr(self, "_held", None)
+        fits = held is not None and len(held.weights) == mixture.n_components  # attributes may be set by hand
+        return dataclasses.replace(mixture, held=held) if fits else mixture
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw rows `[n, d]` and the components `[n]` they come from, sorted by these; as scikit-learn draws them."""
@@ -799,6 +852,47 @@ class Given(NamedTuple):
     weights: Any
     means: Any
     precisions: Any
+
+
+class Fixed(NamedTuple):
+    """What is held: a mixture with the values, or None; weights `[k]` with NaN where free, or None; variances of the data."""
+
+    values: Mixture | None
+    weights: Any
+    variance: np.ndarray
+
+    @property
+    def static(self) -> Any:
+        """`Mixture.held`."""
+        return None if self.values is None else self.values.held
+
+    def start(self, mixture: Mixture) -> Mixture:
+        """A start that holds the values."""
+        if self.values is None:
+            return mixture
+        held: Mixture = jax.tree.map(np.asarray, as_start(mixture, self.values, self.variance))
+        return held
+
+    def as_values(self) -> dict[str, np.ndarray] | None:
+        """The same for `jaxem.search`."""
+        if self.values is None:
+            return None
+        mask, found = self.values.held.of_components(self.values.components), {}  # type: ignore[union-attr]
+        for name, own, value in zip(mask._fields, mask, self.values.components, strict=True):
+            spread = own.reshape(*own.shape, *(1,) * (np.ndim(value) - own.ndim))
+            found[name] = np.where(spread, np.asarray(value), np.nan)
+        return found if self.weights is None else {"weights": np.asarray(self.weights, float), **found}
+
+    def written(self, parameters: "Parameters") -> "Parameters":
+        """Fitted parameters with what is held, bit by bit."""
+        if self.values is None:
+            return parameters
+        mixture = restore(parameters.as_mixture(self.values.family), self.values)  # type: ignore[arg-type]
+        means, covariances = (np.array(leaf) for leaf in mixture.components)
+        weights = parameters.weights if self.weights is None else np.array(parameters.weights)
+        if self.weights is not None:
+            weights = np.where(np.isnan(self.weights), weights, self.weights).astype(weights.dtype)
+        return Parameters(weights, means, covariances)
 
 
 class End(NamedTuple):

@@ -86,13 +86,13 @@ def test_many_numbers_of_rows_share_few_programs():
     x = blobs(400).astype(DTYPE)
     mixture = Case(jaxem.Spherical(), 2, 2).mixture().astype(DTYPE)
     loop._fit.made.clear()
-    jaxem.mixture._map_rows.made.clear()
+    jaxem.pointwise._map_rows.made.clear()
     for n in range(200, 400, 5):
         jaxem.fit(mixture, x[:n], max_iter=5)
         assert mixture.predict(x[:n]).shape == (n,)
         assert mixture.log_joint(x[:n]).shape == (n, 2)
     assert len(loop._fit.made) == 3  # 256, 384 and 512 rows
-    assert len(jaxem.mixture._map_rows.made) == 6  # of each function
+    assert len(jaxem.pointwise._map_rows.made) == 6  # of each function
 
 
 @pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)

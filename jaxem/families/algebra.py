@@ -20,11 +20,12 @@ import numpy as np
 from jax import Array
 
 from jaxem.families.base import Family
+from jaxem.families.holdable import HeldFamily, Holdable
 from jaxem.families.movable import Movable
 from jaxem.moments import weighted_moments
 
 
-class _Composed(Movable):
+class _Composed(Movable, Holdable):
     """What both share. `_rows`, `_share` and `_join` say how they differ."""
 
     parts: tuple[tuple[Family, Any], ...]
@@ -114,6 +115,12 @@ class _Composed(Movable):
     def m_step(self, params: Any, stats: Any) -> Any:
         return tuple(self._each(lambda f, *of: f.m_step(*of), params, stats))
 
+    def m_step_held(self, params: Any, stats: Any, held: Any) -> Any:
+        return tuple(self._each(lambda f, h, *of: HeldFamily(f, h).m_step(*of), held, params, stats))
+
+    def imagined_held(self, params: Any, stats: Any, prior: Any, held: Any) -> Any:
+        return self.imagined(params, stats, prior, held)
+
     @property
     def movable(self) -> bool:
         return all(isinstance(family, Movable) and family.movable for family in self.families)
@@ -160,12 +167,14 @@ class _Composed(Movable):
         one = lambda f, p, own: f.log_prior(p, own) if isinstance(prior, f.conjugate) else None  # noqa: E731
         return reduce(operator.add, filter(_is_there, self._each(one, params, self._priors(prior))))
 
-    def imagined(self, params: Any, stats: Any, prior: Any) -> Any:
-        def one(family: Family, params: Any, stats: Any, own: Any) -> Any:
-            knows = isinstance(prior, family.conjugate)
-            return family.imagined(params, stats, own) if knows else jax.tree.map(jnp.zeros_like, stats)
+    def imagined(self, params: Any, stats: Any, prior: Any, held: Any = None) -> Any:
+        def one(family: Family, params: Any, stats: Any, own: Any, held: Any) -> Any:
+            if not isinstance(prior, family.conjugate):
+                return jax.tree.map(jnp.zeros_like, stats)
+            return (family if held is None else HeldFamily(family, held)).imagined(params, stats, own)
 
-        return tuple(self._each(one, params, stats, self._priors(prior)))
+        every = [None] * len(self.parts) if held is None else held
+        return tuple(self._each(one, params, stats, self._priors(prior), every))
 
     def is_bounded(self, params: Any, prior: Any, variance: Array) -> Array | bool:
         def one(family: Family, params: Any, own: Any, variance: Array) -> Array | bool:

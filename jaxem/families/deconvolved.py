@@ -212,8 +212,10 @@ class Deconvolved(Full):
     def log_prior(self, params: GaussianParams, prior: NormalInverseWishart) -> Array:
         return super().log_prior(params, _of_values(prior, params))
 
-    def imagined(self, params: GaussianParams, stats: GaussianStats, prior: NormalInverseWishart) -> GaussianStats:
-        return super().imagined(params, stats, _of_values(prior, params))
+    def imagined(
+        self, params: GaussianParams, stats: GaussianStats, prior: NormalInverseWishart, still: Any = None
+    ) -> GaussianStats:
+        return super().imagined(params, stats, _of_values(prior, params), still)
 
     def is_bounded(self, params: GaussianParams, prior: NormalInverseWishart, variance: Array) -> Array:
         return super().is_bounded(params, _of_values(prior, params), variance[: params.means.shape[1]])

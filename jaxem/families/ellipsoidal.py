@@ -43,6 +43,7 @@ from jaxem.families.gaussian import (
     Prepared,
     Spherical,
 )
+from jaxem.families.holdable import HoldsMeans
 from jaxem.families.matrices import Full
 from jaxem.families.movable import Movable
 from jaxem.families.tied import Tied, TiedDiagonal, TiedSpherical
@@ -94,7 +95,7 @@ class EllipsoidalParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
-class Ellipsoidal(Movable):
+class Ellipsoidal(Movable, HoldsMeans):
     """One of mclust's fourteen forms of a Gaussian, such as `Ellipsoidal("VEV")`.
 
     The letters are those of volume, shape and orientation: E for equal, V for varying, I for the identity. They may be given
@@ -121,6 +122,7 @@ class Ellipsoidal(Movable):
 
     location = True
     conjugate = (NormalInverseWishart,)
+    holdable, spread = ("means",), ""  # parts of the covariances have no maxima of their own
 
     def __new__(cls, volume: str, shape: str | None = None, orientation: str | None = None) -> Any:
         form = _form(volume, shape, orientation)
@@ -360,9 +362,11 @@ class Ellipsoidal(Movable):
         """Log density `[]` of a NormalInverseWishart on each component's covariance matrix, up to a constant."""
         return FULL.log_prior(self.as_gaussians(params), prior)
 
-    def imagined(self, params: EllipsoidalParams, stats: GaussianStats, prior: NormalInverseWishart) -> GaussianStats:
+    def imagined(
+        self, params: EllipsoidalParams, stats: GaussianStats, prior: NormalInverseWishart, still: Any = None
+    ) -> GaussianStats:
         """What a NormalInverseWishart adds to `stats` about `params`: the same as in Full, once for each component."""
-        return FULL.imagined(self.as_gaussians(params), stats, prior)
+        return FULL.imagined(self.as_gaussians(params), stats, prior, still)
 
     def is_bounded(self, params: EllipsoidalParams, prior: NormalInverseWishart, variance: Array) -> Array:
         """Whether log-likelihood + log prior has an upper bound, `[]` of bool: whether that of Full has."""

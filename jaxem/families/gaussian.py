@@ -37,6 +37,7 @@ from jaxem.distances import (
     first_moments_by_products,
 )
 from jaxem.families.base import Family
+from jaxem.families.holdable import HoldsMeans
 from jaxem.families.incomplete import ByFeature
 from jaxem.families.movable import CANCELLATION, AboutMeans
 from jaxem.linalg import make_proper
@@ -90,7 +91,7 @@ class Prepared(NamedTuple):
 FirstMoments = Callable[[Array, Array, Array], Array]  # of columns [d, b] about means [k, d], weighted by resp [k, b]
 
 
-class Gaussian(AboutMeans, ByFeature):
+class Gaussian(AboutMeans, ByFeature, HoldsMeans):
     """What the six share: means, and everything but the form of the covariances."""
 
     location = True
@@ -267,11 +268,14 @@ class Gaussian(AboutMeans, ByFeature):
             penalty += jnp.sum(jnp.broadcast_to(volumes, (k,)) + prior.shrinkage * squares)
         return -0.5 * penalty
 
-    def imagined(self, params: GaussianParams, stats: GaussianStats, prior: NormalInverseWishart) -> GaussianStats:
+    def imagined(
+        self, params: GaussianParams, stats: GaussianStats, prior: NormalInverseWishart, still: Any = None
+    ) -> GaussianStats:
         """What a NormalInverseWishart adds to `stats` of rows about `params`; the head of priors.py says why.
 
         Beside N rows of mean m_j + own, a row of weight kappa at m_j + move takes the mean to own + pull, with pull =
         kappa / (N + kappa) (move - own), and adds B. N rows that do the same are added here: nothing is as large as kappa.
+        About the means of components that are `still` `[k]` the row itself adds kappa move move'.
         """
         k, n = params.means.shape[0], per_feature(stats.counts)  # [k, 1], or [k, d] where values are missing
         once = jnp.full(k, 1.0 / k if self.shared else 1.0, n.dtype)  # per covariance
@@ -283,10 +287,13 @@ class Gaussian(AboutMeans, ByFeature):
             return known
         lost = jnp.where(alive(n), 0.0, 1.0)  # a component without rows gets one at m
         rows, share = n + lost, prior.shrinkage / positive(n + prior.shrinkage)
-        own = (1.0 - lost) * stats.first / positive(n)
+        own, pull = (1.0 - lost) * stats.first / positive(n), n * share
+        if still is not None:
+            own, share = jnp.where(still[:, None], 0.0, own), jnp.where(still[:, None], 0.0, share)
+            pull = jnp.where(still[:, None], prior.shrinkage, pull)
         apart = prior.mean[None, :] - params.means - own
         new, root = own + share * apart, jnp.sqrt(rows)
-        squares = self.outer(root * new) - self.outer(root * own) + self.outer(jnp.sqrt(n * share) * apart)
+        squares = self.outer(root * new) - self.outer(root * own) + self.outer(jnp.sqrt(pull) * apart)
         row = GaussianStats(
             lost.reshape(stats.counts.shape), jnp.ones_like(stats.degrees), rows * share * apart, squares
         )

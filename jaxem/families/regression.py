@@ -16,7 +16,7 @@ modelled, and no rows can be drawn. In a `Product` other parts may model them, o
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from jaxem.families.gaussian import (
     GaussianParams,
     Spherical,
 )
+from jaxem.families.holdable import Holdable
 from jaxem.families.movable import Movable
 from jaxem.linalg import whitener
 from jaxem.observed import LOG_2PI
@@ -67,7 +68,7 @@ class RegressionStats(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression(Movable):
+class Regression(Movable, Holdable):
     """A plane and a variance for each component: the last of `n_covariates + 1` columns, given the others.
 
     With `n_covariates` 0 it is a Gaussian of one column. Several responses: a `Product` in which each has its own Regression
@@ -77,6 +78,9 @@ class Regression(Movable):
     n_covariates: int
 
     location = True
+    holdable = ("levels", "coefficients", "variances")
+    spread = "variances"
+    companions: ClassVar[dict[str, str]] = {"levels": "origins"}
 
     def __post_init__(self) -> None:
         c = self.n_covariates
@@ -134,6 +138,13 @@ class Regression(Movable):
         levels = params.levels + delta[:, 0] + jnp.sum(coefficients * moved, axis=1)
         variances = jnp.where(owned, variances, params.variances)
         return RegressionParams(levels, coefficients, variances, params.origins + moved)
+
+    def m_step_held(self, params: RegressionParams, stats: RegressionStats, held: RegressionParams) -> RegressionParams:
+        """Least squares over the free directions of u alone; the plane of a held level turns about its origin."""
+        slopes = np.broadcast_to(np.asarray(held.coefficients)[:, None], params.coefficients.shape)
+        free = ~np.concatenate([np.asarray(held.levels)[:, None], slopes], axis=1)  # [k, c + 1]
+        gram = jnp.where(free[:, :, None] & free[:, None, :], stats.gram, 0.0)
+        return self.m_step(params, stats._replace(gram=gram, slope=jnp.where(free, stats.slope, 0.0)))
 
     def move_stats(self, old: RegressionParams, new: RegressionParams, stats: RegressionStats) -> RegressionStats:
         moved, steeper = new.origins - old.origins, new.coefficients - old.coefficients

@@ -27,6 +27,7 @@ from jax.scipy.special import digamma, gammaln, polygamma
 from jaxem.distances import first_moments_by_differences
 from jaxem.families.base import Family
 from jaxem.families.gaussian import GaussianParams, GaussianStats
+from jaxem.families.holdable import Holdable, without_moves
 from jaxem.families.incomplete import Seeing
 from jaxem.families.matrices import Full
 from jaxem.observed import LOG_2PI, bound_of_seen, moments_of_seen, see
@@ -63,7 +64,7 @@ class StudentTStats(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class StudentT(Seeing):
+class StudentT(Seeing, Holdable):
     """Student's t with a scale matrix `[k, d, d]` for each component and its degrees of freedom `[k]`.
 
     Robust where `Full` is not: a row far away counts little. `dof` fixes the degrees of freedom of all components; by
@@ -76,6 +77,8 @@ class StudentT(Seeing):
 
     location = True
     conjugate = (NormalInverseWishart,)
+    holdable = ("means", "scales", "dofs")
+    spread = "scales"
 
     def __post_init__(self) -> None:
         if self.dof is not None:
@@ -147,6 +150,12 @@ class StudentT(Seeing):
         dofs = _solve_dof(stats.excess / positive(stats.counts) - 1.0)
         return StudentTParams(*normal, jnp.where(owned, dofs, params.dofs))
 
+    def m_step_held(self, params: StudentTParams, stats: StudentTStats, held: StudentTParams) -> StudentTParams:
+        return self.m_step(params, stats._replace(moments=without_moves(stats.moments, np.asarray(held.means))))
+
+    def imagined_held(self, params: StudentTParams, stats: Any, prior: Any, held: StudentTParams) -> StudentTStats:
+        return self.imagined(params, stats, prior, held.means)
+
     def move_stats(self, old: StudentTParams, new: StudentTParams, stats: StudentTStats) -> StudentTStats:
         return stats._replace(moments=NORMAL.move_stats(_normal(old), _normal(new), stats.moments))
 
@@ -216,9 +225,11 @@ class StudentT(Seeing):
     def log_prior(self, params: StudentTParams, prior: NormalInverseWishart) -> Array:
         return NORMAL.log_prior(_normal(params), prior)
 
-    def imagined(self, params: StudentTParams, stats: StudentTStats, prior: NormalInverseWishart) -> StudentTStats:
+    def imagined(
+        self, params: StudentTParams, stats: StudentTStats, prior: NormalInverseWishart, still: Any = None
+    ) -> StudentTStats:
         nothing = jnp.zeros_like(stats.counts)
-        return StudentTStats(NORMAL.imagined(_normal(params), stats.moments, prior), nothing, nothing)
+        return StudentTStats(NORMAL.imagined(_normal(params), stats.moments, prior, still), nothing, nothing)
 
     def is_bounded(self, params: StudentTParams, prior: NormalInverseWishart, variance: Array) -> Array:
         return NORMAL.is_bounded(_normal(params), prior, variance)

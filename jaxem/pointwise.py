@@ -1,0 +1,87 @@
+"""Pointwise: what a mixture says of single rows: log p(x), p(j | x), labels, and what is missing or behind noise.
+
+Rows are worked on a block at a time. Those in the host's memory are padded to few sizes, and threads share their chunks; those
+that are spread over devices stay there.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from jaxem.checks import as_supported
+from jaxem.devices import mesh_under
+from jaxem.primitives import is_traced, normalise
+from jaxem.program import THOROUGH, Program, is_staging
+from jaxem.rows import block_size, bucket, map_host_rows, map_rows, map_spread_rows
+
+
+def over_rows(per_row: Callable[..., Array], mixture: Any, x: ArrayLike, chunk_size: int | None) -> Array:
+    """`per_row(mixture, rows [b, d]) -> [b, ...]` of all rows `x` `[n, d]`, checked."""
+    family, k = mixture.family, mixture.n_components
+    data = as_supported(family, x, k, family.n_features(mixture.components))
+    data = data.astype(jnp.promote_types(data.dtype, mixture.log_weights.dtype))
+    d, mesh = data.shape[1], mesh_under(data)
+    host = data if isinstance(data, np.ndarray) and not (is_traced(mixture) or is_staging()) else None
+    # rows on the host are padded to few sizes; so is the block, which is static
+    n = data.shape[0] if host is None else bucket(data.shape[0])
+    block = block_size((n, d), family.row_floats(k, d), data.dtype, chunk_size=chunk_size)
+    if host is not None:
+        return map_host_rows(lambda chunk: _map_rows(per_row, block, None, mixture, chunk), host)
+    return _map_rows(per_row, block, mesh, mixture, data)
+
+
+def log_joint(mixture: Any, x: Array) -> Array:
+    """log p_j + log p(x_i | params_j), `[b, k]`, of rows `[b, d]`."""
+    joint: Array = mixture.family.log_prob(mixture.components, x) + mixture.log_weights[None, :]
+    return joint
+
+
+def log_prob(mixture: Any, rows: Array) -> Array:
+    """log p(x_i), `[b]`."""
+    return normalise(log_joint(mixture, rows), axis=1)[0]
+
+
+def log_confidence(mixture: Any, rows: Array) -> Array:
+    """log max_j p(j | x_i), `[b]`."""
+    return jnp.log(jnp.max(responsibilities(mixture, rows), axis=1))
+
+
+def responsibilities(mixture: Any, rows: Array) -> Array:
+    """p(j | x_i), `[b, k]`; the weights for a row that no component can produce."""
+    found, resp = normalise(log_joint(mixture, rows), axis=1)
+    return jnp.where(found[:, None] == -jnp.inf, mixture.weights[None, :], resp)
+
+
+def predict(mixture: Any, rows: Array) -> Array:
+    """The likeliest component, `[b]` of int."""
+    return jnp.argmax(responsibilities(mixture, rows), axis=1)
+
+
+def impute(mixture: Any, rows: Array) -> Array:
+    """Rows `[b, d]` with expected values in place of missing ones."""
+    filled: Array = mixture.family.impute(mixture.components, responsibilities(mixture, rows), rows)
+    return filled
+
+
+def denoise(mixture: Any, rows: Array) -> Array:
+    """The means of the truth behind the rows, `[b, d]`."""
+    truth: Array = mixture.family.denoise(mixture.components, rows, responsibilities(mixture, rows))
+    return truth
+
+
+def _over_blocks(per_row: Callable[..., Array], block: int, mesh: Mesh | None, mixture: Any, x: Array) -> Array:
+    def over(x: Array) -> Array:
+        return map_rows(functools.partial(per_row, mixture), x, block)
+
+    return over(x) if mesh is None else map_spread_rows(over, x, mesh)
+
+
+_map_rows = Program(
+    _over_blocks, (0, 1, 2), work=lambda _, block, __, mixture, ___: block * mixture.n_components, small=THOROUGH
+)
