@@ -431,6 +431,38 @@ def test_with_labels_a_background_and_other_columns():
     assert np.isfinite(np.asarray(mixture.impute(outliers))).all()
 
 
+def test_noise_of_infinite_variance_is_a_missing_value():
+    """`Deconvolved` with noise that is infinite where a value is missing, and zero elsewhere, is `Full(missing=True)`."""
+    mixture, x = problem(jaxem.Full(True))
+    noisy = jaxem.with_noise(x, np.where(np.isnan(x), np.inf, 0.0))
+    behind = dataclasses.replace(mixture, family=jaxem.Deconvolved())
+    np.testing.assert_allclose(behind.log_prob(noisy), mixture.log_prob(x), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(behind.denoise(noisy), mixture.impute(x), rtol=1e-10, atol=1e-10)
+    ours, theirs = (jaxem.fit(one, rows, max_iter=15) for one, rows in ((mixture, x), (behind, noisy)))
+    np.testing.assert_allclose(ours.trace[:16], theirs.trace[:16], rtol=1e-10)
+    for a, b in zip(jax.tree.leaves(ours.mixture), jax.tree.leaves(theirs.mixture), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", [jaxem.Full(True), jaxem.Diagonal(True), jaxem.Spherical(True)], **NAMED)
+@pytest.mark.parametrize("held", [{"means": [True, False]}, {"weights": True, "covariances": [False, True]}])
+def test_the_m_step_is_exact_with_held_parameters(family, held):
+    """The proxy's gradient in the chart, which has no held coordinates, is zero; what is held has the same bits."""
+    mixture, x = problem(family)
+    prior = jaxem.fraley_raftery(dataclasses.replace(family, missing=False), x, 2)
+    start = jaxem.fit(mixture, x, prior=prior, held=held, max_iter=0).mixture
+    assert start.n_parameters < mixture.n_parameters
+    new = jaxem.m_step(start, jaxem.e_step(start, x), prior)
+    gradient = jax.grad(lambda free: jaxem.proxy(new.constrain(free), start, x, prior=prior))(new.unconstrain())
+    assert float(jnp.max(jnp.abs(gradient))) < 1e-10 * len(x)
+    for name, which in held.items():
+        before, after = (
+            one.log_weights if name == "weights" else getattr(one.components, name) for one in (mixture, new)
+        )
+        which = np.flatnonzero(np.broadcast_to(which, 2))
+        np.testing.assert_array_equal(before[which], after[which])
+
+
 def test_float32_stays_float32():
     _, x = clusters()
     found = jaxem.fit(jaxem.starts(KEY, jaxem.Full(True), x.astype(np.float32), 2, 1)[0], x.astype(np.float32))

@@ -111,6 +111,10 @@ class Uniform(_Fixed):
         )  # of what was observed
         return jnp.where(jnp.all(inside, axis=2), -volumes, -jnp.inf)
 
+    def impute(self, params: UniformParams, resp: Array, x: Array) -> Array:
+        middle = 0.5 * (params.lows + params.highs)
+        return jnp.where(x == x, x, jnp.sum(resp[:, :, None] * middle[None], axis=1))
+
     def settle(self, params: UniformParams, centre: Array) -> UniformParams:
         absolute = self.init(centre[None, :], params.lows.shape[0])
         return self.shift(absolute, -centre)
