@@ -37,8 +37,9 @@ CACHE_BYTES = {"cpu": (2**17, 2**22)}
 """by platform, the most bytes of the largest array that a pass makes from a block (it stays in a core's own cache), and of
 the block itself (it stays in the cache that cores share)"""
 CACHE_BYTES_ELSEWHERE = (2**26, 2**28)
-MIN_BLOCK, MAX_BLOCK = 512, 4096
-"""rows in a block on a CPU: smaller blocks cost more in overhead than in work, larger ones are no faster"""
+MIN_BLOCK, MAX_BLOCK, MOST_FLOATS = 512, 4096, 2**25
+"""rows in a block on a CPU: smaller blocks cost more in overhead than in work, larger ones are no faster; and the most numbers
+of the largest array that a pass makes from a block, for which it may have fewer rows"""
 TILE, STRIP = 2**15, 2**18
 """numbers that the host transposes at a time (with more, columns of a block compete for lines of the cache), and those that
 a thread is given at a time"""
@@ -539,13 +540,13 @@ def resp_blocks(resp: ArrayLike, x: Any, rows: Rows, n_components: int) -> Array
     return as_blocks(found.astype(rows.blocks.dtype), rows)
 
 
-def map_rows(per_row: Callable[[Array], Any], x: Array, block: int) -> Any:
-    """Apply a function of rows `[b, d] -> [b, ...]` to `x` `[n, d]`, one block in memory at a time."""
+def map_rows(per_row: Callable[[Array], Any], x: Array, block: int, run: int = 1) -> Any:
+    """Apply a function of rows `[b, d] -> [b, ...]` to `x` `[n, d]`, one block in memory at a time, of whole runs."""
     n, d = x.shape
     m = -(-n // block)
     if m == 1:
         return per_row(x)
-    b = -(-n // m)
+    b = -(-n // (m * run)) * run
     x = jnp.concatenate([x, jnp.broadcast_to(x[0], (m * b - n, d))])
     mapped = jax.lax.map(per_row, x.reshape(m, b, d))
     return jax.tree.map(lambda leaf: leaf.reshape(m * b, *leaf.shape[2:])[:n], mapped)
@@ -592,7 +593,8 @@ def block_size(shape: tuple[int, ...], row_floats: int, dtype: Any, *, chunk_siz
     own, shared = CACHE_BYTES.get(platform, CACHE_BYTES_ELSEWHERE)
     rows = min(own // row_floats, shared // d) // jnp.dtype(dtype).itemsize
     rows = 2 ** int(math.log2(max(1, rows)))
-    return min(n, max(MIN_BLOCK, min(rows, MAX_BLOCK) if platform in CACHE_BYTES else rows))
+    least = max(1, min(MIN_BLOCK, MOST_FLOATS // row_floats))
+    return min(n, max(least, min(rows, MAX_BLOCK) if platform in CACHE_BYTES else rows))
 
 
 def on_one_device(rows: Rows) -> Rows:

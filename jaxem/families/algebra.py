@@ -84,7 +84,7 @@ class _Composed(Movable, Holdable):
     def conjugate(self) -> tuple[type, ...]:
         return tuple(dict.fromkeys(kind for family in self.families for kind in family.conjugate))
 
-    def impute(self, params: Any, resp: Array, x: Array) -> Array:
+    def impute(self, params: Any, resp: Array, x: Array, run: int = 1) -> Array:
         shares = self._share(resp, params, 1)
         totals = [jnp.sum(share, axis=1, keepdims=True) for share in shares]
         own = [share / jnp.where(total > 0, total, 1.0) for share, total in zip(shares, totals, strict=True)]

@@ -68,7 +68,7 @@ class Family(abc.ABC):
 
     @property
     def by_pattern(self) -> bool:
-        """Whether rows that miss the same columns had better lie together: then `stats_of_runs` is written."""
+        """Whether rows that miss the same columns had better lie together: then it has `stats_of_runs` and `log_prob_of_runs`."""
         return False
 
     @property
@@ -174,9 +174,14 @@ class Family(abc.ABC):
         del run
         return self.block_stats(prepared, x, w, w)
 
-    def impute(self, params: Params, resp: Array, x: Array) -> Array:
+    def log_prob_of_runs(self, params: Params, x: Array, run: int) -> Array:
+        """`log_prob` of rows `[n, d]` of which `run` after each other miss the same values."""
+        del run
+        return self.log_prob(params, x)
+
+    def impute(self, params: Params, resp: Array, x: Array, run: int = 1) -> Array:
         """Rows `x` `[n, d]` with expected values, by responsibilities `[n, k]`, in place of missing ones. By default none is."""
-        del params, resp
+        del params, resp, run
         return x
 
     def place(

@@ -163,7 +163,7 @@ class Discrete(Incomplete):
     def _totals(self, resp: Array, features: Array, x: Array) -> Totals:
         return Totals(self._counts(resp, x), dot("kb,fb->kf", resp, features))
 
-    def impute(self, params: Any, resp: Array, x: Array) -> Array:
+    def impute(self, params: Any, resp: Array, x: Array, run: int = 1) -> Array:
         return jnp.where(x == x, x, dot("nk,kd->nd", resp, self.expected_values(params))) if self.missing else x
 
     def expected_values(self, params: Any) -> Array:
@@ -295,7 +295,7 @@ class Categorical(Discrete):
         codes = jax.random.categorical(key, _log(params.probs)[labels], axis=2)
         return codes.astype(params.probs.dtype)
 
-    def impute(self, params: CategoricalParams, resp: Array, x: Array) -> Array:
+    def impute(self, params: CategoricalParams, resp: Array, x: Array, run: int = 1) -> Array:
         if not self.missing:
             return x
         likeliest = jnp.argmax(dot("nk,kdc->ndc", resp, params.probs), axis=2)  # a mean of codes is none

@@ -111,7 +111,7 @@ class Uniform(_Fixed):
         )  # of what was observed
         return jnp.where(jnp.all(inside, axis=2), -volumes, -jnp.inf)
 
-    def impute(self, params: UniformParams, resp: Array, x: Array) -> Array:
+    def impute(self, params: UniformParams, resp: Array, x: Array, run: int = 1) -> Array:
         middle = 0.5 * (params.lows + params.highs)
         return jnp.where(x == x, x, jnp.sum(resp[:, :, None] * middle[None], axis=1))
 

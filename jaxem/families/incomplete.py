@@ -42,6 +42,9 @@ class Seeing(Incomplete):
         """Log densities `[k, b]` of what was observed of columns `x` `[d, b]`, and what makes statistics of `resp` `[k, b]`."""
         raise NotImplementedError(f"{self!r} has no missing values")
 
+    def log_prob_of_runs(self, params: Params, x: Array, run: int) -> Array:
+        return self.see(params, x.T, run)[0].T
+
     def stats_of_runs(self, prepared: Any, x: Array, w: Array, run: int) -> Stats:
         params, log_weights = prepared
         log_prob, stats_of = self.see(params, x, run)
@@ -74,5 +77,5 @@ class ByFeature(Seeing):
         """Statistics of moments `[k, d]` of independent features."""
         raise NotImplementedError(f"{self!r} has no missing values")
 
-    def impute(self, params: Any, resp: Array, x: Array) -> Array:
+    def impute(self, params: Any, resp: Array, x: Array, run: int = 1) -> Array:
         return jnp.where(x == x, x, dot("nk,kd->nd", resp, params.means)) if self.missing else x

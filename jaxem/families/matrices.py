@@ -55,15 +55,19 @@ class ByMatrices(Gaussian):
     def by_pattern(self) -> bool:
         return self.missing
 
+    def row_floats(self, n_components: int, n_features: int) -> int:
+        plain = super().row_floats(n_components, n_features)
+        return n_components * n_features**2 if self.missing else plain  # each row may have a pattern of its own
+
     def bound(self, new: GaussianParams, old: GaussianParams, x: Array) -> Array:
         if not self.missing:
             return self.log_prob(new, x)
         return bound_of_seen(*new, old.means, see(*old, x.T, 1)).T
 
-    def impute(self, params: GaussianParams, resp: Array, x: Array) -> Array:
+    def impute(self, params: GaussianParams, resp: Array, x: Array, run: int = 1) -> Array:
         if not self.missing:
             return x
-        expected = expected_rows(params.means, see(*params, x.T, 1))
+        expected = expected_rows(params.means, see(*params, x.T, run))
         return jnp.where(x == x, x, dot("nk,kdn->nd", resp, expected))
 
     def precisions(self, covariances: Array) -> Array:

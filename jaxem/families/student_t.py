@@ -96,8 +96,8 @@ class StudentT(Seeing, Holdable):
     def by_pattern(self) -> bool:
         return self.missing
 
-    def impute(self, params: StudentTParams, resp: Array, x: Array) -> Array:
-        return Full(self.missing).impute(_normal(params), resp, x)
+    def impute(self, params: StudentTParams, resp: Array, x: Array, run: int = 1) -> Array:
+        return Full(self.missing).impute(_normal(params), resp, x, run)
 
     def see(self, params: StudentTParams, x: Array, run: int) -> tuple[Array, Callable[[Array], StudentTStats]]:
         seen, dof = see(params.means, params.scales, x, run), params.dofs[:, None]
@@ -273,7 +273,7 @@ class StudentT(Seeing, Holdable):
         return None if wrong is None else wrong.replace("covariances", "scales")
 
     def row_floats(self, n_components: int, n_features: int) -> int:
-        return NORMAL.row_floats(n_components, n_features)
+        return Full(self.missing).row_floats(n_components, n_features)
 
     def _block(self, prepared: Any, x: Array) -> tuple[Array, Array]:
         """Log joint densities and squared distances, `[k, b]` each, of columns `x` `[d, b]`."""
