@@ -174,7 +174,7 @@ def _player_climb(result: Result, values: np.ndarray, shown: list[int], names: l
     soft = np.nan_to_num(resp[..., order] @ _colours(k))
     numbers = {
         "names": names,
-        "points": _as_lists(sampled[drawn][:, shown]),
+        "points": _as_lists(np.asarray(mixture.impute(sampled[drawn]))[:, shown]),  # expected values for missing ones
         "colours": base64.b64encode(np.clip(np.round(soft * 255), 0, 255).astype(np.uint8).tobytes()).decode(),
         "palette": list(_palette(k)),
         "turns": frames.tolist(),

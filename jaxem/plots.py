@@ -236,16 +236,17 @@ def _by_density(
         shade = np.clip(np.asarray(mixture.responsibilities(data), float) @ colours(mixture.n_components), 0, 1)
     part = mixture if data.shape[1] == len(shown) and shown == sorted(shown) else mixture.marginal(shown)
     data, ax = data[:, shown], _axes(ax)
-    whole = [bool(np.all(column == np.round(column))) for column in data.T]
+    seen = [_observed(column) for column in data.T]
+    whole = [bool(np.all(column == np.round(column))) for column in seen]
     _label(ax, shown, columns)
     if len(shown) == 1:
-        return _bars(part, data[:, 0], ax) if whole[0] else _lines(part, data[:, 0], ax)
+        return _bars(part, seen[0], ax) if whole[0] else _lines(part, seen[0], ax)
     jitter = np.random.default_rng(0).uniform(-0.3, 0.3, data.shape) * np.asarray(whole)
     across, up = (data + jitter).T
     ax.scatter(across, up, s=_size(len(data)), c=shade, alpha=0.8, linewidths=0)
     axes = [
         _values(column) if is_whole else _grid(column, 15 if any(whole) else 120)
-        for column, is_whole in zip(data.T, whole, strict=True)
+        for column, is_whole in zip(seen, whole, strict=True)
     ]
     mesh = np.meshgrid(*axes, indexing="ij")
     rings = any(whole) and mesh[0].size <= MOST_RINGS
@@ -385,7 +386,7 @@ def _densities(
     weights, deviations = np.exp(np.asarray(mixture.log_weights, float)), np.sqrt(covariances[:, 0, 0])
     low, high = np.min(means[:, 0] - 4 * deviations), np.max(means[:, 0] + 4 * deviations)
     if x is not None:
-        data = np.asarray(x, float)[:, feature]
+        data = _observed(np.asarray(x, float)[:, feature])
         spread = np.ptp(data)
         low, high = data.min() - 0.15 * spread, data.max() + 0.15 * spread
         ax.hist(data, bins="auto" if spread > 0 else 1, density=True, color="0.85", zorder=1)
@@ -425,6 +426,11 @@ def _verbatim(name: str) -> str:
 def _hide_frame(ax: "Axes") -> "Axes":
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def _observed(values: np.ndarray) -> np.ndarray:
+    """The values `[m]` that are not missing, of some `[n]`."""
+    return values[~np.isnan(values)]
 
 
 def _even_sample(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

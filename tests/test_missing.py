@@ -522,6 +522,27 @@ def test_command_line(tmp_path):
         assert word in said
 
 
+def test_pictures_and_reports(tmp_path):
+    """One feature or two are drawn; the report's player has a place for every row."""
+    import json
+    import re
+
+    from jaxem.html import report
+    from jaxem.plots import plot_mixture, plot_responsibilities
+
+    _, x = clusters(60)
+    mixture = jaxem.fit(jaxem.starts(KEY, jaxem.Diagonal(True), x, 2, 1)[0], x).mixture
+    for features in ((0, 1), (0,)):
+        plot_mixture(mixture, x, features=features)
+        assert plot_responsibilities(mixture, x, features=features).has_data()
+    counts = np.abs(np.round(x))
+    poisson = jaxem.fit(jaxem.starts(KEY, jaxem.Poisson(True), counts, 2, 1)[0], counts).mixture
+    for features in ((0,), (0, 1)):
+        plot_responsibilities(poisson, counts, features=features)
+    [points] = re.findall(r'"points":(\[\[.*?\]\])', report(mixture, x))
+    assert np.isfinite(np.asarray(json.loads(points), float)).all()
+
+
 HOLED = with_holes(np.random.default_rng(0).normal(size=(20, 2)))
 FULL = jaxem.Full(True)
 
