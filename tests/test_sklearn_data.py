@@ -95,7 +95,12 @@ def test_bad_data_gives_scikit_learns_error(kind):
         with pytest.raises((ValueError, TypeError)) as raised:
             model.fit(BAD_DATA[kind])
         errors.append((type(raised.value), str(raised.value)))
-    assert errors[0] == errors[1]
+    (theirs, their_words), (ours, our_words) = sorted(errors, key=lambda error: "missing=True" in error[1])
+    if "contains NaN" in their_words:  # the same words, and then what to do about it
+        assert our_words.partition(";")[0] == their_words.partition(".")[0]
+        assert "missing=True" in our_words
+        our_words = their_words
+    assert (theirs, their_words) == (ours, our_words)
 
 
 BAD_OPTIONS = (
