@@ -62,6 +62,8 @@ METADATA = {
     "3": {"format", "version", "family", "n_components", "n_features", "columns", "sha256"},
 }
 """what each version that is read says of a model"""
+LATER = "missing"
+"""a setting that older files lack, and that a file holds where it is not False"""
 MAX_DEPTH = 8
 """families inside families that a file may have"""
 MAX_UNKNOWN = 10**7
@@ -248,6 +250,8 @@ def _described(family: Family) -> dict[str, Any]:
             "jaxem.io.register"
         )
     settings = {field.name: getattr(family, field.name) for field in _fields(type(family))}
+    if not settings.get(LATER, True):
+        del settings[LATER]
     return {name: {field: _setting(value) for field, value in settings.items()}}
 
 
@@ -287,11 +291,10 @@ def _from_description(described: Any, depth: int) -> Family:
         raise ValueError(
             f"known are {[*FAMILIES]}; make one of your own known by jaxem.io.register (--family module:Class)"
         )
-    every = _fields(known) if isinstance(known, type) else []
-    fields = {field.name for field in every}
-    needed = {field.name for field in every if field.default is dataclasses.MISSING}  # older files lack newer settings
+    fields = {field.name for field in _fields(known)} if isinstance(known, type) else set()
+    needed = fields - {LATER}
     if not needed <= set(settings) <= fields:
-        raise ValueError(f"{name} has the settings {sorted(fields)}")
+        raise ValueError(f"{name} has the settings {sorted(needed)}")
     if isinstance(known, Family):
         return known
 
