@@ -115,7 +115,7 @@ def distances(config: MissingConfig) -> dict[str, np.ndarray]:
         }
         for name, (mixture, rows) in fits.items():
             found = climbed(mixture, rows)
-            apart = np.asarray((found.mixture.unconstrain() - best.unconstrain()) / unit)
+            apart = np.asarray((in_chart(found.mixture) - in_chart(best)) / unit)
             away[name].append(np.full_like(apart, np.nan) if has_failed(found) else apart)
     return {name: np.array(rows) for name, rows in away.items()}
 
@@ -123,6 +123,12 @@ def distances(config: MissingConfig) -> dict[str, np.ndarray]:
 def climbed(mixture: jaxem.Mixture, x: np.ndarray) -> jaxem.Result:
     """The maximum that is reached from a mixture."""
     return jaxem.fit(mixture, x, accelerator=jaxem.hybrid(), stop=jaxem.RemainingGainBelow(1e-10))
+
+
+@jax.jit
+def in_chart(mixture: jaxem.Mixture) -> jax.Array:
+    """The coordinates of a mixture, `[p]`."""
+    return mixture.unconstrain()
 
 
 def standard_errors(mixture: jaxem.Mixture, x: np.ndarray) -> np.ndarray:
