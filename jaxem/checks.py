@@ -279,7 +279,8 @@ def as_data(
         except ValueError:
             raise ValueError("x is ragged; give rows of one length, [n, d]") from None
         if x.dtype.kind not in "biuf":
-            raise ValueError(f"x has dtype {x.dtype}; give real numbers")
+            of_frame = ", of a frame frame.to_numpy(float, na_value=numpy.nan)" if x.dtype.kind == "O" else ""
+            raise ValueError(f"x has dtype {x.dtype}; give real numbers{of_frame}")
         x = x.astype(np.float64 if x.dtype.itemsize > 8 else x.dtype.newbyteorder("="), copy=False)
     elif jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError(f"x has dtype {x.dtype}; give real numbers")

@@ -661,6 +661,8 @@ def _as_table(source: OpenTable, columns: tuple[str, ...], found: Numbers) -> Ta
         notes.append(f"{left_out} of {len(kept)} rows {words} left out")
     kept_missing = options.keep_missing and missing.any()
     if kept_missing:
+        for j in np.flatnonzero(missing.all(axis=0)):
+            raise DataError(f"{path}: column {columns[j]!r} holds no value at all; leave it out with --columns")
         notes.append(_missing_in_words(missing, columns))
     bad = np.argwhere(np.isinf(values) if options.keep_missing else ~np.isfinite(values))
     if len(bad):
@@ -731,7 +733,7 @@ def _maybe_code(name: str, value: float, count: int) -> str:
     times = "once" if count == 1 else f"{count} times"
     return (
         f"column {name!r} holds {value:.7g} or the like {times}, far from the rest; "
-        f"say --na={value:.9g} --drop-missing if that means a missing value"
+        f"say --na={value:.9g} with --missing or --drop-missing if that means a missing value"
     )
 
 

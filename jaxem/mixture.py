@@ -19,7 +19,7 @@ from jaxem.checks import as_columns, as_count, as_key
 from jaxem.display import mixture_card, readable
 from jaxem.families.base import Family
 from jaxem.holding import Held, after_picking, free_coordinates, free_weights, with_coordinates, with_free_weights
-from jaxem.primitives import check_number, is_number, take, tiny
+from jaxem.primitives import check_number, is_number, is_traced, take, tiny
 from jaxem.rows import Frame
 
 LEAST_SHARE = 1e-3
@@ -157,6 +157,8 @@ class Mixture:
         given = jnp.asarray(values, self.log_weights.dtype).reshape(-1)
         if given.shape[0] != index.size:
             raise ValueError(f"values has {given.shape[0]} numbers for {index.size} columns; give one for each")
+        if not is_traced(given) and bool(jnp.any(jnp.isnan(given))):
+            raise ValueError("values holds NaN, and a value must be known to be given; leave its column out of columns")
         others = np.setdiff1d(np.arange(d), index)
         if not others.size:
             raise ValueError("columns names all columns; leave at least one whose density is wanted")

@@ -71,6 +71,11 @@ class Recipe:
         if x.shape[0] > 2 * MOST_ROWS:
             levels = jax.random.uniform(row_key, (MOST_ROWS,), x.dtype)
             x, sample_weight = x[rows_at(levels, sample_weight, sample_weight)], jnp.ones(MOST_ROWS, x.dtype)
+        if (
+            family.holes is not False
+        ):  # one component may have several optima then: each start has other weights of rows
+            jolts = jax.random.exponential(jax.random.fold_in(number_key, 1), sample_weight.shape, x.dtype)
+            sample_weight = jnp.where(count == 1, jolts * sample_weight, sample_weight)
         more = jnp.round(jnp.asarray(self.cells) * (jnp.maximum(CELLS * count, LEAST_CELLS) - count)).astype(int)
         n_cells = count + whole(numbers[0], more + 1)
         ground = Ground.of(centre_key, family, x, k, sample_weight)

@@ -176,7 +176,9 @@ def _run_round(key: Array, number: int, race: Race, before: Found | None, moves:
     """One round: starts, of which the promising go on, and a few climb to the end; with `moves` from optima found before."""
     names, recipes, mixtures = _recipes(race, before if moves else None)
     known = -np.inf if before is None else before.best
-    r = 1 if race.k == 1 else len(names)
+    r = (
+        1 if race.k == 1 and not race.family.holes else len(names)
+    )  # where values are missing one component has optima, too
     names, arm_of, budget = names[:r], np.unique(names, return_inverse=True)[1], race.of_round
     field = Field(race, _open_queue(key, number, race, recipes, mixtures), known, passes)
     field = field.climb(np.arange(r), max(1, min(SHORT, budget // (2 * r))))

@@ -415,9 +415,9 @@ def describe(
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         row, column = np.argwhere(~np.isfinite(x))[0]
         name = column if names is None else repr(names[column])
-        raise ValueError(
-            f"{place(begin + row)}: column {name} holds {x[row, column]}; drop or fill the row, every value must be finite"
-        )
+        value = x[row, column]
+        why = "a source takes no missing values" if np.isnan(value) else "every value must be finite"
+        raise ValueError(f"{place(begin + row)}: column {name} holds {value}; drop or fill the row, {why}")
     if w is not None and not (np.isfinite(w) & (w >= 0)).all():
         row = int(np.argmin(np.isfinite(w) & (w >= 0)))
         raise ValueError(f"{place(begin + row)}: the weight is {w[row]}; weights must be finite and not negative")

@@ -204,6 +204,20 @@ def test_a_monotone_pattern_has_a_closed_form():
     np.testing.assert_allclose(found.covariances[0], matrix, rtol=1e-8)
 
 
+def test_one_component_has_two_optima_and_a_saddle():
+    """Murray's rows (1977): at a correlation of 0 the likelihood has a saddle, which search leaves."""
+    n = np.nan
+    four = [[1, 1], [1, -1], [-1, 1], [-1, -1]]
+    x = np.array([*four, [2, n], [2, n], [-2, n], [-2, n], [n, 2], [n, 2], [n, -2], [n, -2]], float)
+    found = jaxem.search(KEY, jaxem.Full(True), x, 1).best
+    assert np.linalg.eigvalsh(np.asarray(jaxem.information(found.mixture, x))).min() > 0.1
+    start = jaxem.Mixture(
+        jnp.zeros(1), jaxem.GaussianParams(jnp.zeros((1, 2)), jnp.array([[[2.0, 1.0], [1.0, 2.0]]])), jaxem.Full(True)
+    )
+    other = jaxem.fit(start, x, accelerator=jaxem.hybrid())
+    assert float(found.log_likelihood) == pytest.approx(float(other.log_likelihood), rel=1e-9)
+
+
 def test_one_step_is_that_of_plain_numpy():
     """The expected moments, row by row: Dempster, Laird and Rubin (1977, section 4.1.3)."""
     mixture, x = problem(jaxem.Full(True), seed=4)
@@ -557,6 +571,10 @@ FULL = jaxem.Full(True)
         (lambda: jaxem.search(KEY, jaxem.Product((FULL, (0,)), (jaxem.Diagonal(), (1,))), HOLED, 2), r"x\[1, 1\] = nan"),
         (lambda: jaxem.search(KEY, jaxem.Poisson(True), np.where(np.isnan(HOLED), HOLED, -1.0), 2), "cannot occur"),
         (lambda: jaxem.search(KEY, "full", np.ma.masked_invalid(HOLED), 2), "mask over .* missing=True"),
+        (lambda: jaxem.Full("yes"), "missing = 'yes'"),
+        (lambda: jaxem.StudentT(missing=0.5), "missing = 0.5"),
+        (lambda: problem(FULL)[0].conditional(0, np.nan), "values holds NaN"),
+        (lambda: jaxem.search(KEY, FULL, np.array([[1.0, None], [2.0, 3.0]], object), 1), "dtype object.*na_value"),
         (lambda: jaxem.datasets.read_table("-", drop_missing=True, keep_missing=True), "exclude each other"),
     ],
 )  # fmt: skip

@@ -251,6 +251,7 @@ class Categorical(Discrete):
         if isinstance(c, bool) or not isinstance(c, (int, np.integer)) or not 2 <= c <= MOST_CODE:
             raise ValueError(f"n_categories = {c!r}; give a whole number from 2 to {MOST_CODE}")
         object.__setattr__(self, "n_categories", int(c))
+        super().__post_init__()
 
     def features(self, x: Array) -> Array:
         codes = jnp.arange(self.n_categories, dtype=x.dtype)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.families.base import Params
@@ -22,6 +23,12 @@ class Incomplete(Movable):
 
     missing = False
     """Whether NaN is a value that was not observed."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.missing, (bool, np.bool_)):
+            raise ValueError(f"missing = {self.missing!r}; give True or False")
+        if "missing" in vars(self):
+            object.__setattr__(self, "missing", bool(self.missing))
 
     @property
     def holes(self) -> bool:

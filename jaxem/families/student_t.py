@@ -86,6 +86,7 @@ class StudentT(Seeing, Holdable):
             if not is_number or not 0 < self.dof < 1e300:
                 raise ValueError(f"dof = {self.dof!r}; give a positive number, or None to estimate it")
             object.__setattr__(self, "dof", float(self.dof))
+        super().__post_init__()
 
     def init(self, x: Array, n_components: int, sample_weight: Array | None = None) -> StudentTParams:
         pooled = Full(self.missing).init(x, n_components, sample_weight)
