@@ -71,11 +71,7 @@ class Recipe:
         if x.shape[0] > 2 * MOST_ROWS:
             levels = jax.random.uniform(row_key, (MOST_ROWS,), x.dtype)
             x, sample_weight = x[rows_at(levels, sample_weight, sample_weight)], jnp.ones(MOST_ROWS, x.dtype)
-        if (
-            family.holes is not False
-        ):  # one component may have several optima then: each start has other weights of rows
-            jolts = jax.random.exponential(jax.random.fold_in(number_key, 1), sample_weight.shape, x.dtype)
-            sample_weight = jnp.where(count == 1, jolts * sample_weight, sample_weight)
+        sample_weight = _with_jolts(number_key, family, sample_weight, count)
         more = jnp.round(jnp.asarray(self.cells) * (jnp.maximum(CELLS * count, LEAST_CELLS) - count)).astype(int)
         n_cells = count + whole(numbers[0], more + 1)
         ground = Ground.of(centre_key, family, x, k, sample_weight)
@@ -115,6 +111,14 @@ class Recipe:
             return m_step_from(family, x, sample_weight, k, resp_of, z=z)
 
         return jax.lax.cond(self.nearest, group_cells, place_components)
+
+
+def _with_jolts(key: Array, family: Family, sample_weight: Array, count: Array) -> Array:
+    """Weights `[n]` that differ from start to start where one component may have several optima: where values are missing."""
+    if family.holes is False:
+        return sample_weight
+    jolts = jax.random.exponential(jax.random.fold_in(key, 1), sample_weight.shape, sample_weight.dtype)
+    return jnp.where(count == 1, jolts * sample_weight, sample_weight)
 
 
 def _move_resp(mixture: Mixture, x: Array, chosen: Array, component: Array, is_swapped: Array) -> Array:

@@ -4,7 +4,7 @@ import dataclasses
 import pickle
 import re
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,8 @@ HELD = {
 @pytest.mark.parametrize("name", GAUSSIANS)
 def test_the_m_step_is_exact(name, what):
     """With a prior on means, covariances and weights; the held parameters keep their bits."""
-    family, held, x = jaxem.checks.as_family(name), HELD[what], rows(60)
+    family: Any = jaxem.checks.as_family(name)
+    held, x = cast(dict[str, Any], HELD[what]), rows(60)
     if family.shared and isinstance(held.get("covariances"), list):
         held = {**held, "covariances": True}
     start = start_of(family, x, 3)
@@ -176,7 +177,7 @@ class Problem(NamedTuple):
     unpack: object
     pack: object
     p: int
-    prior: object = None
+    prior: Any = None
 
 
 def log_factor(matrix):
@@ -282,7 +283,7 @@ def test_fits_are_those_of_scipy(name):
         weights, densities = problem.unpack(np.asarray(free))
         joint = np.stack([np.log(w) + one(x) for w, one in zip(weights, densities, strict=True)], axis=1)
         total = scipy.special.logsumexp(joint, axis=1).sum()
-        return total + (0.0 if problem.prior is None else problem.prior(np.asarray(free)))
+        return total + (0.0 if problem.prior is None else problem.prior(np.array(free)))
 
     fitted = np.asarray(problem.pack(found.mixture.weights, found.mixture.components), float)
     best = fitted * (1.0 + 0.1 * np.cos(np.arange(problem.p)) / (1.0 + np.abs(fitted)))
