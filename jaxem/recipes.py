@@ -68,10 +68,7 @@ class Recipe:
         row_key, centre_key, number_key = jax.random.split(key, 3)
         # every random number but those of rows: many small draws would make most of the program
         numbers = jax.random.uniform(number_key, (5 + 2 * most,), x.dtype)
-        if x.shape[0] > 2 * MOST_ROWS:
-            levels = jax.random.uniform(row_key, (MOST_ROWS,), x.dtype)
-            x, sample_weight = x[rows_at(levels, sample_weight, sample_weight)], jnp.ones(MOST_ROWS, x.dtype)
-        sample_weight = _with_jolts(number_key, family, sample_weight, count)
+        x, sample_weight = _drawn(row_key, family, x, sample_weight, count)
         more = jnp.round(jnp.asarray(self.cells) * (jnp.maximum(CELLS * count, LEAST_CELLS) - count)).astype(int)
         n_cells = count + whole(numbers[0], more + 1)
         ground = Ground.of(centre_key, family, x, k, sample_weight)
@@ -113,12 +110,18 @@ class Recipe:
         return jax.lax.cond(self.nearest, group_cells, place_components)
 
 
-def _with_jolts(key: Array, family: Family, sample_weight: Array, count: Array) -> Array:
-    """Weights `[n]` that differ from start to start where one component may have several optima: where values are missing."""
-    if family.holes is False:
-        return sample_weight
-    jolts = jax.random.exponential(jax.random.fold_in(key, 1), sample_weight.shape, sample_weight.dtype)
-    return jnp.where(count == 1, jolts * sample_weight, sample_weight)
+def _drawn(key: Array, family: Family, x: Array, sample_weight: Array, count: Array) -> tuple[Array, Array]:
+    """The rows that a start is made from, a sample of many, and their weights.
+
+    Where values are missing one component may have several optima: then the weights differ from start to start.
+    """
+    if x.shape[0] > 2 * MOST_ROWS:
+        levels = jax.random.uniform(key, (MOST_ROWS,), x.dtype)
+        x, sample_weight = x[rows_at(levels, sample_weight, sample_weight)], jnp.ones(MOST_ROWS, x.dtype)
+    if family.holes is not False:
+        jolts = jax.random.exponential(jax.random.fold_in(key, 1), sample_weight.shape, x.dtype)
+        sample_weight = jnp.where(count == 1, jolts * sample_weight, sample_weight)
+    return x, sample_weight
 
 
 def _move_resp(mixture: Mixture, x: Array, chosen: Array, component: Array, is_swapped: Array) -> Array:

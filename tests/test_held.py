@@ -285,7 +285,8 @@ def test_fits_are_those_of_scipy(name):
         total = scipy.special.logsumexp(joint, axis=1).sum()
         return total + (0.0 if problem.prior is None else problem.prior(np.array(free)))
 
-    fitted = np.asarray(problem.pack(found.mixture.weights, found.mixture.components), float)
+    packed: Any = problem.pack(found.mixture.weights, found.mixture.components)
+    fitted = np.asarray(packed, float)
     best = fitted * (1.0 + 0.1 * np.cos(np.arange(problem.p)) / (1.0 + np.abs(fitted)))
     for _ in range(2):
         best = scipy.optimize.minimize(lambda f: -height(f), best, jac="3-point", options={"gtol": 1e-7}).x

@@ -57,7 +57,7 @@ ENGINE_ROOM = {
     "holes": 150, "observed": 245,
     "devices": 70,
     "kept": 260, "program": 350, "threads": 140, "parts": 140, "source": 530, "journal": 265,
-    "processes": 220, "partitions": 440, "init": 440, "recipes": 150, "saddles": 85,
+    "processes": 220, "partitions": 440, "init": 440, "recipes": 155, "saddles": 85,
     "penalties": 115,
     "lanes": 480, "queue": 380, "rounds": 400, "racing": 335, "display": 420, "laws": 660, "ordering": 90, "online": 325,
     "holding": 220, "held": 255, "pointwise": 110,
