@@ -94,7 +94,7 @@ def as_family(family: Any) -> "Family":
         if name not in FAMILY_NAMES:
             close = difflib.get_close_matches(name, FAMILY_NAMES, 1)
             meant = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"family = {family!r} is unknown; choose from {', '.join(FAMILY_NAMES)}{meant}")
+            raise ValueError(f"family = {family!r} is unknown; choose {', '.join(FAMILY_NAMES)}{meant}")
         # the families lie above this file
         of_class, *arguments = FAMILY_NAMES[name]
         named: Family = getattr(importlib.import_module("jaxem"), of_class)(*arguments)
