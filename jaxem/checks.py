@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.names import FAMILY_NAMES, WITH_SETTINGS
+from jaxem.names import FAMILY_NAMES, FORMS, WITH_SETTINGS
 from jaxem.primitives import all_lanes, check_not_forked, is_traced
 
 if TYPE_CHECKING:
@@ -94,7 +94,10 @@ def as_family(family: Any) -> "Family":
         if name not in FAMILY_NAMES:
             close = difflib.get_close_matches(name, FAMILY_NAMES, 1)
             meant = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"family = {family!r} is unknown; choose {', '.join(FAMILY_NAMES)}{meant}")
+            known = ", ".join(one for one in FAMILY_NAMES if one.upper() not in FORMS)
+            raise ValueError(
+                f"family = {family!r} is unknown; choose from {known}, or mclust's letters such as vev{meant}"
+            )
         # the families lie above this file
         of_class, *arguments = FAMILY_NAMES[name]
         named: Family = getattr(importlib.import_module("jaxem"), of_class)(*arguments)
