@@ -36,6 +36,7 @@ class Mutant(NamedTuple):
     family: str
     features: int = 3  # above 8 the pass takes products for distances
     prior: bool = False  # whether a Gaussian is judged with mclust's prior
+    missing: bool = False  # whether it is judged on rows that miss values
 
 
 MATRICES, TIED, DIAGONAL = "families/matrices.py", "families/tied.py", "families/diagonal.py"
@@ -44,13 +45,14 @@ STUDENT, ALGEBRA, FIXED = "families/student_t.py", "families/algebra.py", "famil
 DECONVOLVED = "families/deconvolved.py"
 REGRESSION, NUMERICAL = "families/regression.py", "families/numerical.py"
 LINALG, DISTANCES, PRIMITIVES, PRIORS = "linalg.py", "distances.py", "primitives.py", "priors.py"
+OBSERVED = "observed.py"
 MUTANTS = (
     Mutant("unbiased variance, N_k - 1", MATRICES, "second = stats.second / positive(stats.degrees)[:, None, None]",
            "second = stats.second / (positive(stats.degrees) - 1.0)[:, None, None]", "Full"),
     Mutant("d forgotten in the spherical variance", GAUSSIAN, "rounding_margin(moved)) / delta.shape[1]",
            "rounding_margin(moved))", "Spherical"),
-    Mutant("stale mean in the variance", DIAGONAL, "positive(stats.degrees)[:, None] - moved + rounding_margin(moved)",
-           "positive(stats.degrees)[:, None]", "Diagonal"),
+    Mutant("stale mean in the variance", DIAGONAL, "positive(per_feature(stats.degrees)) - moved + rounding_margin(moved)",
+           "positive(per_feature(stats.degrees))", "Diagonal"),
     Mutant("a half missing in the density", GAUSSIAN, "_log_constants(params, precisions)[:, None] - 0.5 * squares",
            "_log_constants(params, precisions)[:, None] - 1.0 * squares", "Spherical"),
     Mutant("a half missing in the pass", GAUSSIAN, "normalise(constants[:, None] - 0.5 * squares",
@@ -91,8 +93,8 @@ MUTANTS = (
     Mutant("zeros counted as ones", DISCRETE, "jnp.concatenate([x, 1.0 - x])", "jnp.concatenate([x, x])", "Bernoulli"),
     Mutant("prior counted once too often", DISCRETE, "return Totals(ones + zeros, tosses)",
            "return Totals(ones + zeros, tosses + 1.0)", "Bernoulli"),
-    Mutant("the normaliser of a Poisson twice", DISCRETE, "jnp.sum(params.rates, axis=1, keepdims=True)",
-           "2.0 * jnp.sum(params.rates, axis=1, keepdims=True)", "Poisson"),
+    Mutant("the normaliser of a Poisson twice", DISCRETE, "- jnp.sum(normalisers, axis=1, keepdims=True)",
+           "- 2.0 * jnp.sum(normalisers, axis=1, keepdims=True)", "Poisson"),
     Mutant("the factorial of a Poisson left out", DISCRETE, "jnp.sum(jax.scipy.special.gammaln(x + 1.0)",
            "jnp.sum(0.0 * jax.scipy.special.gammaln(x + 1.0)", "Poisson"),
     Mutant("categories of a feature not normalised by their own rows", DISCRETE,
@@ -115,7 +117,7 @@ MUTANTS = (
            "own = params, [offset[None, : len(c)] for _, c in self.parts]", "Product"),
     Mutant("parts of a Product multiplied", ALGEBRA, "params, self._rows(x)), operator.add, 1)",
            "params, self._rows(x)), operator.mul, 1)", "Product"),
-    Mutant("a box of the wrong volume", FIXED, "-jnp.sum(jnp.log(high - low))", "-jnp.sum(jnp.log(high))", "Union"),
+    Mutant("a box of the wrong volume", FIXED, "jnp.log(high - low)[None, :]", "jnp.log(high)[None, :]", "Union"),
     Mutant("labels from one", FIXED, "x[:, :1] == jnp.arange(k, dtype=x.dtype)[None, :]",
            "x[:, :1] == 1 + jnp.arange(k, dtype=x.dtype)[None, :]", "Labelled"),
     Mutant("residual variance without what the plane gained", REGRESSION, "jnp.maximum(stats.squares - gained, 0.0)",
@@ -124,10 +126,8 @@ MUTANTS = (
            "origins=params.origins)", "Regression"),
     Mutant("Newton's step the wrong way", NUMERICAL, "return slope, -jax.jacfwd(jax.grad(total))(free), squares",
            "return -slope, -jax.jacfwd(jax.grad(total))(free), squares", "Numerical"),
-    Mutant("the chart loses a sign", DIAGONAL,
-           "jnp.exp(free).reshape(self.covariance_shape(k, d))\n\n\n@dataclasses.dataclass(frozen=True)\nclass Diagonal",
-           "jnp.exp(-free).reshape(self.covariance_shape(k, d))\n\n\n@dataclasses.dataclass(frozen=True)\nclass Diagonal",
-           "Diagonal"),
+    Mutant("the chart loses a sign", GAUSSIAN, "return jnp.exp(free).reshape(self.covariance_shape(k, d))",
+           "return jnp.exp(-free).reshape(self.covariance_shape(k, d))", "Diagonal"),
     Mutant("pairs of means counted twice", TIED, 'between = 0.5 * dot("jli', 'between = 1.0 * dot("jli', "Tied"),
     Mutant("cross term halved in distances by products", DISTANCES, '- 2.0 * dot("kd,db->kb", means, x)',
            '- dot("kd,db->kb", means, x)', "Spherical", 10),
@@ -137,18 +137,28 @@ MUTANTS = (
            "raw - means * (1.0 * first", "Diagonal", features=12),
     Mutant("first moments by products left about the origin", DISTANCES,
            'dot("kb,db->kd", resp, x) - jnp.sum(resp, axis=1)[:, None] * means', 'dot("kb,db->kd", resp, x)', "Tied", 10),
-    Mutant("the prior's row at the mean left out of the covariance", GAUSSIAN, "GaussianStats(lost, jnp.ones_like(n)",
-           "GaussianStats(lost, jnp.zeros_like(n)", "Full", prior=True),
-    Mutant("the prior's pull of the means left out", GAUSSIAN, "rows[:, None] * share[:, None] * apart, squares)",
-           "0.0 * apart, squares)",
+    Mutant("the prior's row at the mean left out of the covariance", GAUSSIAN, "jnp.ones_like(stats.degrees), rows",
+           "jnp.zeros_like(stats.degrees), rows", "Full", prior=True),
+    Mutant("the prior's pull of the means left out", GAUSSIAN, "rows * share * apart, squares",
+           "0.0 * apart, squares",
            "Diagonal", prior=True),
     Mutant("the prior's scatter once for each component that shares a covariance", GAUSSIAN, "1.0 / k if self.shared",
            "1.0 if self.shared", "Tied", prior=True),
     Mutant("the pull of the prior not squared in the covariance", GAUSSIAN, "self.outer(root * new) - self.outer(root * own)",
            "0.0 * self.outer(root * new)", "Diagonal", prior=True),
     Mutant("the mean's move counted as rows, not as the prior counts it", GAUSSIAN,
-           "return stats.counts / positive(stats.degrees)", "return jnp.ones_like(stats.counts)", "Spherical", prior=True),
+           "return per_feature(stats.counts) / positive(per_feature(stats.degrees))", "return jnp.ones_like(per_feature(stats.counts))", "Spherical", prior=True),
     Mutant("a row of the whitener not divided", LINALG, "set(row / factors[..., j, j][..., None])", "set(row)", "Full"),
+    Mutant("the spread of what is missing left out", OBSERVED, 'maps) + dot("kg,kgij->kij"', 'maps) + 0.0 * dot("kg,kgij->kij"',
+           "Full", missing=True),
+    Mutant("what is missing expected at the mean", OBSERVED, "shape), onto_missing, jnp.where", "shape), 0.0, jnp.where",
+           "Tied", missing=True),
+    Mutant("a feature counts rows that miss it", OBSERVED, 'return dot("kb,db->kd", resp, seen_in(x)),',
+           'return dot("kb,db->kd", resp, jnp.ones_like(x)),', "Diagonal", missing=True),
+    Mutant("2 pi counted for what is missing", MATRICES, "LOG_2PI * seen.counts[None, :]), stats",
+           "LOG_2PI * x.shape[0]), stats", "Full", missing=True),
+    Mutant("the volume of what is missing", OBSERVED, "+ jnp.log(variances), seen_in(x))",
+           "+ jnp.log(variances), jnp.ones_like(x))", "Spherical", missing=True),
 )  # fmt: skip
 
 
@@ -162,7 +172,7 @@ def data(family, d):
     return rng.normal(size=(60, 3)) @ np.array([[1.0, 0.8, 0.1], [0.0, 0.7, 0.3], [0.0, 0.0, 1.5]]) + [0.0, 1.0, -2.0]
 
 
-def judged(copy, family, d, *, with_prior):
+def judged(copy, family, d, *, with_prior, missing):
     """A mixture of the copy's own family, rows for it, and a prior."""
     if family not in ("Bernoulli", "Spherical", "Diagonal", "Tied", "Full"):
         cases = [case for case in OTHERS if family in (type(case.family).__name__, *inner(case.family))]
@@ -174,7 +184,7 @@ def judged(copy, family, d, *, with_prior):
         prior = None if case.prior is None else getattr(copy, type(case.prior).__name__)(**vars(case.prior))
         return copy.Mixture(mixture.log_weights, components_of(copy, mixture.components), own), case.data(), prior
     x, rng = data(family, d), np.random.default_rng(1)
-    kind = getattr(copy, family)()
+    kind = getattr(copy, family)(*([True] if missing else []))
     prior = copy.Beta(2.0, 3.0) if family == "Bernoulli" else None
     if with_prior:
         prior = copy.fraley_raftery(kind, x, 2, shrinkage=0.7)
@@ -185,6 +195,8 @@ def judged(copy, family, d, *, with_prior):
         forms = {"Spherical": np.array([1.0, 2.0]), "Diagonal": np.stack([np.diag(covariance)] * 2),
                  "Tied": covariance, "Full": np.stack([covariance] * 2)}  # fmt: skip
         components = copy.GaussianParams(jnp.asarray(x[:2]), jnp.asarray(forms[family]))
+    if missing:
+        x = np.where(rng.uniform(size=x.shape) < 0.3, np.nan, x)
     return copy.Mixture(jnp.log(jnp.asarray([0.3, 0.7])), components, kind), x, prior
 
 
@@ -200,7 +212,7 @@ def copied(copy, family):
     kind = getattr(copy, type(family).__name__)
     if hasattr(family, "families"):
         return kind(*((copied(copy, part), of) for part, of in family.parts))
-    settings = [getattr(family, field.name) for field in dataclasses.fields(family)]
+    settings = [getattr(family, field.name) for field in dataclasses.fields(family) if field.init]
     return kind(*settings)
 
 
@@ -233,7 +245,13 @@ def killers(mutant=None):
             importlib.import_module(f"{name}.laws")
         finally:
             sys.path.remove(folder)
-        mixture, x, prior = judged(copy, family, d, with_prior=mutant is not None and mutant.prior)
+        mixture, x, prior = judged(
+            copy,
+            family,
+            d,
+            with_prior=mutant is not None and mutant.prior,
+            missing=mutant is not None and mutant.missing,
+        )
         report = verify(mixture, x, prior=prior)
         for module in [module for module in sys.modules if module.split(".")[0] == name]:
             del sys.modules[module]

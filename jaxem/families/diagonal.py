@@ -14,7 +14,6 @@ from jaxem.families.gaussian import (
     FirstMoments,
     Gaussian,
     GaussianStats,
-    log_of,
     move_ratio,
     per_feature,
     rounding_margin,
@@ -52,12 +51,6 @@ class AxisParallel(Gaussian):
         alone = jnp.where(covariances < least, 0.0, 1.0)
         inverse_scale = _rows_like(inverse_scale, covariances)
         return jnp.min(jnp.where(inverse_scale > 0, covariances * inverse_scale**2, alone), axis=-1)
-
-    def unconstrain_covariances(self, covariances: Array) -> Array:
-        return log_of(covariances).ravel()
-
-    def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
-        return jnp.exp(free).reshape(self.covariance_shape(k, d))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

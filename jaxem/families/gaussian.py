@@ -172,13 +172,13 @@ class Gaussian(AboutMeans, ByFeature, HoldsMeans):
         """Smallest eigenvalue, `[k]` or `[]`, of the covariances of x_j * inverse_scale_j. Where that is 0 the feature is
         scaled to variance 1, but if its variance is below `least` the answer is 0."""
 
-    @abc.abstractmethod
     def unconstrain_covariances(self, covariances: Array) -> Array:
-        """Coordinates `[q]` of the covariances: log variances, or their Cholesky factors with the diagonal logged."""
+        """Coordinates `[q]` of the covariances: log variances, or of matrices the Cholesky factors with the diagonal logged."""
+        return jnp.log(jnp.maximum(covariances, tiny(covariances.dtype))).ravel()
 
-    @abc.abstractmethod
     def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
         """Inverse of `unconstrain_covariances`."""
+        return jnp.exp(free).reshape(self.covariance_shape(k, d))
 
     @abc.abstractmethod
     def covariance_units(self, covariances: Array, weights: Array, d: int) -> Array:
@@ -438,12 +438,6 @@ class Isotropic(Gaussian):
         shortest = jnp.min(jnp.where(inverse_scale > 0, inverse_scale, jnp.inf))
         return jnp.where(jnp.isfinite(shortest), covariances * shortest**2, jnp.where(covariances < least, 0.0, 1.0))
 
-    def unconstrain_covariances(self, covariances: Array) -> Array:
-        return log_of(covariances).ravel()
-
-    def constrain_covariances(self, free: Array, k: int, d: int) -> Array:
-        return jnp.exp(free).reshape(self.covariance_shape(k, d))
-
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Spherical(Isotropic):
@@ -496,7 +490,3 @@ def move_ratio(stats: GaussianStats) -> Array:
 def rounding_margin(moved: Array) -> Array:
     # subtracting delta^2 from a second moment leaves an error of a few units of rounding of delta^2: err upwards
     return CANCELLATION * epsilon(moved.dtype) * moved
-
-
-def log_of(variances: Array) -> Array:
-    return jnp.log(jnp.maximum(variances, tiny(variances.dtype)))
