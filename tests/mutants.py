@@ -147,7 +147,8 @@ MUTANTS = (
     Mutant("the pull of the prior not squared in the covariance", GAUSSIAN, "self.outer(root * new) - self.outer(root * own)",
            "0.0 * self.outer(root * new)", "Diagonal", prior=True),
     Mutant("the mean's move counted as rows, not as the prior counts it", GAUSSIAN,
-           "return per_feature(stats.counts) / positive(per_feature(stats.degrees))", "return jnp.ones_like(per_feature(stats.counts))", "Spherical", prior=True),
+           "return per_feature(stats.counts) / positive(per_feature(stats.degrees))", "return jnp.ones_like(per_feature(stats.counts))",
+           "Spherical", prior=True),
     Mutant("a row of the whitener not divided", LINALG, "set(row / factors[..., j, j][..., None])", "set(row)", "Full"),
     Mutant("the spread of what is missing left out", OBSERVED, 'maps) + dot("kg,kgij->kij"', 'maps) + 0.0 * dot("kg,kgij->kij"',
            "Full", missing=True),
@@ -172,7 +173,7 @@ def data(family, d):
     return rng.normal(size=(60, 3)) @ np.array([[1.0, 0.8, 0.1], [0.0, 0.7, 0.3], [0.0, 0.0, 1.5]]) + [0.0, 1.0, -2.0]
 
 
-def judged(copy, family, d, *, with_prior, missing):
+def judged(copy, family, d, *, with_prior=False, missing=False):
     """A mixture of the copy's own family, rows for it, and a prior."""
     if family not in ("Bernoulli", "Spherical", "Diagonal", "Tied", "Full"):
         cases = [case for case in OTHERS if family in (type(case.family).__name__, *inner(case.family))]
@@ -245,13 +246,8 @@ def killers(mutant=None):
             importlib.import_module(f"{name}.laws")
         finally:
             sys.path.remove(folder)
-        mixture, x, prior = judged(
-            copy,
-            family,
-            d,
-            with_prior=mutant is not None and mutant.prior,
-            missing=mutant is not None and mutant.missing,
-        )
+        asked = {} if mutant is None else {"with_prior": mutant.prior, "missing": mutant.missing}
+        mixture, x, prior = judged(copy, family, d, **asked)
         report = verify(mixture, x, prior=prior)
         for module in [module for module in sys.modules if module.split(".")[0] == name]:
             del sys.modules[module]
