@@ -267,6 +267,23 @@ PROBLEMS = {
 }  # fmt: skip
 
 
+def test_held_means_come_back_with_their_bits():
+    """Far from the centre of the data too, where taking the centre off and adding it again would lose them."""
+    x = np.random.default_rng(0).normal(size=(60, 2)) + np.array([7.3, -901.7])
+    x[:30] += 4.0
+    values = np.array([[0.1, 1 / 3], [NAN, NAN]], x.dtype)
+    starts = jaxem.starts(jax.random.key(0), "spherical", x, 2, 3)
+    held = {"means": values}
+    found = [
+        jaxem.fit(starts[0], x, held=held, max_iter=5).mixture,
+        jaxem.fit_restarts(starts, x, held=held, max_iter=5).mixture[1],
+        jaxem.search(jax.random.key(0), "spherical", x, 2, held=held, budget=16).best.mixture,
+    ]
+    for mixture in found:
+        means = np.asarray(mixture.components.means[0])
+        assert bits(means, values[0].astype(means.dtype))
+
+
 @only_float64
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_fits_are_those_of_scipy(name):

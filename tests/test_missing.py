@@ -584,6 +584,26 @@ def test_bad_input_is_said_in_one_line(call, words):
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:reg_covar = 0.3 is no small part", "ignore:Best performing initialization did not converge"
+)
+@pytest.mark.parametrize("form", ["full", "tied", "diag", "spherical"])
+def test_reg_covar_is_added_to_the_variances(form):
+    """As scikit-learn does: the same as without `missing` on complete rows, and what the M-step of holes lacks."""
+    from jaxem.sklearn import GaussianMixture
+
+    full, x = clusters(120)
+    options = {"covariance_type": form, "reg_covar": 0.3, "random_state": 0, "tol": 0, "max_iter": 400}
+    ours, plain = (GaussianMixture(2, missing=missing, **options).fit(full) for missing in (True, False))
+    np.testing.assert_allclose(ours.covariances_, plain.covariances_, rtol=1e-9)
+    np.testing.assert_allclose(ours.means_, plain.means_, rtol=1e-9)
+    holed = GaussianMixture(2, missing=True, **options).fit(x)
+    step = jaxem.m_step(holed.mixture_, jaxem.e_step(holed.mixture_, x)).components.covariances
+    added = holed.covariances_ - np.asarray(step)
+    expected = 0.3 * np.eye(3) if form in ("full", "tied") else 0.3
+    np.testing.assert_allclose(added, np.broadcast_to(expected, added.shape), atol=1e-9)
+
+
 def test_drop_in_says_what_to_set():
     from jaxem.sklearn import GaussianMixture
 
