@@ -57,7 +57,7 @@ class Files(Source):
     """Rows of files, in the order of their names; a `Source`.
 
     Args:
-        paths: a file, a pattern such as "data/*.parquet", a folder, or several of these. All have one suffix: .parquet,
+        paths: a file, a pattern such as `"data/*.parquet"`, a folder, or several of these. All have one suffix: .parquet,
             .arrow, .feather, .ipc, .npy, or .csv, .tsv, .txt, .dat, also with .gz.
         columns: names of the columns, in this order; by default all that have a name, except `weight`. The columns of npy
             files are x1, x2, ... The names of folders such as year=2020 are columns that may be named.

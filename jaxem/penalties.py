@@ -28,7 +28,7 @@ def chen_tan(
 ) -> NormalInverseWishart:
     """A penalty that keeps every covariance away from zero, whatever the scale of the data.
 
-    It adds -a (tr(S inv(Sigma)) + log |Sigma|) for each covariance: with S the data's own, at most a covariance of `2 a`
+    It adds `-a (tr(S inv(Sigma)) + log |Sigma|)` for each covariance: with S the data's own, at most a covariance of `2 a`
     imagined rows. Estimates stay consistent (Chen and Tan 2009). A feature without variance is not helped: add
     `variance_floor`.
 

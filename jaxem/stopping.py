@@ -183,7 +183,7 @@ class AitkenBelow:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RelativeGainBelow:
-    """Stop once a turn raises the objective by less than `tol` (1 + |objective|), as mclust does (its tol is 1e-5)."""
+    """Stop once a turn raises the objective by less than `tol (1 + |objective|)`, as mclust does (its tol is 1e-5)."""
 
     tol: Array | float
 

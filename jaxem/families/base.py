@@ -158,7 +158,7 @@ class Family(abc.ABC):
         return params, log_weights
 
     def block_stats(self, prepared: Any, x: Array, w: Array, norms: Array) -> Stats:
-        """E-step and statistics of one block: columns `x` `[d, b]`, weights `w` `[b]`, `norms` |x|^2 `[b]`."""
+        """E-step and statistics of one block: columns `x` `[d, b]`, weights `w` `[b]`, `norms` (`|x|^2`) `[b]`."""
         del norms
         params, log_weights = prepared
         rows = x.T  # [b, d]

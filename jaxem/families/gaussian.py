@@ -116,7 +116,7 @@ class Gaussian(AboutMeans, ByFeature, HoldsMeans):
         """Squared distances (x - m)' inv(Sigma) (x - m), `[k, b]`, of columns `x` `[d, b]`, from differences."""
 
     def squares_by_products(self, means: Array, precisions: Array, x: Array, norms: Array) -> Array:
-        """The same by products of matrices, given |x|^2 `[b]`; by default there is no faster form."""
+        """The same by products of matrices, given `|x|^2` `[b]`; by default there is no faster form."""
         del norms
         return self.squares(means, precisions, x)
 
