@@ -27,7 +27,7 @@ def digest() -> str:
 
 project = "jaxem"
 author = "the jaxem developers"
-copyright = "the jaxem developers"  # noqa: A001
+copyright = "the jaxem developers"
 version = release = jaxem.__version__
 
 extensions = [
@@ -66,7 +66,6 @@ napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = f"jaxem {version}"
-html_static_path = ["_static"]
 html_show_copyright = False
 
 

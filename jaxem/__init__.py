@@ -148,6 +148,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.priors import NormalInverseWishart as NormalInverseWishart
     from jaxem.priors import Prior as Prior
     from jaxem.processes import from_processes as from_processes
+    from jaxem.progress import FitProgress as FitProgress
     from jaxem.queue import Landscape as Landscape
     from jaxem.queue import RestartsProgress as RestartsProgress
     from jaxem.queue import best as best
@@ -240,6 +241,7 @@ _HOME = {
     "squarem": "accelerate",
     "anderson": "accelerate",
     "hybrid": "accelerate",
+    "FitProgress": "progress",
     "Result": "loop",
     "State": "loop",
     "advance": "loop",
@@ -342,6 +344,7 @@ _MODULES = (
     "priors",
     "processes",
     "program",
+    "progress",
     "queue",
     "racing",
     "reasons",

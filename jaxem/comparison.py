@@ -20,7 +20,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.accelerate import hybrid
-from jaxem.checks import as_count, as_family, as_key, check_callback, check_from_host, warn_user
+from jaxem.checks import as_count, as_family, as_key, check_from_host, warn_user
 from jaxem.display import readable, test_card
 from jaxem.families.base import Family
 from jaxem.lanes import Settings
@@ -29,6 +29,7 @@ from jaxem.mixture import Mixture
 from jaxem.primitives import epsilon
 from jaxem.priors import Prior
 from jaxem.program import BRISK, Program
+from jaxem.progress import watched
 from jaxem.racing import Search, search
 from jaxem.recipes import Recipe
 from jaxem.replicas import Replicas, lanes_of, one_by_one, replicas_at_once, replicas_of
@@ -80,6 +81,7 @@ def likelihood_ratio_test(
     n_replicates: int = 99,
     n_starts: int = STARTS,
     callback: Callable[[BootstrapProgress], None] | None = None,
+    progress: bool = False,
 ) -> LikelihoodRatioTest:
     """Whether `n_components` are enough, against one more, by the parametric bootstrap.
 
@@ -92,7 +94,7 @@ def likelihood_ratio_test(
         sample_weight: `[n]`, whole numbers: weights count rows.
         n_replicates: data sets to draw; the least p-value is 1 / (1 + n_replicates).
         n_starts: starts of the larger model on each data set.
-        callback: called with `BootstrapProgress` now and then; an exception in it, or Ctrl-C, ends the test.
+        callback, progress: as for `bootstrap`.
 
     Raises:
         ValueError: the argument, the value found and the remedy, in one line.
@@ -105,7 +107,6 @@ def likelihood_ratio_test(
         0.01
     """
     check_from_host("likelihood_ratio_test", key, x, sample_weight, instead="call it from the host")
-    check_callback(callback)
     key, null = as_key(key), (as_family(family), as_count("n_components", n_components))
     other = _alternative(*null, alternative)
     r, n_starts = as_count("n_replicates", n_replicates), as_count("n_starts", n_starts)
@@ -117,17 +118,17 @@ def likelihood_ratio_test(
     rows = as_rows(null[0], x, sample_weight, other[1], like=found[0].best.mixture)
     rows = one_by_one(rows, found[0].best.mixture, other[1])
     models = Models(found[0].best.mixture, other[0], other[1], n_starts)
-    # number 0 is the observed rows, a replica like the others
-    pieces = pieces_of(r + 1, max(1, replicas_at_once(rows, "parametric") // 2))
     values, own = np.full(r + 1, np.nan), None
-    for index in pieces:
-        replicas = replicas_of(keys[3], index, rows, "parametric", models.null)
-        made = _compare(keys[2], index, replicas if index[0] else _with_observed(replicas), models)
-        own = made if own is None else own
-        values[index[index <= r]] = made.statistic[index <= r]
-        if callback is not None:
-            done = values[1 : index[-1] + 1]
-            callback(BootstrapProgress(len(done), r, int(np.sum(np.isnan(done)))))
+    with watched("test", progress, callback) as hear:
+        # number 0 is the observed rows, a replica like the others
+        for index in pieces_of(r + 1, max(1, replicas_at_once(rows, "parametric") // 2)):
+            replicas = replicas_of(keys[3], index, rows, "parametric", models.null)
+            made = _compare(keys[2], index, replicas if index[0] else _with_observed(replicas), models)
+            own = made if own is None else own
+            values[index[index <= r]] = made.statistic[index <= r]
+            if hear is not None:
+                done = values[1 : index[-1] + 1]
+                hear(BootstrapProgress(len(done), r, int(np.sum(np.isnan(done)))))
     return _verdict(values, cast(_Compared, own), found)
 
 

@@ -1,8 +1,8 @@
 """What a person reads of a mixture, a fit, a search or a report: one card, as text for `print` and as HTML for a notebook.
 
-`readable` gives a class `__str__` and `_repr_html_` from a function that makes a `Card` of an object. The functions look at
-attributes only, so that this file needs no other but `stopping`. `repr` stays what Python makes of the fields. An object
-without values (traced, deleted, a tree of shapes) has no card: its `str` is its `repr`, and a notebook shows that too.
+`readable` gives a class `__str__`, `__repr__` and `_repr_html_` from a function that makes a `Card` of an object: `print`, a
+console and a notebook show the same, and it fits on one screen. The functions look at attributes only, so that this file needs
+no other but `stopping`. An object without values (traced, deleted, a tree of shapes) has no card: Python shows it.
 """
 
 import html
@@ -17,6 +17,7 @@ from jaxem.stopping import Status
 
 if TYPE_CHECKING:
     from jaxem.comparison import LikelihoodRatioTest
+    from jaxem.divergence import Divergence
     from jaxem.inference import Summary
     from jaxem.laws import Report
     from jaxem.loop import Result
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     from jaxem.queue import Landscape
     from jaxem.racing import Search
     from jaxem.resampling import Bootstrap
-    from jaxem.selection import Selection
+    from jaxem.selection import Candidate, Selection
 
 MOST_ROWS = 8
 """components, climbs or optima that a card shows"""
 SYMMETRIC = ("covariances", "scales")
 """parameters that are symmetric matrices where they are `[..., d, d]`"""
-MOST_ERRORS = 100
-"""parameters whose errors a card shows"""
+MOST_LINES = 30
+"""parameters whose errors a card shows, and candidates of a selection"""
 MOST_NUMBERS = 8
 """numbers of a component that a card shows"""
 
@@ -39,7 +40,7 @@ T = TypeVar("T")
 
 
 class Card(NamedTuple):
-    """A title, named facts, a table, notes below it, and more cards."""
+    """A title, named facts, a table, notes below it, lines that keep their blanks, and more cards."""
 
     title: str = ""
     facts: tuple[tuple[str, str], ...] = ()
@@ -47,6 +48,7 @@ class Card(NamedTuple):
     rows: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
     parts: tuple["Card", ...] = ()
+    picture: tuple[str, ...] = ()
 
     def text(self) -> str:
         """The card in lines for a terminal."""
@@ -54,7 +56,7 @@ class Card(NamedTuple):
         lines = [self.title] if self.title else []
         lines += [f"{name:<{width}}  {value}" for name, value in self.facts]
         lines += table_lines(self.header, self.rows) if self.header else []
-        own = "\n".join([*lines, *self.notes])
+        own = "\n".join([*lines, *self.picture, *self.notes])
         return "\n\n".join(piece for piece in (own, *(part.text() for part in self.parts)) if piece)
 
     def html(self) -> str:
@@ -62,23 +64,26 @@ class Card(NamedTuple):
         pieces = [f"<p><b>{html.escape(self.title)}</b></p>"] if self.title else []
         pieces += [html_table((), self.facts)] if self.facts else []
         pieces += [html_table(self.header, self.rows)] if self.header else []
+        pieces += ["<pre>" + html.escape("\n".join(self.picture)) + "</pre>"] if self.picture else []
         pieces += [f"<p>{html.escape(note)}</p>" for note in self.notes]
         return f"<div>{''.join(pieces)}{''.join(part.html() for part in self.parts)}</div>"
 
 
 def readable(card_of: Callable[[Any], Card | None]) -> Callable[[type[T]], type[T]]:
-    """Give a class `__str__` and `_repr_html_` from the card of its objects; None where there is nothing to show."""
-
-    def to_text(self: Any) -> str:
-        card = card_of(self)
-        return repr(self) if card is None else card.text()
+    """Give a class `__str__`, `__repr__` and `_repr_html_` from the card of its objects; None where there is nothing to show."""
 
     def to_html(self: Any) -> str | None:
         card = card_of(self)
         return None if card is None else card.html()
 
     def add(cls: type[T]) -> type[T]:
-        cls.__str__ = to_text  # type: ignore[method-assign]
+        own = cls.__repr__
+
+        def to_text(self: Any) -> str:
+            card = card_of(self)
+            return own(self) if card is None else card.text()
+
+        cls.__str__ = cls.__repr__ = to_text  # type: ignore[method-assign]
         cls._repr_html_ = to_html  # type: ignore[attr-defined]
         return cls
 
@@ -106,13 +111,22 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         sides = ("right" if numeric else "left" for numeric in right)
         made = (
-            f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>'
+            f'<{tag} style="text-align:{side};padding:0.1em 0.7em">{html.escape(cell)}</{tag}>'
             for cell, side in zip(cells, sides, strict=True)
         )
         return f"<tr>{''.join(made)}</tr>"
 
     head = f"<thead>{line(header, 'th')}</thead>" if header else ""
     return f"<table>{head}<tbody>{''.join(line(row, 'td') for row in rows)}</tbody></table>"
+
+
+def divergence_card(divergence: "Divergence") -> Card | None:
+    """The estimate and its error."""
+    if not _has_values(divergence) or np.ndim(divergence.value):
+        return None
+    return Card(
+        f"Divergence of {float(divergence.value):.5g} nats, standard error {float(divergence.standard_error):.2g}"
+    )
 
 
 def count_of(n: int, noun: str, plural: str = "") -> str:
@@ -242,8 +256,8 @@ def search_card(search: "Search") -> Card | None:
     return Card(title, notes=notes, parts=(best._replace(title="Best"), landscape_card(search.landscape)))
 
 
-def selection_card(selection: "Selection") -> Card:
-    """A line for each candidate with its criteria; the one chosen is marked."""
+def selection_card(selection: "Selection", most: int = MOST_LINES) -> Card:
+    """A line for each candidate with its criteria, of many for those with the least BIC; the one chosen is marked."""
     more = {"CV": "cv", "p of one more": "p_value"}
     more = {
         name: field
@@ -251,6 +265,8 @@ def selection_card(selection: "Selection") -> Card:
         if any(np.isfinite(getattr(one, field)) for one in selection.candidates)
     }
     header = ("k", "family", "log-likelihood", "p", "BIC", "AIC", "ICL", *more, "less is better")
+    order = sorted(range(len(selection.candidates)), key=lambda i: (i != selection.chosen, selection.candidates[i].bic))
+    shown = set(order[:most])
     rows = [
         (
             str(one.n_components),
@@ -262,20 +278,38 @@ def selection_card(selection: "Selection") -> Card:
             "chosen" if i == selection.chosen else "" if one.status == Status.CONVERGED else one.status.name,
         )
         for i, one in enumerate(selection.candidates)
+        if i in shown
     ]
-    notes = (f"n = {selection.n:.10g} observations in BIC and ICL",) if np.isfinite(selection.n) else ()
+    left_out = len(selection.candidates) - len(shown)
+    notes: tuple[str, ...] = (
+        (f"({count_of(left_out, 'more candidate')} with larger BIC not shown)",) if left_out else ()
+    )
+    notes += (f"n = {selection.n:.10g} observations in BIC and ICL",) if np.isfinite(selection.n) else ()
     return Card(header=header, rows=tuple(rows), notes=notes)
 
 
-def summary_card(summary: "Summary", names: Sequence[str] = ()) -> Card:
-    """A line for each parameter: estimate, errors and interval; of symmetric matrices the upper triangle.
+def candidate_card(candidate: "Candidate") -> Card:
+    """What one line of a selection says."""
+    criteria = {name: getattr(candidate, name.lower()) for name in ("BIC", "AIC", "ICL", "CV")}
+    values = (f"{name} {value:.3f}" for name, value in criteria.items() if np.isfinite(value))
+    parameters = count_of(candidate.n_parameters, "parameter")
+    facts = (
+        ("log-likelihood", f"{candidate.log_likelihood:.5f}, {parameters}"),
+        ("less is better", ", ".join(values)),
+        ("status", f"{candidate.status.name}: {candidate.status.meaning}"),
+    )
+    return Card(f"{candidate.n_components} x {candidate.family.shown_name}", facts)
+
+
+def summary_card(summary: "Summary", names: Sequence[str] = (), most: int = MOST_LINES) -> Card:
+    """A line for each of the first parameters: estimate, errors and interval; of symmetric matrices the upper triangle.
 
     With the `names` of the columns these stand in place of their numbers.
     """
     columns = (summary.estimate, summary.standard_error, summary.robust_error, summary.lower, summary.upper)
     header = ("parameter", "estimate", "std. error", "robust", f"{100 * summary.level:g}% interval from", "to")
     names = () if hasattr(summary.family, "families") else names  # parts have columns of their own
-    return _errors_card("", header, columns, tuple(f"beware: {one}" for one in summary.cautions), names)
+    return _errors_card("", header, columns, tuple(f"beware: {one}" for one in summary.cautions), names, most)
 
 
 def bootstrap_card(bootstrap: "Bootstrap") -> Card:
@@ -297,10 +331,9 @@ def test_card(test: "LikelihoodRatioTest") -> Card:
         ("statistic", f"{test.statistic:.4f}"),
         ("p-value", f"{test.p_value:.4g}, of {count_of(n, 'replicate')}"),
     )
-    notes = histogram_lines(np.asarray(test.replicates), test.statistic)
-    if test.failed:
-        notes += (f"{count_of(test.failed, 'replicate')} had no sound optimum",)
-    return Card(f"Likelihood ratio test of {' against '.join(models)}", facts, notes=notes)
+    picture = histogram_lines(np.asarray(test.replicates), test.statistic)
+    notes = (f"{count_of(test.failed, 'replicate')} had no sound optimum",) if test.failed else ()
+    return Card(f"Likelihood ratio test of {' against '.join(models)}", facts, notes=notes, picture=picture)
 
 
 def histogram_lines(values: np.ndarray, mark: float, bins: int = 12, width: int = 40) -> tuple[str, ...]:
@@ -318,7 +351,12 @@ def histogram_lines(values: np.ndarray, mark: float, bins: int = 12, width: int 
 
 
 def _errors_card(
-    title: str, header: tuple[str, ...], columns: Sequence[Any], notes: tuple[str, ...], names: Sequence[str] = ()
+    title: str,
+    header: tuple[str, ...],
+    columns: Sequence[Any],
+    notes: tuple[str, ...],
+    names: Sequence[str] = (),
+    most: int = MOST_LINES,
 ) -> Card:
     leaves = [jax.tree_util.tree_flatten_with_path(one)[0] for one in columns]
     rows, k = [], len(columns[0].weights)
@@ -344,7 +382,7 @@ def _errors_card(
                 ]
                 place = f"[{', '.join(words)}]" if index else ""
                 rows.append((name + place, *(_short(array[index]) for array in arrays)))
-    shown = rows[:MOST_ERRORS]
+    shown = rows[:most]
     rest = (f"({count_of(len(rows) - len(shown), 'more parameter')} not shown)",) if len(rows) > len(shown) else ()
     return Card(title, header=header, rows=tuple(shown), notes=rest + notes)
 

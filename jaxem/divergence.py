@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.checks import as_count, as_key, as_mixture
+from jaxem.display import divergence_card, readable
 from jaxem.mixture import Mixture
 from jaxem.pointwise import log_joint
 from jaxem.primitives import normalise
 
 
+@readable(divergence_card)
 class Divergence(NamedTuple):
     """An estimate `[]` of a divergence, in nats, and its standard error `[]`."""
 

@@ -42,7 +42,7 @@ from jaxem.families.base import Family
 from jaxem.implicit import FLAT, negligible
 from jaxem.mixture import Mixture
 from jaxem.parts import n_parts
-from jaxem.primitives import dot, is_traced
+from jaxem.primitives import compact, dot, is_traced
 from jaxem.priors import Prior
 from jaxem.program import Program
 from jaxem.rows import Rows, as_rows, sum_blocks, turn_work
@@ -59,6 +59,7 @@ POWERS = 5000
 """steps of the power method, at most"""
 
 
+@compact
 class Parameters(NamedTuple):
     """Numbers in the shape of a mixture: those of the weights `[k]`, and those of the components, as the family has them."""
 

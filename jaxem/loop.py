@@ -29,7 +29,7 @@ where the metric I_c, which is unknown, nearly cancels if coordinates are in nat
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -38,7 +38,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_count, as_mixture, check_options, on_host
+from jaxem.checks import as_count, as_mixture, check_from_host, check_options, on_host
 from jaxem.display import readable, result_card
 from jaxem.em import m_step, objective, pass_over, to_frame
 from jaxem.families.base import Family
@@ -49,9 +49,10 @@ from jaxem.journal import journal_at
 from jaxem.mixture import Mixture
 from jaxem.moments import zeros_like_result
 from jaxem.parts import Passed, is_by_parts, pass_in_parts
-from jaxem.primitives import alive, all_finite, epsilon, is_traced, select, take
+from jaxem.primitives import alive, all_finite, compact, epsilon, is_traced, select, take
 from jaxem.priors import Prior
 from jaxem.program import Program, in_pieces
+from jaxem.progress import FitProgress, of_fit, watched
 from jaxem.rows import Frame, Rows, as_rows, turn_seconds, turn_work
 from jaxem.saddles import components_coincide
 from jaxem.source import Source
@@ -111,6 +112,7 @@ class Result(NamedTuple):
         return take(self, index)
 
 
+@compact
 class Point(NamedTuple):
     """What one pass tells of one mixture, and the EM step from it."""
 
@@ -122,6 +124,7 @@ class Point(NamedTuple):
     step: Array  # size of the EM step
 
 
+@compact
 class Route(NamedTuple):
     """What an accelerator needs to go on; a climb by plain EM has none. Chart coordinates are in natural units."""
 
@@ -132,6 +135,7 @@ class Route(NamedTuple):
     memory: Any  # the accelerator's
 
 
+@compact
 class State(NamedTuple):
     """A climb under way, in the frame of the rows."""
 
@@ -241,6 +245,8 @@ def fit(
     accelerator: Any = None,
     chunk_size: int | None = None,
     held: Mapping[str, Any] | None = None,
+    callback: Callable[[FitProgress], None] | None = None,
+    progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Result:
     """Climb from `mixture` to a maximum of the objective by EM.
@@ -260,6 +266,8 @@ def fit(
             the chart (see the head of loop.py), or None for plain EM. Static.
         chunk_size: rows worked on at a time; computed from the shapes by default.
         held: what stays as it is, such as {"means": [True, False]} (docs/held.md); by default `mixture.held`, {} for nothing.
+        callback: called with `FitProgress` now and then; an exception in it, or Ctrl-C, ends the climb.
+        progress: whether to show a bar in a terminal or a notebook.
         checkpoint: a file, written every few seconds; if it is there, the climb goes on from it.
 
     Returns:
@@ -280,15 +288,10 @@ def fit(
     rows = rows_to_fit(mixture, x, sample_weight, chunk_size=chunk_size)
     stop, prior = as_options(mixture.family, rows, stop, prior, accelerator)
     max_iter = as_count("max_iter", max_iter, least=0, most=MAX_TURNS)
-
-    def find(mixture: Mixture, rows: Rows, prior: Prior | None, stop: StoppingRule) -> Result:
-        if not is_traced(mixture, stop, prior) and is_by_parts(rows, mixture.n_components):
-            return _fit_in_parts(mixture, rows, prior, stop, max_iter, accelerator, entry)
-        fixed, seconds = (max_iter, accelerator), turn_seconds(rows, mixture)
-        return cast(Result, in_pieces(_fit, mixture, (rows, prior, stop), fixed, max_iter + 1, seconds, entry))
-
-    with journal_at(checkpoint, "fit", rows, mixture.family, mixture, prior, stop, max_iter, accelerator) as journal:
+    about, watch = (mixture, prior, stop, max_iter, accelerator), watched("fit", progress, callback, of_fit)
+    with journal_at(checkpoint, "fit", rows, mixture.family, *about) as journal, watch as hear:
         entry = None if journal is None else journal.entry()
+        find = functools.partial(_climb_to_end, fixed=(max_iter, accelerator), entry=entry, hear=hear)
         return cast(Result, restored(from_optimum(find, mixture, rows, prior, stop), mixture))
 
 
@@ -297,6 +300,18 @@ def _one_mixture(mixture: Any, x: Any) -> Mixture:
     if (shape := mixture.log_weights.shape) != (mixture.n_components,):
         raise ValueError(f"mixture has log_weights of shape {shape}; fit takes one mixture, fit_restarts many")
     return cast(Mixture, mixture)
+
+
+def _climb_to_end(
+    mixture: Mixture, rows: Rows, prior: Any, stop: StoppingRule, fixed: tuple[int, Any], entry: Any, hear: Any
+) -> Result:
+    """`fit` of checked arguments, without derivatives."""
+    if hear is not None:
+        check_from_host("fit with a callback or progress", mixture, rows, instead="leave it out there")
+    if not is_traced(mixture, stop, prior) and is_by_parts(rows, mixture.n_components):
+        return _fit_in_parts(mixture, rows, prior, stop, fixed, entry, hear)
+    seconds = turn_seconds(rows, mixture)
+    return cast(Result, in_pieces(_fit, mixture, (rows, prior, stop), fixed, fixed[0] + 1, seconds, entry, hear))
 
 
 def _climb(
@@ -310,9 +325,10 @@ def _climb(
 
 
 def _fit_in_parts(
-    mixture: Mixture, rows: Passed, prior: Any, stop: StoppingRule, max_iter: int, accelerator: Any, entry: Any
+    mixture: Mixture, rows: Passed, prior: Any, stop: StoppingRule, fixed: tuple[int, Any], entry: Any, hear: Any
 ) -> Result:
     """The same climb, its passes driven by the host and its decisions made by one program."""
+    max_iter, accelerator = fixed
     state, prior = _begin(mixture, rows.frame, prior, accelerator)
     trace, going = np.full(max_iter + 1, np.nan, state.here.objective.dtype), True
     if entry is not None:
@@ -323,6 +339,8 @@ def _fit_in_parts(
         stats = pass_in_parts(query(state), rows)
         state, result, going, place = _settle(state, stats, rows.frame, prior, stop, max_iter, accelerator)
         trace[place : place + 1] = state.here.objective
+        if hear is not None:
+            hear(state)
     return result._replace(trace=jax.device_put(trace))
 
 

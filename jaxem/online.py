@@ -37,7 +37,7 @@ from jaxem.families.base import Family
 from jaxem.families.movable import Movable
 from jaxem.mixture import Mixture
 from jaxem.moments import zeros_like_result
-from jaxem.primitives import alive, is_traced
+from jaxem.primitives import alive, compact, is_traced
 from jaxem.priors import Prior
 from jaxem.program import Program
 from jaxem.rows import Frame, Rows, as_rows, turn_work
@@ -47,6 +47,7 @@ DECAY, OFFSET = 0.6, 1.0
 """how fast old batches fade in stepwise EM, and by how many batches the count of batches is put forward, by default"""
 
 
+@compact
 class Kept(NamedTuple):
     """What incremental EM keeps of b = g h batches, in g groups of h, so that a turn adds up g + h Stats, not b.
 
@@ -60,6 +61,7 @@ class Kept(NamedTuple):
     sums_about: Mixture  # [g, ...]
 
 
+@compact
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Online:

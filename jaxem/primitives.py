@@ -1,10 +1,12 @@
 """Primitives: small functions of arrays that every floor above uses and that know nothing of mixtures."""
 
 import contextlib
+import dataclasses
+import math
 import operator
 import os
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,29 @@ from jax.interpreters import batching, mlir
 HIGHEST = jax.lax.Precision.HIGHEST
 """the precision of every contraction: by default a GPU may multiply in TF32 and a TPU in bfloat16, which destroys
 covariances"""
+MOST_NUMBERS = 8
+"""numbers of an array that are shown"""
+
+T = TypeVar("T")
+
+
+def compact(cls: type[T]) -> type[T]:
+    """Give a NamedTuple or dataclass a `__repr__` of one line: arrays of more than 8 numbers by their type and shape."""
+    cls.__repr__ = _in_a_line  # type: ignore[method-assign]
+    return cls
+
+
+def _in_a_line(value: Any) -> str:
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return f"({', '.join(map(_in_a_line, value))})"
+    if hasattr(value, "dtype") and math.prod(value.shape) > MOST_NUMBERS:
+        return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+    names = getattr(value, "_fields", None)
+    if names is None and vars(type(value)).get("__repr__") is _in_a_line:
+        names = [field.name for field in dataclasses.fields(value)]
+    if names is None:
+        return repr(value)
+    return f"{type(value).__name__}({', '.join(f'{name}={_in_a_line(getattr(value, name))}' for name in names)})"
 
 
 def dot(subscripts: str, *operands: Array) -> Array:

@@ -309,10 +309,12 @@ def in_pieces(
     most: int,
     seconds: float,
     entry: Any = None,
+    told: Callable[[Any], None] | None = None,
 ) -> Any:
     """The last result of `program(climb, *options, n_turns, *fixed) -> (climb, result, going)`, called while `going`.
 
-    In a trace it is called once, for the `most` turns that there are. An `entry` of a journal remembers the climb.
+    In a trace it is called once, for the `most` turns that there are. An `entry` of a journal remembers the climb, and
+    `told` gets each result.
     """
     if is_traced(climb, options) or is_staging():
         return program(climb, *options, most, *fixed)[1]
@@ -324,6 +326,8 @@ def in_pieces(
         climb, result, going = program(climb, *options, turns, *fixed)
         if entry is not None:
             entry.save(climb)
+        if told is not None:
+            told(result)
         if turns >= most or not going:
             return result
 

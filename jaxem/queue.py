@@ -21,7 +21,6 @@ from jaxem.checks import (
     as_family,
     as_key,
     as_mixture,
-    check_callback,
     check_from_host,
     check_initializer,
     on_host,
@@ -39,6 +38,7 @@ from jaxem.mixture import Mixture
 from jaxem.primitives import is_traced, take
 from jaxem.priors import Prior
 from jaxem.program import BRISK, FIRST_SECONDS, THOROUGH, Program, is_staging
+from jaxem.progress import watched
 from jaxem.recipes import Recipe
 from jaxem.rows import Rows, as_rows, is_source, on_one_device, turn_work
 from jaxem.source import Source, Stream
@@ -74,6 +74,11 @@ class RestartsProgress(NamedTuple):
     best: float
     useful: int
     executed: int
+
+    @property
+    def shown(self) -> tuple[int, int, str]:
+        """What a bar shows."""
+        return self.finished, self.total, f"{self.finished} of {self.total} climbs, best {self.best:.4f}"
 
     @property
     def efficiency(self) -> float:
@@ -165,6 +170,7 @@ def fit_restarts(
     chunk_size: int | None = None,
     held: Mapping[str, Any] | None = None,
     callback: Callable[[RestartsProgress], None] | None = None,
+    progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Result:
     """`fit` from every mixture of a batch, leaves `[r, ...]`, at once.
@@ -179,14 +185,13 @@ def fit_restarts(
         mixtures: the starts, leaves `[r, ...]`.
         x: `[n, d]`, shared by all, `Rows`, or a `Source`, of which all climbs share each block.
         callback: called with `RestartsProgress` between pieces.
-        sample_weight, prior, stop, max_iter, accelerator, chunk_size, held, checkpoint: as for `fit`.
+        sample_weight, prior, stop, max_iter, accelerator, chunk_size, held, progress, checkpoint: as for `fit`.
 
     Returns:
         A Result with leaves `[r, ...]`. A restart that fails says so in its status and spoils no other.
     """
     mixtures = with_held(as_mixture(mixtures, x), held)
-    if callback is not None:
-        check_callback(callback)
+    if callback is not None or progress:
         check_from_host("fit_restarts with a callback", mixtures, x, sample_weight)
     if mixtures.log_weights.ndim != 2:
         raise ValueError(
@@ -199,9 +204,10 @@ def fit_restarts(
     stop, prior = as_options(mixtures.family, rows, stop, prior, accelerator)
     if settings.mesh is not None:
         rows = jax.device_put(rows, NamedSharding(settings.mesh, PartitionSpec()))
-    with journal_at(checkpoint, "fit_restarts", rows, mixtures.family, mixtures, prior, stop, settings) as journal:
+    about = mixtures.family, mixtures, prior, stop, settings
+    with journal_at(checkpoint, "fit_restarts", rows, *about) as journal, watched("fit", progress, callback) as hear:
         entry = None if journal is None else journal.entry()
-        find = functools.partial(_climb_all, settings=settings, callback=callback, entry=entry)
+        find = functools.partial(_climb_all, settings=settings, callback=hear, entry=entry)
         return cast(Result, restored(from_optimum(find, mixtures, rows, prior, stop), mixtures))
 
 

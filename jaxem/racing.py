@@ -28,7 +28,6 @@ from jaxem.checks import (
     as_count,
     as_family,
     as_key,
-    check_callback,
     check_from_host,
 )
 from jaxem.collapse import collapse_of
@@ -45,6 +44,7 @@ from jaxem.parts import Sample
 from jaxem.penalties import chen_tan, variance_floor
 from jaxem.primitives import is_traced
 from jaxem.priors import NormalInverseWishart, Prior
+from jaxem.progress import watched
 from jaxem.queue import Landscape, best, landscape
 from jaxem.reasons import Collapse
 from jaxem.recipes import MOST_ROWS
@@ -106,6 +106,7 @@ def search(
     chunk_size: int | None = None,
     held: Mapping[str, Any] | None = None,
     callback: Callable[[SearchProgress], None] | None = None,
+    progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Search:
     """The best optimum that a budget of passes finds: diverse starts, raced, the last ones polished.
@@ -128,6 +129,7 @@ def search(
         held: parameters that stay as they are: values by name, NaN where free, such as {"weights": [0.5, nan]}. {"weights":
             True} is equal proportions. Each start is made as usual; its component next to a held mean takes that.
         callback: called with `SearchProgress` between pieces; an exception raised in it, or Ctrl-C, ends the search.
+        progress: whether to show a bar in a terminal or a notebook.
         checkpoint: a file, written every few seconds; if it is there, the search goes on from it, to the same numbers.
 
     Raises:
@@ -137,11 +139,11 @@ def search(
     if is_traced(given):  # under grad these are numbers again
         x, sample_weight, prior = jax.lax.stop_gradient(given)
     check_from_host("search", key, x, sample_weight, prior)
-    check_callback(callback)
     key, family = as_key(key), as_family(family)
     k = as_count("n_components", n_components, most=10**18)
-    options = (budget, arms, prior, stop, max_iter, accelerator, chunk_size, callback)
-    found = search_with_slots(key, family, x, k, sample_weight, k, *options, checkpoint=checkpoint, held=held)
+    with watched("search", progress, callback) as hear:
+        options = (budget, arms, prior, stop, max_iter, accelerator, chunk_size, hear)
+        found = search_with_slots(key, family, x, k, sample_weight, k, *options, checkpoint=checkpoint, held=held)
     if not is_traced(given):
         return found
     rows = as_rows(family, *given[:2], k, like=found.best.mixture, chunk_size=chunk_size)

@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.accelerate import hybrid
-from jaxem.checks import as_count, as_key, check_callback, check_from_host
+from jaxem.checks import as_count, as_key, check_from_host
 from jaxem.display import bootstrap_card, readable
 from jaxem.families.base import Family
 from jaxem.holding import restore
@@ -26,6 +26,7 @@ from jaxem.loop import MAX_TURNS, Result, as_options
 from jaxem.mixture import Mixture
 from jaxem.primitives import take
 from jaxem.priors import Prior
+from jaxem.progress import watched
 from jaxem.replicas import KINDS, Replicas, one_by_one, replicas_at_once, replicas_of
 from jaxem.rows import Rows
 from jaxem.stopping import RemainingGainBelow, Status, StoppingRule, has_failed
@@ -84,6 +85,11 @@ class BootstrapProgress(NamedTuple):
     total: int
     failed: int
 
+    @property
+    def shown(self) -> tuple[int, int, str]:
+        """What a bar shows."""
+        return self.finished, self.total, f"{self.finished} of {self.total}, {self.failed} failed"
+
 
 def bootstrap(
     key: Array,
@@ -99,6 +105,7 @@ def bootstrap(
     accelerator: Any = hybrid(),
     chunk_size: int | None = None,
     callback: Callable[[BootstrapProgress], None] | None = None,
+    progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Bootstrap:
     """Fit a mixture again to replicas of its data, each time from itself.
@@ -111,8 +118,7 @@ def bootstrap(
         n_replicates: replicas to fit to, at least 2.
         kind: "weighted" gives the rows random weights (Dirichlet); "multinomial" draws rows with replacement; "parametric"
             draws them from the mixture.
-        prior, max_iter, accelerator, chunk_size, checkpoint: as for `fit`.
-        stop: as for `fit`; by default `RemainingGainBelow(1e-5)`.
+        prior, stop, max_iter, accelerator, chunk_size, progress, checkpoint: as for `fit`; `RemainingGainBelow(1e-5)` stops.
         callback: called with `BootstrapProgress` now and then; an exception in it, or Ctrl-C, ends the bootstrap.
 
     Raises:
@@ -126,7 +132,6 @@ def bootstrap(
         [0.03 0.03]
     """
     check_from_host("bootstrap", key, mixture, x, sample_weight, prior, instead="use jax.vmap over jaxem.fit there")
-    check_callback(callback)
     key, r = as_key(key), as_count("n_replicates", n_replicates, least=2)
     if kind not in KINDS:
         raise ValueError(f"kind = {kind!r}; choose from {', '.join(KINDS)}")
@@ -135,8 +140,9 @@ def bootstrap(
     warn_of(cautions_of_a_step(mixture, rows, prior))
     rows = one_by_one(rows, mixture, mixture.n_components, chunk_size) if kind == "parametric" else rows
     settings = Settings(LANES, as_count("max_iter", max_iter, most=MAX_TURNS), accelerator)
-    with journal_at(checkpoint, "bootstrap", rows, key, mixture, kind, r, prior, stop, settings) as journal:
-        mixtures, status = _refits(journal, key, mixture, rows, kind, r, prior, stop, settings, callback)
+    about = key, mixture, kind, r, prior, stop, settings
+    with journal_at(checkpoint, "bootstrap", rows, *about) as journal, watched("bootstrap", progress, callback) as hear:
+        mixtures, status = _refits(journal, key, mixture, rows, kind, r, prior, stop, settings, hear)
     good = np.flatnonzero(~has_failed(status))
     if good.size < 2:
         how = Status(int(status[np.argmax(has_failed(status))])).name

@@ -83,6 +83,11 @@ class SearchProgress(NamedTuple):
     best: float
     lanes: int
 
+    @property
+    def shown(self) -> tuple[int, int, str]:
+        """What a bar shows."""
+        return self.passes, self.budget, f"{self.lanes} climbs, best {self.best:.4f}"
+
 
 class Race(NamedTuple):
     """What is fixed about a race."""

@@ -35,11 +35,12 @@ from jaxem.checks import (
     warn_user,
 )
 from jaxem.comparison import best_fits, likelihood_ratio_test
-from jaxem.display import readable, selection_card
+from jaxem.display import candidate_card, readable, selection_card
 from jaxem.families.base import Family
 from jaxem.influences import left_out
 from jaxem.loop import Result
 from jaxem.primitives import take
+from jaxem.progress import bar
 from jaxem.racing import Search, search, search_with_slots
 from jaxem.replicas import Replicas
 from jaxem.rows import as_blocks, as_rows, is_source
@@ -58,6 +59,7 @@ LEVEL = 0.05
 """the p-value from which one more component is no improvement"""
 
 
+@readable(candidate_card)
 class Candidate(NamedTuple):
     """One line of a `Selection`: the fit of one family with one number of components. Smaller criteria are better.
 
@@ -107,6 +109,7 @@ def select(
     folds: int | None = None,
     n_replicates: int = 99,
     callback: Callable[[Candidate], None] | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> Selection:
     """`search` for each family and number of components, and the choice between them by an information criterion.
@@ -124,6 +127,7 @@ def select(
         folds: of "cv", refits from the estimate and from 15 fresh starts; by default `leave_one_out`, or 10 folds if that fails.
         n_replicates: of "lrt", the replicates of each test.
         callback: called with each `Candidate` as it is done.
+        progress: whether to show a bar in a terminal or a notebook.
         options: as for `search`: `budget`, `arms`, `prior`, `stop`, `max_iter`, `accelerator`, `chunk_size`.
 
     Raises:
@@ -139,14 +143,16 @@ def select(
     counts = _checked(criterion, families, counts, folds, n_counted, options["prior"])
     shared = max(counts) if size * max(counts) <= SHARED and options["prior"] is None else 0
     found, candidates = list[Search](), list[Candidate]()
-    for i, (family, k) in enumerate((family, k) for family in families for k in counts):
-        slots = max(k, shared) if family.interchangeable else k
-        with already_told() if i else contextlib.nullcontext():
-            found.append(search_with_slots(jax.random.fold_in(key, i), family, data, k, weights, slots, **options))
-        with already_told():
-            candidates.append(_candidate(found[-1].best, data, weights, n, slots))
-        if callback is not None:
-            callback(candidates[-1])
+    with bar("select", progress) as update:
+        for i, (family, k) in enumerate((family, k) for family in families for k in counts):
+            update(i, len(families) * len(counts), f"{family.shown_name}, k = {k}")
+            slots = max(k, shared) if family.interchangeable else k
+            with already_told() if i else contextlib.nullcontext():
+                found.append(search_with_slots(jax.random.fold_in(key, i), family, data, k, weights, slots, **options))
+            with already_told():
+                candidates.append(_candidate(found[-1].best, data, weights, n, slots))
+            if callback is not None:
+                callback(candidates[-1])
     if criterion == "cv":
         candidates = _with_cv(key, candidates, found, data, weights, folds, options["prior"])
     candidates, chosen = _choice(key, criterion, families[0], data, weights, candidates, n_replicates)
@@ -285,9 +291,8 @@ def _by_folds(key: Array, result: Result, data: Any, w: np.ndarray, folds: int, 
 
 def _search_options(options: dict[str, Any]) -> dict[str, Any]:
     """All options of a search, given some."""
-    defaults = {
-        name: value for name, value in cast(dict[str, Any], search.__kwdefaults__).items() if name != "checkpoint"
-    }
+    known = cast(dict[str, Any], search.__kwdefaults__).items()
+    defaults = {name: value for name, value in known if name not in ("checkpoint", "progress")}
     for name in options:
         if name not in defaults:
             raise TypeError(f"select() got an unexpected keyword argument {name!r}")

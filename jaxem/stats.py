@@ -16,7 +16,10 @@ from typing import Any
 import jax
 from jax import Array
 
+from jaxem.primitives import compact
 
+
+@compact
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Stats:

@@ -1,5 +1,9 @@
-"""Examples in docstrings and in the documentation run, links lead somewhere, and numbers are those that were measured."""
+"""Examples in docstrings and in the README run, links lead somewhere, and numbers are those that were measured.
 
+The pages in docs/ run when the site is built, which the gate does.
+"""
+
+import ast
 import contextlib
 import csv
 import doctest
@@ -48,23 +52,15 @@ def settings():
 
 
 @pytest.mark.skipif(not X64, reason="the pages print float64 digits")
-@pytest.mark.parametrize("page", [name for name, path in PAGES.items() if "```python" in path.read_text()])
-def test_page(page, settings):
-    """Every Python block of a page runs, in order, and prints what the page says it prints."""
+def test_readme_runs(settings):
+    """Every Python block of the README runs, in order, and prints what the README says it prints."""
     namespace = {}
-    runner = doctest.DocTestRunner()
-    for i, (block, expected) in enumerate(EXAMPLE.findall(PAGES[page].read_text())):
-        if ">>>" in block:
-            example = doctest.DocTestParser().get_doctest(block, namespace, f"{page} block {i}", None, None)
-            runner.run(example, clear_globs=False)
-            assert runner.failures == 0
-            namespace = example.globs  # a reader types on
-        else:
-            printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
-                exec(compile(block, f"{page} block {i}", "exec"), namespace)
-            assert bool(expected) == bool(printed.getvalue()), f"{page} block {i} printed:\n{printed.getvalue()}"
-            assert looks_like(printed.getvalue(), expected), f"{page} block {i} printed:\n{printed.getvalue()}"
+    for block, expected in EXAMPLE.findall(PAGES["README.md"].read_text()):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(block, "README.md", "exec"), namespace)
+        assert bool(expected) == bool(printed.getvalue()), printed.getvalue()
+        assert looks_like(printed.getvalue(), expected), printed.getvalue()
 
 
 def looks_like(printed, expected):
@@ -104,6 +100,49 @@ def test_tables_are_whole(page):
         rows = [line for line in block.splitlines() if line.startswith("|")]
         assert not rows or re.fullmatch(r"\|(?:-+\|)+", rows[1]), f"{page}: a table without a head: {rows[0]}"
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) <= 1, f"{page}: {rows[0]}"
+
+
+def words_of(node):
+    """What a string, or a sum of strings, says in any case."""
+    return "".join(
+        part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    )
+
+
+def warnings_of(tree):
+    """The words of each warning in a file, and of each caution that becomes one."""
+    for node in ast.walk(tree):
+        name = getattr(node, "name", "")
+        if isinstance(node, ast.Call) and (getattr(node.func, "id", "") or getattr(node.func, "attr", "")) in (
+            "warn",
+            "warn_user",
+        ):
+            yield words_of(node.args[0])
+        elif isinstance(node, ast.FunctionDef) and ("cautions" in name or name == "_about_counts"):
+            yield from map(words_of, (part for part in ast.walk(node) if isinstance(part, ast.JoinedStr)))
+
+
+def test_troubleshooting_knows_every_status_and_every_warning():
+    page = PAGES["docs/troubleshooting.md"].read_text()
+    for status in jaxem.Status:
+        assert f"| `{status.name}` |" in page
+    table = page.split("## Warnings")[1].split("##")[0]
+    quoted = re.findall(r"(?m)^\| `([^`]+)` \|", table)
+    sources = [ast.parse(path.read_text()) for path in (ROOT / "jaxem").rglob("*.py")]
+    told = [words for tree in sources for words in warnings_of(tree) if len(words) > 12]  # not formats such as .2g
+    assert len(told) > 15
+    assert [words for words in told if not any(quote in words for quote in quoted)] == []
+    everything = " ".join(words_of(tree) for tree in sources)
+    assert [quote for quote in quoted if quote not in everything] == []
+
+
+def test_every_public_name_has_a_page():
+    """reference.md lists what jaxem exports, and nothing that is not there."""
+    listed = set(re.findall(r"(?m)^   (jaxem\.[\w.]+)$", PAGES["docs/reference.md"].read_text()))
+    assert {f"jaxem.{name}" for name in jaxem.__all__} - {"jaxem.__version__"} <= listed
+    for name in listed:
+        module, _, own = name.rpartition(".")
+        assert getattr(importlib.import_module(module), own).__doc__, name
 
 
 def test_versions_agree():

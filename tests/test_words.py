@@ -3,6 +3,7 @@
 import copy
 import html
 import itertools
+import math
 import pickle
 import re
 
@@ -13,6 +14,7 @@ import pytest
 
 import jaxem
 from jaxem import Status, display
+from jaxem.inference import Parameters
 from jaxem.laws import Law
 from jaxem.selection import criteria
 from jaxem.stopping import has_failed
@@ -132,7 +134,6 @@ def test_a_result_is_still_a_named_tuple(results):
     again = jax.tree.unflatten(tree, leaves)
     assert isinstance(again, jaxem.Result)
     assert jax.tree.structure(again) == tree
-    assert repr(results).startswith("Result(mixture=Mixture(log_weights=")
     copies = [copy.copy(results), pickle.loads(pickle.dumps(results))]
     through = jax.jit(lambda result: result[2])(results)
     mapped = jax.vmap(lambda result: result._replace(n_iter=result.n_iter + 1))(results)
@@ -154,7 +155,7 @@ def test_a_mixture_is_printed_with_its_weights(case):
     )
     for weight in np.asarray(mixture.weights):
         assert f"{weight:.4g}" in text
-    assert repr(mixture).startswith("Mixture(log_weights=")
+    assert repr(mixture) == text
     assert "<table>" in mixture._repr_html_()
 
 
@@ -255,6 +256,7 @@ def test_what_has_no_values_is_printed_as_python_does():
     assert seen[1].startswith("Result(mixture=Mixture(")
     assert seen[2] is None
     assert str(shapes) == repr(shapes)
+    assert repr(shapes).startswith("Result(mixture=Mixture(log_weights=ShapeDtypeStruct(")
     assert str(jax.tree.map(lambda _: 0, mixture)).startswith("Mixture(log_weights=0")
     gone = jax.tree.map(jnp.array, mixture)
     jax.tree.map(lambda leaf: leaf.delete(), gone)
@@ -301,3 +303,51 @@ def test_a_family_of_your_own_is_printed_too():
     mixture = Case(Counts(), 2, 2).mixture()
     assert "rates x1" in str(mixture)
     assert list(itertools.islice(mixture, 3))[1].n_components == 1
+
+
+# -- one screen ----------------------------------------------------------------------------------------------------------
+
+
+def large_results():
+    """Results of every kind that are as long as they come, or longer."""
+    case = Case(jaxem.Full(), 30, 12)
+    mixture = case.mixture()
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 50), mixture)
+    ends, zeros = -100.0 - jnp.arange(50.0), jnp.zeros(50)
+    status = jnp.full(50, int(Status.CONVERGED))
+    results = jaxem.Result(batch, ends, ends, status, status, jnp.zeros((50, 9)), zeros, zeros)
+    search = jaxem.Search(results[0], jaxem.landscape(results), results, ("lloyd",) * 50, 123, None)
+    lines = [
+        jaxem.Candidate(jaxem.Full(), k, -1.0 * k, 5 * k, *criteria(-1.0 * k, 5 * k, 100, 1.0), Status.CONVERGED)
+        for k in range(1, 127)
+    ]
+    numbers = Parameters(mixture.weights, mixture.components)
+    yield from (mixture, batch, results, results[0], jaxem.landscape(results), search, mixture.components)
+    yield jaxem.Selection(search, 3, tuple(lines), 123)
+    yield jaxem.Summary(numbers, numbers, numbers, numbers, numbers, 0.95, mixture.weights, jaxem.Full())
+    yield from (numbers, lines[0], jaxem.e_step(mixture, case.data()))
+    yield jaxem.Report(tuple(Law("tight", 0.0, 1.0) for _ in range(15)), ())
+    yield jaxem.LikelihoodRatioTest(1.0, np.arange(999.0), 0.5, mixture, mixture, 3)
+    yield jaxem.Divergence(jnp.float32(0.5), jnp.float32(0.01))
+
+
+@pytest.mark.parametrize("one", [pytest.param(one, id=type(one).__name__) for one in large_results()])
+def test_every_result_fits_on_one_screen(one):
+    """At most 45 lines of 130 columns, in a console and in a notebook, and no array of more than 8 numbers."""
+    shown = [repr(one), str(one)]
+    page = getattr(one, "_repr_html_", lambda: "")()
+    assert page.count("<tr>") <= 45
+    for text in (*shown, page):
+        assert not re.search(r"(?i)array\((?:[^,)]*,){9}", text)
+        assert not re.search(r"\[(?:[^,\]]*,){9}", text)
+    for text in shown:
+        assert 1 <= sum(math.ceil(len(line) / 130) for line in text.splitlines()) <= 45
+
+
+def test_a_long_selection_shows_the_best_and_the_chosen():
+    selection = next(one for one in large_results() if isinstance(one, jaxem.Selection))
+    text = str(selection)
+    assert "(96 more candidates with larger BIC not shown)" in text
+    assert text.count("chosen") == 1
+    least = min(selection.candidates, key=lambda one: one.bic)
+    assert f"{least.bic:.3f}" in text

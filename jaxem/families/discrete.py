@@ -28,7 +28,7 @@ from jax import Array
 from jaxem.families.base import Family
 from jaxem.families.incomplete import Incomplete
 from jaxem.observed import seen_in
-from jaxem.primitives import alive, dot, epsilon, normalise, positive, tiny, weighted_sum
+from jaxem.primitives import alive, compact, dot, epsilon, normalise, positive, tiny, weighted_sum
 from jaxem.priors import Beta, DirichletProbs, Gamma
 from jaxem.stats import Stats
 
@@ -38,18 +38,21 @@ LEAST_INFORMATION = 1e-3
 """information of a row that units take a coordinate to have at least: at the edge it has none"""
 
 
+@compact
 class BernoulliParams(NamedTuple):
     """Probabilities of a 1, `[k, d]`."""
 
     probs: Array
 
 
+@compact
 class CategoricalParams(NamedTuple):
     """Probabilities of each category, `[k, d, c]`; those of one component and feature sum to one."""
 
     probs: Array
 
 
+@compact
 class PoissonParams(NamedTuple):
     """Expected counts, `[k, d]`."""
 

@@ -58,7 +58,7 @@ from jaxem.linalg import (
 )
 from jaxem.names import FORMS
 from jaxem.newton import Problem, minimise
-from jaxem.primitives import alive, dot, epsilon, positive, tiny
+from jaxem.primitives import alive, compact, dot, epsilon, positive, tiny
 from jaxem.priors import NormalInverseWishart
 from jaxem.rotations import align, cayley, cayley_entries, eigenvectors, in_chart, orthonormal, skew
 from jaxem.stats import Stats
@@ -76,6 +76,7 @@ LETTERS = {"equal": "E", "varying": "V", "identity": "I"}
 FULL = Full()
 
 
+@compact
 class EllipsoidalParams(NamedTuple):
     """Means and the parts of the covariances volume * orientation @ shape @ orientation.T.
 

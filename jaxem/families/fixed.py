@@ -16,12 +16,13 @@ from jax import Array
 
 from jaxem.families.base import Family
 from jaxem.families.movable import Movable
-from jaxem.primitives import epsilon
+from jaxem.primitives import compact, epsilon
 
 EDGE = 16
 """units of rounding of the bounds by which a row may lie outside a box"""
 
 
+@compact
 class UniformParams(NamedTuple):
     """The bounds of the box, `[k, d]` each, where the data lie; they are given, not estimated."""
 
@@ -29,6 +30,7 @@ class UniformParams(NamedTuple):
     highs: Array
 
 
+@compact
 class LabelledParams(NamedTuple):
     """Nothing, `[k, 0]`."""
 

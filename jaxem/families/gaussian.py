@@ -43,7 +43,7 @@ from jaxem.families.movable import CANCELLATION, AboutMeans
 from jaxem.linalg import make_proper
 from jaxem.moments import weighted_moments
 from jaxem.observed import LOG_2PI, pooled_moments
-from jaxem.primitives import alive, all_lanes, dot, epsilon, normalise, positive, tiny, weighted_sum
+from jaxem.primitives import alive, all_lanes, compact, dot, epsilon, normalise, positive, tiny, weighted_sum
 from jaxem.priors import NormalInverseWishart
 from jaxem.stats import Stats
 
@@ -55,6 +55,7 @@ FLAT = 8
 NOT_PROPER = "covariances is not positive definite"
 
 
+@compact
 class GaussianParams(NamedTuple):
     """Means `[k, d]`; covariances `[k, d, d]` (Full), `[k, d]` (Diagonal) or `[k]` (Spherical), without the k where the
     family is tied."""

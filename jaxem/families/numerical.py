@@ -20,7 +20,7 @@ from jax import Array
 
 from jaxem.families.base import Family
 from jaxem.linalg import whitener
-from jaxem.primitives import alive, dot, epsilon
+from jaxem.primitives import alive, compact, dot, epsilon
 
 LOOKED_AT = 256
 """rows at which a density is tried before a fit"""
@@ -28,6 +28,7 @@ RIDGE = 64
 """units of rounding of each entry of the diagonal of H or B that are added to it"""
 
 
+@compact
 class NumericalParams(NamedTuple):
     """Unconstrained parameters, `[k, q]`."""
 

@@ -35,12 +35,13 @@ from jaxem.families.holdable import Holdable
 from jaxem.families.movable import Movable
 from jaxem.linalg import whitener
 from jaxem.observed import LOG_2PI
-from jaxem.primitives import alive, dot, epsilon, positive, tiny
+from jaxem.primitives import alive, compact, dot, epsilon, positive, tiny
 
 RIDGE = 8
 """units of rounding of each variance that are added to it"""
 
 
+@compact
 class RegressionParams(NamedTuple):
     """Planes: levels `[k]` at the origins `[k, c]` of the covariates, coefficients `[k, c]`, variances of residuals `[k]`.
 

@@ -31,7 +31,7 @@ from jaxem.families.holdable import Holdable, without_moves
 from jaxem.families.incomplete import Seeing
 from jaxem.families.matrices import Full
 from jaxem.observed import LOG_2PI, bound_of_seen, moments_of_seen, see
-from jaxem.primitives import alive, epsilon, normalise, positive, weighted_sum
+from jaxem.primitives import alive, compact, epsilon, normalise, positive, weighted_sum
 from jaxem.priors import NormalInverseWishart
 from jaxem.stats import Stats
 
@@ -47,6 +47,7 @@ NORMAL = Full()
 """what a component is, given the latent scales"""
 
 
+@compact
 class StudentTParams(NamedTuple):
     """Means `[k, d]`, scales `[k, d, d]` (matrices, not covariances) and degrees of freedom `[k]`."""
 
