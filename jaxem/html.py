@@ -18,7 +18,9 @@ from jax.typing import ArrayLike
 
 from jaxem.checks import as_mixture, as_supported
 from jaxem.display import as_moments, count_of, html_table, summary_card
+from jaxem.families.base import Family
 from jaxem.families.gaussian import GaussianParams
+from jaxem.families.student_t import StudentT
 from jaxem.inference import Summary
 from jaxem.laws import Report, verify
 from jaxem.loop import Result, fit
@@ -37,8 +39,8 @@ ABREAST = 3
 """components beside each other in a table, at most, so that it fits on a phone"""
 MOST_CANDIDATES = 120
 """candidates of a selection that the table shows, at most: those with the least BIC"""
-LONGEST_NAME = 100
-"""characters of a name that the page shows"""
+LONGEST_NAME, LONGEST_IN_TABLE = 80, 30
+"""characters of a name that the page shows, and a table"""
 SIDES = (400, 250)
 """width and height of the curves of BIC"""
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
@@ -105,7 +107,7 @@ def report(
         PARAMETERS=_parameters(mixture, names) + ("" if summary is None else _errors(summary, names)),
         VERIFICATION="" if verification is False else _verification(verification),
         LANDSCAPE="" if optima is None else _landscape(optima, of_search=landscape is None),
-        PLAYER=_passes(found, played) + _player(played, rows, d, np.isnan(values).any()),
+        PLAYER=_passes(found, played) + _player(played, rows, np.isnan(values).any(), mixture.family),
         DATA=_json(played.numbers if isinstance(played, Climb) else {}),
     )
 
@@ -145,8 +147,8 @@ def _text(text: str) -> str:
     return escaping.escape(str(text), quote=True)
 
 
-def _shorter(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\u2026"
+def _shorter(name: str, most: int = LONGEST_NAME) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}\u2026"
 
 
 def _json(numbers: dict[str, Any]) -> str:
@@ -201,31 +203,35 @@ def _passes(found: Found, played: Climb | str) -> str:
     return f"<p>{took}; p{plain}.</p>" if took else f"<p>P{plain}.</p>"
 
 
-def _player(played: Climb | str, n: int, d: int, holes: bool) -> str:
+def _player(played: Climb | str, n: int, holes: bool, family: Family) -> str:
     if isinstance(played, str):
         return _note(f"there is no player: {played}")
     told = [
         f"the player uses a sample of {played.rows:,} of the {n:,} rows" if played.rows < n else "",
         f"the player draws {played.drawn:,} of the rows" if played.drawn < played.rows else "",
-        f"the axes can be chosen from {played.axes} of the {d} columns" if played.axes < d else "",
+        f"the axes can be chosen from {played.axes} of the {played.columns} columns"
+        if played.axes < played.columns
+        else "",
         "missing values are drawn where the fit expects them" if holes else "",
         "the player ends in another optimum than the fit: none of its starts led plain EM to that one"
         if played.rows == n and not played.is_best
         else "",
     ]
-    return f'<div id="player"></div>{_legend(played)}{_note(*told)}'
+    return f'<div id="player"></div>{_legend(played, family)}{_note(*told)}'
 
 
-def _legend(played: Climb) -> str:
+def _legend(played: Climb, family: Family) -> str:
     """What lines, colours, numbers and sizes mean."""
     k, flat = len(played.numbers["palette"]), played.axes == 1
+    scaled = isinstance(family, StudentT)  # its scales are no standard deviations
+    spread, inside = ("scales", "") if scaled else ("standard deviations", "; {} % of its distribution lie inside")
     line = '<svg viewBox="0 0 34 12" aria-hidden="true"><path d="M1 6H33"{}/></svg>'
     shapes = (
         [(line.format(""), "density of a component, times its weight; the height of a point says nothing")]
         if flat
         else [
-            (line.format(""), "two standard deviations of a component; 86 % of a Gaussian lie inside"),
-            (line.format(' stroke-dasharray="5 4"'), "one standard deviation; 39 % lie inside"),
+            (line.format(""), f"two {spread} of a component{inside.format(86)}"),
+            (line.format(' stroke-dasharray="5 4"'), f"one of its {spread}{inside.format(39)}"),
         ]
     )
     dots = "".join(f'<i class="dot" style="background:{colour}"></i>' for colour in palette(min(k, len(COLOURS))))
@@ -269,7 +275,7 @@ def _selection(selection: Selection) -> str:
         numbers = [_decimal(getattr(one, field), 1) for field in ("bic", "aic", "icl")]
         others = [_decimal(getattr(one, field), 3 if field == "p_value" else 1) for field in more]
         cells = (
-            f"<td>{one.n_components}</td><td>{_text(_shorter(one.family.shown_name))}{failed}</td>"
+            f"<td>{one.n_components}</td><td>{_text(_shorter(one.family.shown_name, LONGEST_IN_TABLE))}{failed}</td>"
             f"<td class=spare>{_decimal(one.log_likelihood, 1)}</td><td class=spare>{one.n_parameters}</td>"
             + "".join(f"<td>{number}</td>" for number in (*numbers, *others))
         )
@@ -321,9 +327,8 @@ def _curves(candidates: Sequence[Candidate], chosen: int) -> str:
         lines.append(
             f'<path d="{path}" fill="none" stroke-width="2" {look}/><g fill="{COLOURS[i % len(COLOURS)]}">{dots}</g>'
         )
-        keys.append(
-            f'<li><svg viewBox="0 0 34 12" aria-hidden="true"><path d="M1 6H33" {look}/></svg> {_text(_shorter(family.shown_name))}</li>'
-        )
+        name = _text(_shorter(family.shown_name, LONGEST_IN_TABLE))
+        keys.append(f'<li><svg viewBox="0 0 34 12" aria-hidden="true"><path d="M1 6H33" {look}/></svg> {name}</li>')
     best = candidates[chosen]
     ring = (
         f'<circle class="halo" cx="{across(best.n_components):.1f}" cy="{up(best.bic):.1f}" r="8"/>'
@@ -362,7 +367,7 @@ def _parameters(mixture: Mixture, names: list[str]) -> str:
     for chunk in np.array_split(np.arange(min(k, MOST_SHOWN)), math.ceil(min(k, MOST_SHOWN) / ABREAST)):
         top = "".join(f'<th><i class="dot" style="background:{palette(k)[j]}"></i>{j}</th>' for j in chunk)
         body = "".join(
-            f"<tr><th>{_text(head)}</th>{''.join(f'<td>{numbers[j]}</td>' for j in chunk)}</tr>"
+            f"<tr><th>{_text(_shorter(head, LONGEST_IN_TABLE))}</th>{''.join(f'<td>{numbers[j]}</td>' for j in chunk)}</tr>"
             for head, numbers in rows
         )
         tables.append(f"<table><thead><tr><th>component</th>{top}</tr></thead><tbody>{body}</tbody></table>")
@@ -380,7 +385,7 @@ def _parameters(mixture: Mixture, names: list[str]) -> str:
 def _gaussian_cells(mixture: Mixture, names: list[str]) -> tuple[list[str], list[list[str]]]:
     """Mean and standard deviation of each column: a line for each column, a cell for each component."""
     means, matrices = (np.asarray(leaf, float) for leaf in as_moments(mixture.family, mixture.components))
-    deviations, shown = np.sqrt(np.diagonal(matrices, axis1=1, axis2=2)), names[:MOST_SHOWN]
+    deviations, shown = np.sqrt(np.diagonal(matrices, axis1=1, axis2=2)), names[: means.shape[1]][:MOST_SHOWN]
     cells = [
         [
             f"{mean:.5g} <i>&plusmn; {deviation:.3g}</i>"
@@ -410,7 +415,7 @@ def _other_cells(mixture: Mixture, names: list[str]) -> tuple[list[str], list[li
 
 def _errors(summary: Summary, names: list[str]) -> str:
     """The table of standard errors and intervals, and what to beware of."""
-    card = summary_card(summary, names)
+    card = summary_card(summary, [_shorter(name, LONGEST_IN_TABLE) for name in names])
     notes = "".join(f"<p class=note>{_text(note)}</p>" for note in card.notes)
     return f"<h2>How sure</h2><div class=wide>{html_table(card.header, card.rows)}</div>{notes}"
 

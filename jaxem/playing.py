@@ -23,6 +23,7 @@ from scipy.optimize import linear_sum_assignment
 
 from jaxem.display import as_moments, has_moments
 from jaxem.em import e_step, m_step, proxy
+from jaxem.families.student_t import StudentT
 from jaxem.init import RandomParameters
 from jaxem.loop import Result
 from jaxem.mixture import Mixture
@@ -33,10 +34,10 @@ from jaxem.stopping import has_failed
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9A8C00", "#6B6B6B")
 MOST_CLIMBED, MOST_DRAWN = 2_000, 400
 """rows that the player's EM uses, and rows that it draws, at most"""
-TRIED, MOST_TURNS = 16, 400
-"""starts that the climb is chosen from, and turns that it makes, at most"""
-HEAVY = 10**7
-"""numbers that a pass touches (rows x components x features squared) from which less is tried"""
+MOST_TURNS = 400
+"""turns that the climb makes, at most"""
+TRIED = ((10**5, 16, MOST_TURNS - 1), (10**7, 8, 250), (math.inf, 4, 100))
+"""numbers that a pass touches (rows x components x features squared), and up to so many the starts and turns that are tried"""
 LIVELY = 30
 """turns that make a good show"""
 MOST_FRAMES, SPARSE_FRAMES, LEAST_FRAMES = 40, 26, 14
@@ -49,7 +50,7 @@ MOST_AXES = 12
 """features that a reader can choose from, at most"""
 SHARES = 4
 """responsibilities of a row that the page knows, the largest ones"""
-ROOM_FOR_SHARES, ROOM_FOR_SHAPES = 80_000, 70_000
+ROOM_FOR_SHARES, ROOM_FOR_SHAPES = 64_000, 48_000
 """bytes of the page that responsibilities (before base64) and parameters may take"""
 PARTS = 10_000
 """parts of an axis that lengths are counted in"""
@@ -66,6 +67,7 @@ class Climb(NamedTuple):
     turns: int
     axes: int  # features to choose from
     is_best: bool  # whether it ends in the fit's optimum
+    columns: int  # that the means have
 
 
 def palette(k: int) -> list[str]:
@@ -81,14 +83,16 @@ def climb_of(
     Args:
         result: the fit.
         values: `[n, d]`, its rows.
-        features: the columns that the player draws first.
+        features: the columns that the player draws first; of those that the means have.
         names: of the d columns.
         seed: of the starts and of the sample of rows.
     """
     mixture = result.mixture
-    k, d = mixture.n_components, values.shape[1]
     if not has_moments(mixture.family):
         return f"there are no ellipses for {mixture.family.shown_name}"
+    k, d = np.shape(as_moments(mixture.family, mixture.components)[0])  # noisy rows have more columns than the means
+    if d == 1 and isinstance(mixture.family, StudentT):
+        return "in one column there are only curves of Gaussians"
     if k > MOST_PLAYED:
         return f"{k} components are more than the {MOST_PLAYED} that can be shown"
     rng = np.random.default_rng(seed)
@@ -99,6 +103,7 @@ def climb_of(
     start, turns, is_best = _lively(result, sampled, whole, seed)
     if start is None:
         return "every climb that was tried collapsed"
+    sampled = sampled.astype(start.log_weights.dtype)
     frames = _frames(turns + 1, k)
     kept = np.union1d(frames, np.minimum(frames + 1, turns))
     axes = _axes(d, features, len(kept) * k)
@@ -124,7 +129,7 @@ def climb_of(
         **_shapes(seen, order, len(kept), lows, spans),
         **_lines(seen, np.searchsorted(kept, frames)),
     }
-    return Climb(numbers, len(sampled), len(drawn), turns, len(axes), is_best)
+    return Climb(numbers, len(sampled), len(drawn), turns, len(axes), is_best, d)
 
 
 def as_lists(values: np.ndarray, digits: int = 4) -> Any:
@@ -148,9 +153,9 @@ def _lively(result: Result, sampled: np.ndarray, whole: bool, seed: int) -> tupl
     """The start of the climb, its turns, and whether it ends where the fit does (only known of all rows)."""
     mixture = result.mixture
     k, d = mixture.n_components, sampled.shape[1]
-    heavy = len(sampled) * k * d * d > HEAVY
-    begun = starts(jax.random.key(seed), mixture.family, sampled, k, TRIED // 4 if heavy else TRIED, RandomParameters())
-    ends = fit_restarts(begun, sampled, max_iter=MOST_TURNS // 4 if heavy else MOST_TURNS - 1)
+    tried, longest = next(row[1:] for row in TRIED if len(sampled) * k * d * d <= row[0])
+    begun = starts(jax.random.key(seed), mixture.family, sampled, k, tried, RandomParameters())
+    ends = fit_restarts(begun, sampled, max_iter=longest)
     objective, turns = np.asarray(ends.objective, float), np.asarray(ends.n_iter)
     sound = np.isfinite(objective) & ~has_failed(np.asarray(ends.status))
     if not sound.any():
@@ -159,8 +164,10 @@ def _lively(result: Result, sampled: np.ndarray, whole: bool, seed: int) -> tupl
     near = sound & (objective > max(float(objective[sound].max()), reached) - 0.1)
     among = near if near.any() else sound & (objective == objective[sound].max())
     chosen = int(np.argmin(np.where(among, np.abs(np.log((turns + 1) / LIVELY)), np.inf)))
-    start = jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], begun)
-    return start, min(int(turns[chosen]), MOST_TURNS - 1), bool(near.any() and whole)
+    leaves = [np.asarray(leaf)[chosen] for leaf in jax.tree.leaves(begun)]
+    widest = np.result_type(*leaves)  # float32 rows may have starts whose weights are float64
+    start = jax.tree.unflatten(jax.tree.structure(begun), [leaf.astype(widest) for leaf in leaves])
+    return start, int(turns[chosen]), bool(near.any() and whole)
 
 
 def _frames(made: int, k: int) -> np.ndarray:
@@ -178,7 +185,7 @@ def _axes(d: int, features: Sequence[int], shapes: int) -> list[int]:
     most = max(
         count for count in range(1, MOST_AXES + 1) if count <= 2 or 11 * count + 2.25 * count * (count - 1) < room
     )
-    wanted = [*dict.fromkeys(features), *(axis for axis in range(d) if axis not in features)]
+    wanted = [axis for axis in dict.fromkeys((*features, *range(d))) if axis < d]
     return wanted[: min(d, most)]
 
 
@@ -209,7 +216,7 @@ def _replay_of(start: Mixture, x: Array, drawn: Array, slots: Array, made: Array
         return m_step(mixture, stats), kept, trace.at[t].set(stats.log_likelihood)
 
     room = jax.tree.map(lambda leaf: jnp.zeros((MOST_KEPT + 1, *leaf.shape), leaf.dtype), start)
-    _, kept, trace = jax.lax.fori_loop(0, made, turn, (start, room, jnp.zeros(MOST_TURNS, x.dtype)))
+    _, kept, trace = jax.lax.fori_loop(0, made, turn, (start, room, jnp.zeros(MOST_TURNS)))
 
     def look(i: Array) -> tuple[Any, ...]:
         mixture = jax.tree.map(lambda leaf: leaf[i], kept)
@@ -274,7 +281,7 @@ def _shares(resp: np.ndarray) -> dict[str, Any]:
 
 
 def _shapes(seen: Seen, order: np.ndarray, n_kept: int, lows: np.ndarray, spans: np.ndarray) -> dict[str, Any]:
-    """Weights `[m, k]`, means and deviations `[m, k, a]` in parts of the axes, correlations `[m, k, a (a - 1) / 2]` in 1000ths."""
+    """Weights `[m, k]`; means, deviations `[m, k, a]` in parts of the axes; correlations `[m, k, a (a - 1) / 2]` in 1000ths."""
     means, covariances = seen.means[:n_kept, order], seen.covariances[:n_kept, order]
     deviations = np.sqrt(np.maximum(np.diagonal(covariances, axis1=-2, axis2=-1), 0))
     apart = np.maximum(deviations[..., :, None] * deviations[..., None, :], np.finfo(float).tiny)
