@@ -37,9 +37,9 @@ MOST_NUMBERS = 60
 """numbers of a component that a table shows, at most, of a family that is not Gaussian"""
 ABREAST = 3
 """components beside each other in a table, at most, so that it fits on a phone"""
-MOST_CANDIDATES = 120
+MOST_CANDIDATES = 80
 """candidates of a selection that the table shows, at most: those with the least BIC"""
-LONGEST_NAME, LONGEST_IN_TABLE = 80, 30
+LONGEST_NAME, LONGEST_IN_TABLE = 80, 24
 """characters of a name that the page shows, and a table"""
 SIDES = (400, 250)
 """width and height of the curves of BIC"""

@@ -50,7 +50,7 @@ MOST_AXES = 12
 """features that a reader can choose from, at most"""
 SHARES = 4
 """responsibilities of a row that the page knows, the largest ones"""
-ROOM_FOR_SHARES, ROOM_FOR_SHAPES = 64_000, 48_000
+ROOM_FOR_SHARES, ROOM_FOR_SHAPES = 56_000, 42_000
 """bytes of the page that responsibilities (before base64) and parameters may take"""
 PARTS = 10_000
 """parts of an axis that lengths are counted in"""
@@ -102,7 +102,7 @@ def climb_of(
     whole = len(sampled) == len(values)
     start, turns, is_best = _lively(result, sampled, whole, seed)
     if start is None:
-        return "every climb that was tried collapsed"
+        return "every climb that was tried collapsed" + ("" if whole else f", on a sample of {len(sampled):,} rows")
     sampled = sampled.astype(start.log_weights.dtype)
     frames = _frames(turns + 1, k)
     kept = np.union1d(frames, np.minimum(frames + 1, turns))
