@@ -1,54 +1,50 @@
-"""A fit as one HTML file: summary, parameters, verification, landscape, and EM to play step by step.
+"""A fit as one HTML file: EM to play half-step by half-step, the choice between models, parameters, optima, verification.
 
-The file needs no network and no library: it holds the numbers as JSON, and page.js, a few dozen lines of JavaScript, draws
-them as SVG. The player walks through plain EM from a random start: rows take the colours of their posteriors, ellipses
-move, the log-likelihood rises. Beside it l-hat and the log-likelihood are drawn along the line from theta_t to
-theta_t+1 = M(theta_t) in the chart,
-
-    theta(s) = theta_t + s (theta_t+1 - theta_t):   l-hat(theta(0)) = l(theta(0)),  l-hat <= l,  argmax_s l-hat = 1.
-
-Of large data a sample is drawn, and the page says so. Text that comes from the data is escaped.
+The file needs no network and no library: it holds the numbers of playing.py as JSON, and page/*.js draws them as SVG. What does
+not move is written here: tables, the curves of BIC, the gaps between optima. It stays below 300 kB for any data: what is
+shown is limited, and the page says what is not shown. Text that comes from the data is escaped.
 """
 
-import base64
 import html as escaping
 import importlib.resources
 import json
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
 
 from jaxem.checks import as_mixture, as_supported
-from jaxem.display import as_moments, html_table, summary_card
-from jaxem.em import e_step, m_step, proxy
+from jaxem.display import as_moments, count_of, html_table, summary_card
+from jaxem.families.base import Family
 from jaxem.families.gaussian import GaussianParams
+from jaxem.families.student_t import StudentT
 from jaxem.inference import Summary
-from jaxem.init import RandomParameters
 from jaxem.laws import Report, verify
 from jaxem.loop import Result, fit
 from jaxem.mixture import Mixture
-from jaxem.queue import Landscape, fit_restarts, starts
-from jaxem.selection import criteria
-from jaxem.stopping import Status, has_failed
+from jaxem.playing import COLOURS, Climb, climb_of, palette
+from jaxem.queue import Landscape
+from jaxem.racing import Search
+from jaxem.selection import Candidate, Selection, criteria
+from jaxem.stopping import Status
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9A8C00", "#444444")
-MOST_CLIMBED, MOST_DRAWN = 2_000, 500
-"""rows that the player's EM uses, and rows that it draws, at most"""
-TRIED, MOST_TURNS, MOST_FRAMES = 16, 400, 60
-"""starts that the player's climb is chosen from, turns it makes and pictures it shows, at most"""
-LIVELY = 30
-"""turns that make a good show"""
-ALONG = np.arange(-12, 39) / 20
-"""where l and l-hat are drawn along the line, in EM steps"""
 MOST_SHOWN = 12
 """components, features and optima that a table shows, at most"""
+MOST_NUMBERS = 60
+"""numbers of a component that a table shows, at most, of a family that is not Gaussian"""
+ABREAST = 3
+"""components beside each other in a table, at most, so that it fits on a phone"""
+MOST_CANDIDATES = 80
+"""candidates of a selection that the table shows, at most: those with the least BIC"""
+LONGEST_NAME, LONGEST_IN_TABLE = 80, 24
+"""characters of a name that the page shows, and a table"""
+SIDES = (400, 250)
+"""width and height of the curves of BIC"""
+DASHES = ("", "7 3", "2 3", "9 3 2 3")
+"""how the curves of BIC are drawn; with eight colours they tell 32 families apart"""
 
 
 def report(
@@ -56,190 +52,86 @@ def report(
     x: ArrayLike,
     *,
     columns: Sequence[str] | None = None,
+    n: float | None = None,
     landscape: Landscape | None = None,
-    verification: Report | None = None,
+    verification: Report | Literal[False] | None = None,
     summary: Summary | None = None,
     title: str = "A mixture fitted by EM",
     features: tuple[int, int] = (0, 1),
     seed: int = 0,
 ) -> str:
-    """The page, as text to be written to a file.
+    """The page, as text to be written to a file; at most 300 kB.
 
     Args:
-        result: a Result of `fit`, `best` or `search(...).best`; a Search, a Mixture or a fitted
-            `jaxem.sklearn.GaussianMixture` will do.
+        result: a Selection, whose candidates are compared on the page; a Search; a Result of `fit` or `best`; a Mixture or a
+            fitted `jaxem.sklearn.GaussianMixture`.
         x: `[n, d]`, the data it was fitted to.
         columns: names of the d columns.
-        landscape: the optima that restarts ended in.
-        verification: what `verify` found; computed if not given.
+        n: the number of observations in BIC, if that is not the number of rows, as with weights.
+        landscape: the optima that restarts ended in; by default those of the search, if there was one.
+        verification: what `verify` found; None: it is computed; False: the page has none.
         summary: of `jaxem.summary`: a table of errors and intervals is added.
         title: of the page.
-        features: the two columns that the player draws.
+        features: the two columns that the player draws first. The reader can choose others.
         seed: of the player's starts.
 
     Raises:
         ValueError: if x does not suit the mixture, or a feature is not there.
     """
-    result = _as_result(result, x)
-    mixture = result.mixture
+    found = _unwrap(result, x)
+    mixture = found.result.mixture
     data = as_supported(mixture.family, x, mixture.n_components, mixture.family.n_features(mixture.components))
     values = np.asarray(data.astype(np.result_type(data.dtype, mixture.log_weights.dtype)))
-    n, d = values.shape
-    names = [f"x{j + 1}" for j in range(d)] if columns is None else [str(name) for name in columns]
+    rows, d = values.shape
+    names = [f"x{j + 1}" for j in range(d)] if columns is None else [_shorter(str(name)) for name in columns]
     if len(names) != d:
         raise ValueError(f"columns has {len(names)} names; give one for each of the {d} columns of x")
     shown = [0] if d == 1 else [int(feature) for feature in features]
     if any(not 0 <= feature < d for feature in shown):
         raise ValueError(f"features = {features}; give two columns from 0 to {d - 1}")
-    verification = verify(result.mixture, values) if verification is None else verification
-    played = _player_climb(result, values, shown, [names[feature] for feature in shown], seed)
+    if verification is None:
+        verification = verify(mixture, values)
+    observed = found.selection.n if n is None and found.selection is not None else n or rows
+    played = climb_of(found.result, values, shown, names, seed)
+    optima = found.search.landscape if landscape is None and found.search is not None else landscape
     page = importlib.resources.files("jaxem") / "page"
+    read: Callable[[str], str] = lambda name: (page / name).read_text(encoding="utf-8")  # noqa: E731
     return _fill(
-        (page / "page.html").read_text(encoding="utf-8"),
-        TITLE=_text(title),
-        STYLE=(page / "page.css").read_text(encoding="utf-8"),
-        SCRIPT=(page / "page.js").read_text(encoding="utf-8"),
-        SUBTITLE=_text(f"{n:,} rows, {d} {'column' if d == 1 else 'columns'}; {_description(result.mixture)}"),
-        CARDS=_cards(result, n),
-        PARAMETERS=_parameters(result.mixture, names) + ("" if summary is None else _errors(summary, names)),
-        VERIFICATION=_verification(verification),
-        LANDSCAPE="" if landscape is None else _landscape(landscape),
-        PLAYER=_player(played, n),
-        DATA=_json({} if played is None else played.numbers),
+        read("page.html"),
+        TITLE=_text(_shorter(title)),
+        STYLE=read("page.css"),
+        SCRIPT=read("lesson.js") + read("page.js"),
+        SUBTITLE=_text(f"{count_of(rows, 'row')}, {count_of(d, 'column')}; {_description(mixture)}"),
+        CARDS=_cards(found.result, observed),
+        SELECTION="" if found.selection is None else _selection(found.selection),
+        PARAMETERS=_parameters(mixture, names) + ("" if summary is None else _errors(summary, names)),
+        VERIFICATION="" if verification is False else _verification(verification),
+        LANDSCAPE="" if optima is None else _landscape(optima, of_search=landscape is None),
+        PLAYER=_passes(found, played) + _player(played, rows, np.isnan(values).any(), mixture.family),
+        DATA=_json(played.numbers if isinstance(played, Climb) else {}),
     )
 
 
-def _as_result(found: Any, x: ArrayLike) -> Result:
-    """A Result, also of a Search, or of a mixture or an estimator, whose likelihood is that of x."""
-    for _ in range(2):  # a Selection holds a Search, which holds a Result
-        found = getattr(found, "best", found)
-    if isinstance(found, Result):
-        return found
+class Found(NamedTuple):
+    """A result, and where it comes from."""
+
+    result: Result
+    search: Search | None
+    selection: Selection | None
+
+
+def _unwrap(found: Any, x: ArrayLike) -> Found:
+    """The Result in a Selection or a Search; of a mixture or an estimator one whose likelihood is that of x."""
+    selection = found if isinstance(found, Selection) else None
+    search = found.best if isinstance(found, Selection) else found if isinstance(found, Search) else None
+    result = found if search is None else search.best
+    if isinstance(result, Result):
+        return Found(result, search, selection)
     result = fit(as_mixture(found, x), x, max_iter=0)
-    if not hasattr(found, "converged_"):
-        return result
-    status = Status.CONVERGED if found.converged_ else Status.MAX_ITER
-    return result._replace(status=jnp.int32(status), n_iter=jnp.int32(found.n_iter_))
-
-
-# -- the player ----------------------------------------------------------------------------------------------------------
-
-
-class Climb(NamedTuple):
-    """What the player shows."""
-
-    numbers: dict[str, Any]
-    rows: int  # that it uses
-    drawn: int  # rows
-    turns: int
-    is_best: bool  # whether it ends in the fit's optimum
-
-
-def _player_climb(result: Result, values: np.ndarray, shown: list[int], names: list[str], seed: int) -> Climb | None:
-    """Plain EM from a random start that ends well and is worth watching; None if there is nothing to draw."""
-    mixture = result.mixture
-    if not isinstance(mixture.components, GaussianParams):
-        return None
-    rng = np.random.default_rng(seed)
-    sampled = values if len(values) <= MOST_CLIMBED else values[np.sort(rng.choice(len(values), MOST_CLIMBED, False))]
-    k = mixture.n_components
-    if len(sampled) < k:
-        return None
-    begun = starts(jax.random.key(seed), mixture.family, sampled, k, TRIED, RandomParameters())
-    ends = fit_restarts(begun, sampled, max_iter=MOST_TURNS)
-    objective, turns = np.asarray(ends.objective, float), np.asarray(ends.n_iter)
-    sound = np.isfinite(objective) & ~has_failed(np.asarray(ends.status))
-    if not sound.any():
-        return None
-    reached = float(result.objective) if len(sampled) == len(values) else -math.inf
-    top = max(float(objective[sound].max()), reached)
-    near = sound & (objective > top - 0.1)
-    among = near if near.any() else sound & (objective == objective[sound].max())
-    chosen = int(np.argmin(np.where(among, np.abs(np.log((turns + 1) / LIVELY)), np.inf)))
-    start = begun[chosen]
-    made = min(int(turns[chosen]) + 1, MOST_TURNS)
-    frames = (
-        np.arange(made)
-        if made <= MOST_FRAMES
-        else np.unique(np.round(np.geomspace(1, made, MOST_FRAMES))).astype(int) - 1
-    )
-    climbed, log_likelihood = _climb(start, jnp.asarray(sampled), made)
-    kept = climbed[frames]
-    drawn = np.sort(rng.choice(len(sampled), min(MOST_DRAWN, len(sampled)), False))
-    resp = np.asarray(jax.vmap(lambda one: one.responsibilities(jnp.asarray(sampled[drawn])))(kept), float)
-    below, above = (np.asarray(one, float) for one in _proxy_along(kept, jnp.asarray(sampled), jnp.asarray(ALONG)))
-    means, factors = _ellipses(kept, shown)
-    weights = np.exp(np.asarray(kept.log_weights, float))
-    order = _matching_order(mixture, kept[-1])
-    soft = np.nan_to_num(resp[..., order] @ _colours(k))
-    numbers = {
-        "names": names,
-        "points": _as_lists(np.asarray(mixture.impute(sampled[drawn]))[:, shown]),  # expected values for missing ones
-        "colours": base64.b64encode(np.clip(np.round(soft * 255), 0, 255).astype(np.uint8).tobytes()).decode(),
-        "palette": list(_palette(k)),
-        "turns": frames.tolist(),
-        "weights": _as_lists(weights[:, order]),
-        "means": _as_lists(means[:, order]),
-        "factors": _as_lists(factors[:, order]),
-        "trace": _as_lists(np.asarray(log_likelihood, float), 10),
-        "along": _as_lists(ALONG),
-        "log_likelihood": _as_lists(above, 10),
-        "proxy": _as_lists(below, 10),
-    }
-    return Climb(numbers, len(sampled), len(drawn), made - 1, bool(near.any() and reached > -math.inf))
-
-
-def _climb(start: Mixture, x: Array, made: int) -> tuple[Mixture, Array]:
-    """theta_0, theta_1, ... and their log-likelihoods, leaves `[made, ...]`."""
-
-    def turn(mixture: Mixture, _: None) -> tuple[Mixture, tuple[Mixture, Array]]:
-        stats = e_step(mixture, x)
-        return m_step(mixture, stats), (mixture, stats.log_likelihood)
-
-    return jax.jit(lambda start: jax.lax.scan(turn, start, None, made)[1])(start)
-
-
-def _proxy_along(mixtures: Mixture, x: Array, along: Array) -> tuple[Array, Array]:
-    """l-hat and l, `[frames, s]` each, at steps `along` from each theta_t to the M-step from it."""
-
-    def of_one(mixture: Mixture) -> tuple[Array, Array]:
-        free = mixture.unconstrain()
-        step = m_step(mixture, e_step(mixture, x)).unconstrain() - free
-
-        def at(s: Array) -> tuple[Array, Array]:
-            there = mixture.constrain(free + s * step)
-            return proxy(there, mixture, x), e_step(there, x).log_likelihood
-
-        return jax.lax.map(at, along.astype(free.dtype))
-
-    return jax.jit(lambda mixtures: jax.lax.map(of_one, mixtures))(mixtures)
-
-
-def _matching_order(mixture: Mixture, other: Mixture) -> np.ndarray:
-    """The order of the other's components in which they lie nearest to this one's."""
-    ours, theirs = (np.asarray(one.components.means, float) for one in (mixture, other))
-    scale = np.std(np.concatenate([ours, theirs]), axis=0)
-    distance = np.sum(((ours[:, None] - theirs[None]) / np.where(scale > 0, scale, 1)) ** 2, axis=-1)  # [k, k]
-    return linear_sum_assignment(distance)[1]
-
-
-def _ellipses(mixtures: Mixture, shown: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Means `[f, k, 1 or 2]` in the features shown, and factors L of their covariances, flat."""
-    moments = jax.vmap(lambda one: as_moments(one.family, one.components))(mixtures)
-    means, blocks = (np.asarray(leaf, float) for leaf in moments)  # [f, k, d], [f, k, d, d]
-    blocks = blocks[:, :, shown][:, :, :, shown]
-    values, vectors = np.linalg.eigh(blocks)
-    factors = vectors * np.sqrt(np.maximum(values, 0))[..., None, :]
-    return means[:, :, shown], factors.reshape(*factors.shape[:2], -1)
-
-
-def _colours(k: int) -> np.ndarray:
-    """`[k, 3]`, from 0 to 1."""
-    return np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in _palette(k)])
-
-
-def _palette(k: int) -> tuple[str, ...]:
-    return tuple(COLOURS[j % len(COLOURS)] for j in range(k))
+    if hasattr(found, "converged_"):
+        status = Status.CONVERGED if found.converged_ else Status.MAX_ITER
+        result = result._replace(status=jnp.int32(status), n_iter=jnp.int32(found.n_iter_))
+    return Found(result, None, None)
 
 
 # -- the page ------------------------------------------------------------------------------------------------------------
@@ -255,31 +147,28 @@ def _text(text: str) -> str:
     return escaping.escape(str(text), quote=True)
 
 
+def _shorter(name: str, most: int = LONGEST_NAME) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}\u2026"
+
+
 def _json(numbers: dict[str, Any]) -> str:
     """JSON that may stand in a script element, whatever it holds."""
     text = json.dumps(numbers, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _as_lists(values: np.ndarray, digits: int = 5) -> Any:
-    """Nested lists of so many digits; null where not finite."""
-
-    def short(value: Any) -> Any:
-        if isinstance(value, list):
-            return [short(one) for one in value]
-        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
-
-    return short(np.asarray(values, float).tolist())
+def _note(*told: str) -> str:
+    """A paragraph of small print of what is not empty."""
+    said = "; ".join(one for one in told if one)
+    return f"<p class=note>{_text(said[0].upper() + said[1:])}.</p>" if said else ""
 
 
 def _description(mixture: Mixture) -> str:
-    k = mixture.n_components
-    return (
-        f"{k} {'component' if k == 1 else 'components'}, {mixture.family.shown_name}, {mixture.n_parameters} parameters"
-    )
+    k, p = mixture.n_components, mixture.n_parameters
+    return f"{count_of(k, 'component')}, {mixture.family.shown_name}, {count_of(p, 'parameter')}"
 
 
-def _cards(result: Result, n: int) -> str:
+def _cards(result: Result, n: float) -> str:
     total, status = float(result.log_likelihood), Status(int(result.status))
     of_fit = criteria(total, result.mixture.n_parameters, n)
     bad = status.failed or status == Status.OBJECTIVE_FELL
@@ -287,7 +176,7 @@ def _cards(result: Result, n: int) -> str:
         ("log-likelihood", f"{total:,.4f}", f"{total / n:.5f} a row"),
         ("BIC", f"{of_fit.bic:,.3f}", "less is better"),
         ("AIC", f"{of_fit.aic:,.3f}", "less is better"),
-        ("status", status.name.replace("_", " ").lower(), f"after {int(result.n_iter)} passes"),
+        ("status", status.name.replace("_", " ").lower(), status.meaning),
     ]
     return "".join(
         f'<div class="card{" bad" if name == "status" and bad else ""}">'
@@ -296,68 +185,242 @@ def _cards(result: Result, n: int) -> str:
     )
 
 
+def _passes(found: Found, played: Climb | str) -> str:
+    """What the fit took, and what plain EM takes, in one sentence."""
+    if found.selection is not None:
+        took = f"The selection made {found.selection.passes:,} passes over the data, from many starts"
+    elif found.search is not None:
+        took = f"The search made {found.search.passes:,} passes over the data, from many starts"
+    elif int(found.result.n_iter) > 0:
+        took = f"The climb to this fit took {count_of(int(found.result.n_iter), 'pass', 'passes')} over the data"
+    else:
+        took = ""
+    if isinstance(played, str):
+        return f"<p>{took}.</p>" if took else ""
+    shown = len(played.numbers["turns"]) - 1
+    some = f", of which {shown} are played here, most of them early" if shown < played.turns else ", played here"
+    plain = f"lain EM from one random start makes {count_of(played.turns, 'turn')}{some}"
+    return f"<p>{took}; p{plain}.</p>" if took else f"<p>P{plain}.</p>"
+
+
+def _player(played: Climb | str, n: int, holes: bool, family: Family) -> str:
+    if isinstance(played, str):
+        return _note(f"there is no player: {played}")
+    told = [
+        f"the player uses a sample of {played.rows:,} of the {n:,} rows" if played.rows < n else "",
+        f"the player draws {played.drawn:,} of the rows" if played.drawn < played.rows else "",
+        f"the axes can be chosen from {played.axes} of the {played.columns} columns"
+        if played.axes < played.columns
+        else "",
+        "missing values are drawn where the fit expects them" if holes else "",
+        "the player ends in another optimum than the fit: none of its starts led plain EM to that one"
+        if played.rows == n and not played.is_best
+        else "",
+    ]
+    return f'<div id="player"></div>{_legend(played, family)}{_note(*told)}'
+
+
+def _legend(played: Climb, family: Family) -> str:
+    """What lines, colours, numbers and sizes mean."""
+    k, flat = len(played.numbers["palette"]), played.axes == 1
+    scaled = isinstance(family, StudentT)  # its scales are no standard deviations
+    spread, inside = ("scales", "") if scaled else ("standard deviations", "; {} % of its distribution lie inside")
+    line = '<svg viewBox="0 0 34 12" aria-hidden="true"><path d="M1 6H33"{}/></svg>'
+    shapes = (
+        [(line.format(""), "density of a component, times its weight; the height of a point says nothing")]
+        if flat
+        else [
+            (line.format(""), f"two {spread} of a component{inside.format(86)}"),
+            (line.format(' stroke-dasharray="5 4"'), f"one of its {spread}{inside.format(39)}"),
+        ]
+    )
+    dots = "".join(f'<i class="dot" style="background:{colour}"></i>' for colour in palette(min(k, len(COLOURS))))
+    again = "; colours repeat after eight, so read the numbers" if k > len(COLOURS) else ""
+    size = "The area under a curve is its weight" if flat else "The size of an ellipse is its spread, not its weight"
+    entries = [
+        *shapes,
+        (dots, f"a point has the colours of the components, mixed by its responsibilities{again}"),
+        ("<b>0</b>", f"the number of a component, at its mean. {size}; all points have one size"),
+    ]
+    items = "".join(f"<li><span>{mark}</span> {words}.</li>" for mark, words in entries)
+    use = (
+        "Arrow keys go from half-step to half-step. Touch a point, or go to the picture by Tab and use the arrow keys, "
+        "to see its responsibilities."
+    )
+    return f'<ul class="legend" aria-label="legend">{items}</ul><p class=note>{use}</p>'
+
+
+# -- the choice between models -------------------------------------------------------------------------------------------
+
+
+def _selection(selection: Selection) -> str:
+    """The table of candidates, and BIC over the number of components, a curve for each family."""
+    candidates = list(selection.candidates)
+    order = sorted(range(len(candidates)), key=lambda i: _as_last(candidates[i].bic))[:MOST_CANDIDATES]
+    more = [field for field in ("cv", "p_value") if any(math.isfinite(getattr(one, field)) for one in candidates)]
+    heads = (
+        "k",
+        "family",
+        "log-likelihood",
+        "p",
+        "BIC",
+        "AIC",
+        "ICL",
+        *({"cv": "CV", "p_value": "p-value"}[m] for m in more),
+    )
+    rows = []
+    for i in sorted({*order, selection.chosen}):
+        one = candidates[i]
+        failed = "" if one.status == Status.CONVERGED else f" <i>{one.status.name.replace('_', ' ').lower()}</i>"
+        numbers = [_decimal(getattr(one, field), 1) for field in ("bic", "aic", "icl")]
+        others = [_decimal(getattr(one, field), 3 if field == "p_value" else 1) for field in more]
+        cells = (
+            f"<td>{one.n_components}</td><td>{_text(_shorter(one.family.shown_name, LONGEST_IN_TABLE))}{failed}</td>"
+            f"<td class=spare>{_decimal(one.log_likelihood, 1)}</td><td class=spare>{one.n_parameters}</td>"
+            + "".join(f"<td>{number}</td>" for number in (*numbers, *others))
+        )
+        mark = ' class="chosen" aria-label="the chosen model"' if i == selection.chosen else ""
+        rows.append(f"<tr{mark}>{cells}</tr>")
+    titles = "".join(f"<th{' class=spare' if h in ('log-likelihood', 'p') else ''}>{h}</th>" for h in heads)
+    hidden = len(candidates) - len(rows)
+    note = _note(f"{count_of(hidden, 'candidate')} of higher BIC are not shown") if hidden else ""
+    return (
+        "<section><h2>The choice between models</h2><p class=note>The chosen one is bold. Less is better; "
+        f"n = {selection.n:.10g} observations in BIC and ICL.</p>{_curves(candidates, selection.chosen)}"
+        f'<div class="wide choice"><table><thead><tr>{titles}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f"{note}</section>"
+    )
+
+
+def _as_last(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
+
+
+def _decimal(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "&ndash;"
+
+
+def _curves(candidates: Sequence[Candidate], chosen: int) -> str:
+    """BIC over the number of components, of the candidates whose fit is sound."""
+    sound = [one for one in candidates if math.isfinite(one.bic) and not one.status.failed]
+    if not sound:
+        return ""
+    width, height, left, bottom = *SIDES, 62, 36
+    ks, bics = [one.n_components for one in sound], [one.bic for one in sound]
+    (low_k, high_k), (low, high) = (min(ks), max(ks)), (min(bics), max(bics))
+    across = lambda k: left + 8 + (width - left - 22) * (0.5 if high_k == low_k else (k - low_k) / (high_k - low_k))  # noqa: E731
+    up = lambda value: 12 + (height - bottom - 22) * (0.5 if high == low else (high - value) / (high - low))  # noqa: E731
+    marks = [
+        f'<line class="grid" x1="{left}" x2="{width}" y1="{up(value):.1f}" y2="{up(value):.1f}"/>'
+        f'<text x="{left - 5}" y="{up(value) + 4:.1f}" text-anchor="end">{value:.0f}</text>'
+        for value in _ticks(low, high)
+    ]
+    several = sorted(set(ks))
+    for k in several[:: max(1, math.ceil(len(several) / 10))]:
+        marks.append(f'<text x="{across(k):.1f}" y="{height - 20}" text-anchor="middle">{k}</text>')
+    lines, keys = [], []
+    for i, family in enumerate(dict.fromkeys(one.family for one in sound)):
+        own = sorted((one.n_components, one.bic) for one in sound if one.family == family)
+        look = f'stroke="{COLOURS[i % len(COLOURS)]}" stroke-dasharray="{DASHES[i // len(COLOURS) % len(DASHES)]}"'
+        path = "M" + "L".join(f"{across(k):.1f} {up(bic):.1f}" for k, bic in own)
+        dots = "".join(f'<circle cx="{across(k):.1f}" cy="{up(bic):.1f}" r="3"/>' for k, bic in own)
+        lines.append(
+            f'<path d="{path}" fill="none" stroke-width="2" {look}/><g fill="{COLOURS[i % len(COLOURS)]}">{dots}</g>'
+        )
+        name = _text(_shorter(family.shown_name, LONGEST_IN_TABLE))
+        keys.append(f'<li><svg viewBox="0 0 34 12" aria-hidden="true"><path d="M1 6H33" {look}/></svg> {name}</li>')
+    best = candidates[chosen]
+    ring = (
+        f'<circle class="halo" cx="{across(best.n_components):.1f}" cy="{up(best.bic):.1f}" r="8"/>'
+        if best in sound
+        else ""
+    )
+    alt = f"BIC over the number of components; the chosen model is {best.family.shown_name} with {best.n_components}"
+    return (
+        f'<figure class="curves"><svg viewBox="0 0 {width} {height}" role="img" aria-label="{_text(alt)}">{"".join(marks)}'
+        f'{"".join(lines)}{ring}<text x="{(left + width) / 2}" y="{height - 3}" text-anchor="middle">components</text>'
+        f'<text transform="translate(11 {(height - bottom) / 2}) rotate(-90)" text-anchor="middle">BIC</text></svg>'
+        f'<ul class="legend" aria-label="families">{"".join(keys)}</ul></figure>'
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to seven round numbers between two, or the one number that there is."""
+    if not high > low:
+        return [low]
+    power = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = next((factor * power for factor in (5, 2) if (high - low) / (factor * power) >= 3), power)
+    return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+# -- parameters ----------------------------------------------------------------------------------------------------------
+
+
 def _parameters(mixture: Mixture, names: list[str]) -> str:
+    """Features as rows, a few components beside each other."""
     weights = np.exp(np.asarray(mixture.log_weights, float))
     k, d = len(weights), len(names)
-    head, cells = _gaussian_cells(mixture, names) if _is_gaussian(mixture) else _other_cells(mixture, names)
-    rows = []
-    for j in range(min(k, MOST_SHOWN)):
-        mark = f'<i class="dot" style="background:{_palette(k)[j]}"></i>{j}'
-        numbers = "".join(f"<td>{cell}</td>" for cell in cells[j])
-        rows.append(f"<tr><th>{mark}</th><td>{weights[j]:.4f}</td>{numbers}</tr>")
-    what = "mean &plusmn; standard deviation of each column" if _is_gaussian(mixture) else "parameters"
-    hidden = [f"{k - MOST_SHOWN} more components"] * (k > MOST_SHOWN) + [f"{d - MOST_SHOWN} more columns"] * (
-        d > MOST_SHOWN
-    )
-    note = f"<p class=note>{' and '.join(hidden)} are not shown.</p>" if hidden else ""
-    titles = "".join(f"<th>{_text(title)}</th>" for title in head)
-    return (
-        f"<p class=note>{what}</p><div class=wide><table><thead><tr><th>component</th><th>weight</th>{titles}</tr>"
-        f"</thead><tbody>{''.join(rows)}</tbody></table></div>{note}"
-    )
-
-
-def _is_gaussian(mixture: Mixture) -> bool:
-    return isinstance(mixture.components, GaussianParams)
+    gaussian = isinstance(mixture.components, GaussianParams)
+    heads, cells = _gaussian_cells(mixture, names) if gaussian else _other_cells(mixture, names)
+    rows = [("weight", [f"{weight:.4f}" for weight in weights]), *zip(heads, cells, strict=True)]
+    tables = []
+    for chunk in np.array_split(np.arange(min(k, MOST_SHOWN)), math.ceil(min(k, MOST_SHOWN) / ABREAST)):
+        top = "".join(f'<th><i class="dot" style="background:{palette(k)[j]}"></i>{j}</th>' for j in chunk)
+        body = "".join(
+            f"<tr><th>{_text(_shorter(head, LONGEST_IN_TABLE))}</th>{''.join(f'<td>{numbers[j]}</td>' for j in chunk)}</tr>"
+            for head, numbers in rows
+        )
+        tables.append(f"<table><thead><tr><th>component</th>{top}</tr></thead><tbody>{body}</tbody></table>")
+    what = "mean &plusmn; standard deviation of each column" if gaussian else "parameters"
+    hidden = [
+        f"{count_of(k - MOST_SHOWN, 'more component')}" if k > MOST_SHOWN else "",
+        f"{count_of(d - MOST_SHOWN, 'more column')}" if d > MOST_SHOWN else "",
+        "some of the numbers of each component" if not gaussian and len(heads) == MOST_NUMBERS else "",
+    ]
+    hidden = [one for one in hidden if one]
+    note = _note(f"{' and '.join(hidden)} are not shown") if hidden else ""
+    return f'<p class=note>{what}</p><div class="abreast">{"".join(tables)}</div>{note}'
 
 
 def _gaussian_cells(mixture: Mixture, names: list[str]) -> tuple[list[str], list[list[str]]]:
-    """Mean and standard deviation of each column."""
+    """Mean and standard deviation of each column: a line for each column, a cell for each component."""
     means, matrices = (np.asarray(leaf, float) for leaf in as_moments(mixture.family, mixture.components))
-    deviations, shown = np.sqrt(np.diagonal(matrices, axis1=1, axis2=2)), names[:MOST_SHOWN]
+    deviations, shown = np.sqrt(np.diagonal(matrices, axis1=1, axis2=2)), names[: means.shape[1]][:MOST_SHOWN]
     cells = [
-        [f"{mean[i]:.5g} <i>&plusmn; {deviation[i]:.3g}</i>" for i in range(len(shown))]
-        for mean, deviation in zip(means, deviations, strict=True)
+        [
+            f"{mean:.5g} <i>&plusmn; {deviation:.3g}</i>"
+            for mean, deviation in zip(means[:, i], deviations[:, i], strict=True)
+        ]
+        for i in range(len(shown))
     ]
     return shown, cells
 
 
 def _other_cells(mixture: Mixture, names: list[str]) -> tuple[list[str], list[list[str]]]:
-    """What the family shows of its components: numbers of each component, or of each of its columns."""
+    """What the family shows of its components: a line for each number, a cell for each component."""
     k = mixture.n_components
-    head: list[str] = []
-    cells: list[list[str]] = [[] for _ in range(k)]
+    heads, cells = list[str](), list[list[str]]()
     for what, leaf in mixture.family.table(mixture.components).items():
         values = np.asarray(leaf, float)
         if values.ndim == 0 or len(values) != k:
             continue
-        numbers = values.reshape(k, -1)[:, : MOST_SHOWN if values.ndim < 3 else MOST_SHOWN * values.shape[2]]
-        for i in range(numbers.shape[1]):
-            place = i if values.ndim < 3 else i // values.shape[2]
-            of_kind = "" if values.ndim < 3 else f" {i % values.shape[2]}"
-            head.append(
-                what if values.ndim == 1 else f"{what} {names[place] if place < len(names) else place}{of_kind}"
-            )
-            for line, number in zip(cells, numbers[:, i], strict=True):
-                line.append("" if np.isnan(number) else f"{number:.5g}")
-    return head, cells
+        kinds = values.shape[2] if values.ndim > 2 else 1
+        for i, numbers in enumerate(values.reshape(k, -1)[:, : MOST_SHOWN * kinds].T):
+            place, of_kind = i // kinds, f" {i % kinds}" if values.ndim > 2 else ""
+            name = names[place] if place < len(names) else str(place)
+            heads.append(what if values.ndim == 1 else f"{what} {name}{of_kind}")
+            cells.append(["" if np.isnan(number) else f"{number:.5g}" for number in numbers])
+    return heads[:MOST_NUMBERS], cells[:MOST_NUMBERS]
 
 
 def _errors(summary: Summary, names: list[str]) -> str:
     """The table of standard errors and intervals, and what to beware of."""
-    card = summary_card(summary, names)
+    card = summary_card(summary, [_shorter(name, LONGEST_IN_TABLE) for name in names])
     notes = "".join(f"<p class=note>{_text(note)}</p>" for note in card.notes)
     return f"<h2>How sure</h2><div class=wide>{html_table(card.header, card.rows)}</div>{notes}"
+
+
+# -- verification and optima ---------------------------------------------------------------------------------------------
 
 
 def _verification(found: Report) -> str:
@@ -370,45 +433,41 @@ def _verification(found: Report) -> str:
     )
     notes = "".join(f"<p class=note>{_text(note)}</p>" for note in found.notes)
     return (
-        f"<p><b>{held} of {len(found.laws)}</b> laws of EM hold at this fit, tried by automatic differentiation.</p>"
-        f"<details{'' if held == len(found.laws) else ' open'}><summary>each law</summary><div class=wide><table><thead><tr><th>"
-        f"</th><th>law</th><th>residual</th><th>at most</th></tr></thead><tbody>{rows}</tbody></table></div></details>{notes}"
+        f"<section><h2>Verification</h2><p><b>{held} of {len(found.laws)}</b> laws of EM hold at this fit, tried by automatic "
+        f"differentiation.</p><details{'' if held == len(found.laws) else ' open'}><summary>each law</summary>"
+        "<div class=wide><table><thead><tr><th></th><th>law</th><th>residual</th><th>at most</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div></details>{notes}</section>"
     )
 
 
-def _landscape(landscape: Landscape) -> str:
+def _landscape(landscape: Landscape, of_search: bool) -> str:
+    """How far each optimum lies below the best, in nats; of restarts also how many of them ended there."""
     values, counts = np.asarray(landscape.objective, float), np.asarray(landscape.counts)
-    most = max(1, int(counts.max(initial=1)))
-    bars = []
-    for i, (value, count) in enumerate(zip(values[:MOST_SHOWN].tolist(), counts[:MOST_SHOWN].tolist(), strict=True)):
-        best = " class=best" if i == 0 else ""
-        below = "" if i == 0 else f" &middot; {value - values[0]:.2f}"
-        bar = f'<i><b style="width:{100 * count / most:.1f}%"{best}></b></i>'
-        bars.append(f'<div class="bar"><span>{value:,.4f}</span>{bar}<small>{count}{below}</small></div>')
-    told = [
-        f"{len(values) - MOST_SHOWN} lower optima are not shown" * (len(values) > MOST_SHOWN),
-        f"{landscape.degenerate} climbs collapsed" * (landscape.degenerate > 0),
-        f"{landscape.failed} failed" * (landscape.failed > 0),
-        f"{landscape.saddles} ended at a saddle" * (landscape.saddles > 0),
-    ]
-    note = "; ".join(one for one in told if one)
-    return (
-        "<section><h2>Landscape of optima</h2><p class=note>log-likelihood, and the climbs that ended there</p>"
-        f"{''.join(bars)}{f'<p class=note>{note}.</p>' if note else ''}</section>"
+    gaps, most = (values[:1] - values)[:MOST_SHOWN], max(1, int(counts.max(initial=1)))
+    widest = max(float(gaps.max(initial=0.0)), 1e-12)
+    lines = []
+    for value, gap, count in zip(values.tolist(), gaps.tolist(), counts.tolist(), strict=False):
+        climbs = (
+            "" if of_search else f'<td class=climbs><i><b style="width:{100 * count / most:.1f}%"></b></i> {count}</td>'
+        )
+        below = "best" if gap == 0 else f"{gap:.2f}" if gap >= 0.01 else f"{gap:.1e}"
+        drawn = f'<i><b style="width:{100 * gap / widest:.1f}%"></b></i>'
+        lines.append(f"<tr><td>{value:,.4f}</td><td class=gap>{drawn}</td><td>{below}</td>{climbs}</tr>")
+    note = _note(
+        count_of(len(values) - MOST_SHOWN, "lower optimum", "lower optima") + " not shown"
+        if len(values) > MOST_SHOWN
+        else "",
+        f"{count_of(landscape.degenerate, 'climb')} collapsed" if landscape.degenerate else "",
+        f"{landscape.failed} failed" if landscape.failed else "",
+        f"{landscape.saddles} ended at a saddle" if landscape.saddles else "",
     )
-
-
-def _player(played: Climb | None, n: int) -> str:
-    if played is None:
-        return "<p class=note>There is no player for this family, or no climb that could be shown.</p>"
-    told = []
-    if played.rows < n:
-        told.append(f"uses a sample of {played.rows:,} of the {n:,} rows")
-    if played.drawn < played.rows:
-        told.append(f"draws {played.drawn:,} of them")
-    if len(played.numbers["turns"]) <= played.turns:
-        told.append(f"shows {len(played.numbers['turns'])} of {played.turns + 1} turns, most of them early")
-    if played.rows == n and not played.is_best:
-        told.append("ends in another optimum than the fit: none of its starts led plain EM to that one")
-    note = f"<p class=note>It {'; it '.join(told)}.</p>" if told else ""
-    return f'<div id="player"></div>{note}'
+    titles = f"<th>log-likelihood</th><th colspan=2>nats below the best</th>{'' if of_search else '<th>restarts</th>'}"
+    what = (
+        "the optima that the finalists of the search ended in"
+        if of_search
+        else "the optima, and the restarts that ended there"
+    )
+    return (
+        f'<section><h2>Landscape of optima</h2><p class=note>{what}</p><table class="optima"><thead><tr>{titles}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table>{note}</section>"
+    )

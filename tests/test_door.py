@@ -201,6 +201,6 @@ def test_plots_pages_and_laws_take_an_estimator():
         plt.close("all")
     page = report(model, X)
     assert f"{model.score(X) * len(X):,.4f}" in page
-    assert f"after {model.n_iter_} passes" in page
+    assert f"took {model.n_iter_} passes" in page
     assert jaxem.verify(model, X).ok
     assert f"{float(jaxem.e_step(model, X).log_likelihood):,.4f}" in report(model.mixture_, X)

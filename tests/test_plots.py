@@ -1,10 +1,6 @@
-"""Pictures and the report: what is drawn is what was fitted, names from the data are only text, and a browser agrees."""
+"""Pictures: what is drawn is what was fitted."""
 
-import html.parser
-import json
 import re
-import shutil
-import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +13,8 @@ import numpy as np
 import pytest
 
 import jaxem
-import jaxem.html
 from jaxem import plots
 from tests.cases import GAUSSIANS, KINDS
-from tests.conftest import X64
-from tests.test_cli import COMMAND, fails, run
-
-EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>$&{{DATA}}'
 
 
 @pytest.fixture(autouse=True)
@@ -130,154 +121,6 @@ def test_large_data_are_sampled():
     x = np.random.default_rng(0).normal(size=(20_001, 2))
     mixture = jaxem.Mixture(jnp.zeros(1), jaxem.GaussianParams(jnp.zeros((1, 2)), jnp.eye(2)[None]), jaxem.Full())
     assert len(plots.plot_mixture(mixture, x).collections[0].get_offsets()) == plots.MOST_POINTS
-
-
-# -- the report ----------------------------------------------------------------------------------------------------------
-
-
-class Page(html.parser.HTMLParser):
-    """The elements of a page, the text a reader sees, and what it would fetch."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.shown, self.fetched, self.open = [], [], [], None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.open = tag
-        self.fetched += [value for name, value in attrs if name in ("src", "href", "srcset", "action")]
-
-    def handle_data(self, data):
-        if self.open not in ("script", "style"):
-            self.shown.append(data)
-
-
-def numbers_of(page):
-    return json.loads(re.search(r'<script type="application/json" id="numbers">(.*?)</script>', page, re.S).group(1))
-
-
-@pytest.fixture(scope="module")
-def page(faithful):
-    x, results, best = faithful
-    return jaxem.html.report(best, x, columns=["eruption", EVIL], landscape=jaxem.landscape(results), title=EVIL)
-
-
-def test_a_report_is_one_file_and_names_are_text(page):
-    read = Page(page)
-    assert read.fetched == []
-    assert read.tags.count("script") == 2
-    assert "img" not in read.tags
-    assert EVIL in "".join(read.shown)
-    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
-    assert "https://" not in page
-    assert numbers_of(page)["names"] == ["eruption", EVIL]
-
-
-def test_the_player_shows_em(page, faithful):
-    """Frames are EM: l grows, l-hat touches it at 0, lies below elsewhere and is highest at the M-step."""
-    _, _, best = faithful
-    numbers = numbers_of(page)
-    trace = np.array(numbers["trace"])
-    assert (np.diff(trace) > -1e-6 * abs(trace[-1])).all()
-    assert abs(trace[-1] - float(best.objective)) < 0.1
-    along = np.array(numbers["along"])
-    above, below = np.array(numbers["log_likelihood"], float), np.array(numbers["proxy"], float)
-    assert above.shape == below.shape == (len(numbers["turns"]), len(along))
-    zero, one = int(np.argmin(np.abs(along))), int(np.argmin(np.abs(along - 1)))
-    slack = (1e-6 if X64 else 1e-3) * abs(trace[-1])
-    assert along[zero] == 0
-    assert along[one] == 1
-    assert (below <= above + slack).all()
-    np.testing.assert_allclose(below[:, zero], above[:, zero], atol=slack)
-    assert (below[:, one] >= below.max(axis=1) - slack).all()
-    np.testing.assert_allclose(above[:, zero], trace[numbers["turns"]], atol=slack)
-    assert np.array(numbers["means"]).shape == (len(numbers["turns"]), 2, 2)
-
-
-def test_numbers_on_the_page_are_the_fits(page, faithful):
-    _, _, best = faithful
-    shown = " ".join(Page(page).shown)
-    assert f"{float(best.log_likelihood):,.4f}" in shown
-    for weight in np.asarray(best.mixture.weights):
-        assert f"{weight:.4f}" in shown
-    assert re.search(r"\d+ of \d+</b> laws", page)
-
-
-@pytest.mark.slow
-def test_reports_of_other_data():
-    """One column, many columns, many rows (sampled, and it says so), another family, a degenerate fit."""
-    rng = np.random.default_rng(0)
-    many = np.concatenate([rng.normal(size=(2000, 2)), rng.normal(size=(2000, 2)) + 4])
-    text = jaxem.html.report(jaxem.best(fitted(many, jaxem.Spherical())), many)
-    assert "sample of 2,000 of the 4,000 rows" in text
-    assert "draws 500" in text
-    single = many[:200, :1]
-    assert np.array(numbers_of(jaxem.html.report(jaxem.best(fitted(single)), single))["means"]).shape[-1] == 1
-    wide = rng.normal(size=(90, 14))
-    assert "2 more columns" in jaxem.html.report(jaxem.best(fitted(wide, jaxem.Spherical())), wide, features=(13, 2))
-    flags = (rng.uniform(size=(60, 3)) < 0.5).astype(float)
-    assert "no player" in jaxem.html.report(jaxem.best(fitted(flags, jaxem.Bernoulli())), flags)
-    with pytest.raises(ValueError, match="columns has 1 names"):
-        jaxem.html.report(jaxem.best(fitted(many)), many, columns=["a"])
-    with pytest.raises(ValueError, match="features"):
-        jaxem.html.report(jaxem.best(fitted(wide, jaxem.Spherical())), wide, features=(0, 14))
-
-
-def test_the_command_line_draws_and_reports(tmp_path):
-    done = run("fit", "--plot", tmp_path / "fit.png", "--report", tmp_path / "fit.html", "--no-verify")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
-    assert "Old Faithful" in (tmp_path / "fit.html").read_text()
-    assert "drawn in" in done.stdout
-    assert "reported in" in done.stdout
-    fails(run("fit", "--plot", tmp_path / "fit.png"), "exists; choose another name or add --force", code=2)
-    fails(run("fit", "--plot", tmp_path / "fit.doc"), "suffix", code=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fit.html", "fit.png"]
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [1200, 380])
-def test_in_a_real_browser(tmp_path, width):
-    """It renders, the slider moves, play plays, and the console is silent, on a laptop and on a phone."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium; on Debian: apt-get install chromium")
-    path = tmp_path / "fit.html"
-    done = subprocess.run([*COMMAND, "fit", "-k", "3", "--report", str(path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": width, "height": 800})
-        errors, asked = [], []
-        tab.on("console", lambda message: errors.append(message.text))
-        tab.on("pageerror", lambda error: errors.append(str(error)))
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.goto(path.as_uri())
-        assert tab.locator("#player circle").count() > 250
-        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        ellipse = tab.locator("#player path[stroke='#0072B2']").first
-        before, first = ellipse.get_attribute("d"), tab.locator("output").inner_text()
-        slider = tab.locator("input[type=range]")
-        slider.focus()
-        for _ in range(6):
-            slider.press("ArrowRight")
-        assert ellipse.get_attribute("d") != before
-        assert tab.locator("output").inner_text() != first
-        tab.locator("button").click()
-        at = int(slider.input_value())
-        tab.wait_for_timeout(1500)
-        assert int(slider.input_value()) > at
-        tab.locator("button").click()
-        paused = slider.input_value()
-        tab.wait_for_timeout(700)
-        assert slider.input_value() == paused
-        assert errors == []
-        assert asked == [path.as_uri()]
-        browser.close()
 
 
 def test_intervals_of_means_are_drawn(faithful):

@@ -33,7 +33,7 @@ FLOORS = {
     "queue": 10, "resampling": 10,
     "reasons": 11, "layout": 11,
     "collapse": 12, "rounds": 12, "racing": 13, "comparison": 14, "selection": 15,
-    "estimator": 16, "plots": 16, "html": 16, "io": 16, "datasets": 16,
+    "playing": 15, "estimator": 16, "plots": 16, "html": 16, "io": 16, "datasets": 16,
     "files": 17, "sklearn": 17,
     "cli.signals": 17,
     "cli.terminal": 18,

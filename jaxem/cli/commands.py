@@ -789,7 +789,7 @@ def _fit(
             _draw(outcome, shown.table, files.plot, files.force, summary)
             print(f"drawn in {printable(str(files.plot))}")
         if files.report is not None:
-            _write_report(outcome, source, shown.table, verification, files.report, files.force, summary)
+            _write_report(outcome, source, shown, verification, files.report, files.force, summary)
             print(f"reported in {printable(str(files.report))}")
         print(
             "not saved (--out FILE saves the mixture)" if files.out is None else f"saved to {printable(str(files.out))}"
@@ -928,7 +928,7 @@ def _outcome(found: Search, described: str, selection: Selection | None) -> Outc
 
     passes = count_of(found.passes, "pass", "passes")
     origin = f"{count_of(len(found.arms), 'finalist')} of a search of {passes}"
-    return Outcome(found.best, described, found.landscape, origin, selection, found.collapse)
+    return Outcome(found.best, described, found.landscape, origin, selection, found.collapse, found)
 
 
 # -- pictures ------------------------------------------------------------------------------------------------------------
@@ -993,7 +993,7 @@ def _draw_test(found: Any, path: Path, force: bool) -> None:
 def _write_report(
     outcome: Outcome,
     source: str,
-    table: Table,
+    weighted: Weighted,
     verification: Report | None,
     path: Path,
     force: bool,
@@ -1002,12 +1002,18 @@ def _write_report(
     from jaxem import html
     from jaxem.atomic import write_atomically
 
+    found: Any = outcome.result
+    if outcome.search is not None:
+        found = outcome.search._replace(best=found)
+    if outcome.selection is not None:
+        found = outcome.selection._replace(best=found)
     page = html.report(
-        outcome.result,
-        table.values,
-        columns=table.columns,
-        landscape=outcome.landscape,
-        verification=verification,
+        found,
+        weighted.table.values,
+        columns=weighted.table.columns,
+        n=weighted.total,
+        landscape=outcome.landscape if outcome.search is None else None,
+        verification=False if verification is None else verification,
         summary=summary if summary is None or summary.family == outcome.result.mixture.family else None,
         title=f"EM on {Path(source).name}",
     )

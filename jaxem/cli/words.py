@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxem.loop import Result
     from jaxem.mixture import Mixture
     from jaxem.queue import Landscape
+    from jaxem.racing import Search
     from jaxem.reasons import Collapse
     from jaxem.selection import Selection
     from jaxem.stopping import Status
@@ -52,6 +53,7 @@ class Outcome(NamedTuple):
     origin: str  # which climbs the landscape is of
     selection: Selection | None
     collapse: Collapse | None  # why the fit failed, if it did
+    search: Search | None = None  # that the result is of, if any
 
     def without_labels(self, mixture: Mixture) -> Outcome:
         """The same about a mixture of the columns beside the labels."""

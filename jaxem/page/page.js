@@ -1,32 +1,20 @@
-"use strict";
-// The EM step player: scatter with ellipses, the log-likelihood, and l-hat against it; plain SVG.
+// The page: buttons, pictures in plain SVG, bars and a table; what they show comes from lesson.js.
 (() => {
   const data = JSON.parse(document.getElementById("numbers").textContent);
   const root = document.getElementById("player");
   if (!root || !data.turns) return;
+  const em = lesson(data), flat = em.axes === 1;
 
   const NS = "http://www.w3.org/2000/svg";
-  const make = (name, attributes = {}, parent = null, text = null) => {
-    const element = document.createElementNS(NS, name);
-    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-    if (text !== null) element.textContent = text;
-    if (parent) parent.appendChild(element);
-    return element;
+  const element = (made, parent, attributes, text) => {
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (text !== null) made.textContent = text;
+    if (parent) parent.appendChild(made);
+    return made;
   };
-  const html = (name, parent, attributes = {}, text = null) => {
-    const element = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-    if (text !== null) element.textContent = text;
-    parent.appendChild(element);
-    return element;
-  };
-  const range = (values, margin) => {
-    const known = values.filter((v) => v !== null);
-    let low = Math.min(...known), high = Math.max(...known);
-    if (!(high > low)) { const pad = Math.abs(low) * 1e-9 + 1e-9; low -= pad; high += pad; }
-    const pad = (high - low) * margin;
-    return [low - pad, high + pad];
-  };
+  const svg = (name, parent, attributes = {}, text = null) => element(document.createElementNS(NS, name), parent, attributes, text);
+  const html = (name, parent, attributes = {}, text = null) => element(document.createElement(name), parent, attributes, text);
+
   const ticks = ([low, high], count) => {
     const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));
     const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw);
@@ -40,40 +28,41 @@
     return digits > 7 || Math.abs(value) >= 1e7 ? value.toPrecision(6) : value.toFixed(digits);
   };
 
-  // A panel: axes that can be moved, and a group to draw in.
+  // A picture as wide as its place, so that text has one size on every screen: axes, and a group to draw in.
   class Panel {
-    constructor(parent, width, height, names, margins = [12, 12, 36, 58]) {
-      [this.width, this.height, this.margins] = [width, height, margins];
-      this.svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" }, null);
-      parent.appendChild(this.svg);
-      this.axes = make("g", {}, this.svg);
+    constructor(parent, ratio, names, alt) {
+      [this.ratio, this.names] = [ratio, names];
+      this.svg = svg("svg", parent, { role: "img", "aria-label": alt });
+      this.axes = svg("g", this.svg);
       const id = `clip${Panel.count = (Panel.count || 0) + 1}`;
-      const [top, right, bottom, left] = margins;
-      make("rect", { x: left, y: top, width: width - left - right, height: height - top - bottom },
-        make("clipPath", { id }, make("defs", {}, this.svg)));
-      this.inner = make("g", { "clip-path": `url(#${id})` }, this.svg);
-      this.over = make("g", {}, this.svg);
-      make("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, this.svg, names[0]);
-      if (names[1]) {
-        make("text", { transform: `translate(11 ${(top + height - bottom) / 2}) rotate(-90)`, "text-anchor": "middle" },
-          this.svg, names[1]);
-      }
+      this.clip = svg("rect", svg("clipPath", svg("defs", this.svg), { id }));
+      this.inner = svg("g", this.svg, { "clip-path": `url(#${id})` });
+      this.over = svg("g", this.svg);
     }
     scale(xs, ys, marksX = null) {
-      const [top, right, bottom, left] = this.margins;
-      this.x = (v) => left + (v - xs[0]) / (xs[1] - xs[0]) * (this.width - left - right);
-      this.y = (v) => this.height - bottom - (v - ys[0]) / (ys[1] - ys[0]) * (this.height - top - bottom);
+      const width = Math.max(240, this.svg.parentNode.clientWidth), height = Math.round(width * this.ratio);
+      const [ticksY, stepY] = ticks(ys, Math.max(3, height / 60)), [ticksX, stepX] = ticks(xs, Math.max(3, width / 90));
+      const labels = ticksY.map((v) => label(v, stepY));
+      const left = 26 + 7 * Math.max(...labels.map((text) => text.length)), right = 12, top = 10, bottom = 40;
+      this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      this.box = { left, right: width - right, top, bottom: height - bottom };
+      this.x = (v) => left + (v - xs[0]) / (xs[1] - xs[0]) * (width - left - right);
+      this.y = (v) => height - bottom - (v - ys[0]) / (ys[1] - ys[0]) * (height - top - bottom);
+      for (const [key, value] of Object.entries({ x: left, y: top, width: width - left - right, height: height - top - bottom })) {
+        this.clip.setAttribute(key, value);
+      }
       this.axes.replaceChildren();
-      const [ticksY, stepY] = ticks(ys, 5);
-      for (const v of ticksY) {
-        make("line", { class: "grid", x1: left, x2: this.width - right, y1: this.y(v), y2: this.y(v) }, this.axes);
-        make("text", { x: left - 6, y: this.y(v) + 4, "text-anchor": "end" }, this.axes, label(v, stepY));
-      }
-      const [ticksX, stepX] = ticks(xs, 6);
+      ticksY.forEach((v, i) => {
+        svg("line", this.axes, { class: "grid", x1: left, x2: width - right, y1: this.y(v), y2: this.y(v) });
+        svg("text", this.axes, { x: left - 6, y: this.y(v) + 4, "text-anchor": "end" }, labels[i]);
+      });
       for (const [v, text] of marksX || ticksX.map((v) => [v, label(v, stepX)])) {
-        make("line", { class: "grid", y1: top, y2: this.height - bottom, x1: this.x(v), x2: this.x(v) }, this.axes);
-        make("text", { x: this.x(v), y: this.height - bottom + 15, "text-anchor": "middle" }, this.axes, text);
+        svg("line", this.axes, { class: "grid", y1: top, y2: height - bottom, x1: this.x(v), x2: this.x(v) });
+        svg("text", this.axes, { x: this.x(v), y: height - bottom + 16, "text-anchor": "middle" }, text);
       }
+      svg("text", this.axes, { x: (left + width - right) / 2, y: height - 5, "text-anchor": "middle" }, shorter(this.names[0], width / 9));
+      svg("text", this.axes, { transform: `translate(12 ${(top + height - bottom) / 2}) rotate(-90)`, "text-anchor": "middle" },
+        shorter(this.names[1], height / 9));
     }
     path(xs, ys) {
       let started = false, path = "";
@@ -85,115 +74,228 @@
       return path;
     }
   }
+  const shorter = (text, most) => text.length > most ? `${text.slice(0, Math.max(1, Math.floor(most) - 1))}\u2026` : text;
+  const swatch = (parent, j) => html("i", parent, { class: "dot", style: `background:${data.palette[j]}`, "aria-hidden": "true" });
 
-  const frames = data.turns.length, k = data.palette.length, flat = data.names.length === 1;
-  const bytes = Uint8Array.from(atob(data.colours), (c) => c.charCodeAt(0)), n = data.points.length;
-  const colour = (frame, i) => `rgb(${bytes.subarray(3 * (frame * n + i), 3 * (frame * n + i) + 3).join(",")})`;
-  const first = data.points.map((p) => p[0]);
-
-  const main = html("figure", root);
-  const side = html("div", root, { class: "side" });
-  const scatter = new Panel(main, 560, 440, [data.names[0], flat ? "density" : data.names[1]]);
-  const traceFigure = html("figure", side), proxyFigure = html("figure", side);
-  const trace = new Panel(traceFigure, 400, 196, ["iteration", "log-likelihood"], [12, 12, 34, 66]);
-  const proxy = new Panel(proxyFigure, 400, 206, ["step from \u03b8 to M(\u03b8)", "nats above l(\u03b8)"], [12, 12, 34, 66]);
-  html("figcaption", proxyFigure, {}, "l-hat (dashed) touches the log-likelihood (solid) at the E-step, lies below it elsewhere, and is highest at the M-step.");
-
-  // the densities that one feature shows
-  const grid = flat ? Array.from({ length: 200 }, (_, i) => { const [a, b] = range(first, 0.1); return a + (b - a) * i / 199; }) : [];
-  const parts = (frame) => data.palette.map((_, j) => grid.map((x) => {
-    const sd = Math.abs(data.factors[frame][j][0]), z = (x - data.means[frame][j][0]) / sd;
-    return data.weights[frame][j] * Math.exp(-0.5 * z * z) / (sd * Math.sqrt(2 * Math.PI));
-  }));
-  if (flat) {
-    const top = Math.max(...parts(frames - 1).flat());
-    scatter.scale(range(first, 0.1), [-0.12 * top, 1.4 * top]);
-  } else {
-    scatter.scale(range(first, 0.08), range(data.points.map((p) => p[1]), 0.08));
-  }
-  const dots = data.points.map((p, i) => make("circle", {
-    cx: scatter.x(p[0]), cy: flat ? scatter.y(0) + 8 + 22 * ((i * 0.618) % 1) : scatter.y(p[1]),
-    r: n > 250 ? 2.6 : 3.4, "fill-opacity": 0.8,
-  }, scatter.inner));
-  const curves = data.palette.map((c) => [
-    make("path", { fill: "none", stroke: c, "stroke-width": 2.4 }, scatter.inner),
-    make("path", { fill: "none", stroke: c, "stroke-width": 1.1, "stroke-dasharray": "4 3" }, scatter.inner),
-  ]);
-  const marks = data.palette.map((c, j) => make("text", { class: "mark", style: `fill:${c}` }, scatter.over, `${j}`));
-
-  const turns = data.trace.map((_, i) => i);
-  const sorted = data.trace.filter((v) => v !== null).sort((a, b) => a - b);
-  const low = sorted[Math.floor(sorted.length * 0.06)], high = sorted[sorted.length - 1];
-  trace.scale([0, Math.max(1, turns.length - 1)], range([low, high], 0.08));
-  make("path", { d: trace.path(turns, data.trace), fill: "none", stroke: "var(--line)", "stroke-width": 2 }, trace.inner);
-  const grown = make("path", { fill: "none", stroke: "var(--accent)", "stroke-width": 2.4 }, trace.inner);
-  const head = make("circle", { r: 5, fill: "var(--accent)" }, trace.over);
-
-  const solid = make("path", { fill: "none", stroke: "var(--accent)", "stroke-width": 2.2 }, proxy.inner);
-  const dashed = make("path", { fill: "none", stroke: "#d55e00", "stroke-width": 2.2, "stroke-dasharray": "6 4" }, proxy.inner);
-  const touch = make("circle", { r: 4.5, fill: "var(--accent)" }, proxy.over);
-  const peak = make("circle", { r: 4.5, fill: "#d55e00" }, proxy.over);
-
-  const controls = html("div", root, { class: "controls" });
-  const button = html("button", controls, { type: "button", "aria-label": "play" }, "\u25b6");
-  const slider = html("input", controls, { type: "range", min: 0, max: frames - 1, value: 0, step: 1, "aria-label": "iteration" });
+  // -- what the page holds --
+  const told = html("div", root, { class: "told" });
+  const heading = html("h3", told), said = html("p", told, { "aria-live": "polite" });
+  const controls = html("div", root, { class: "controls", role: "group", "aria-label": "steps of EM" });
+  const back = html("button", controls, { type: "button", "aria-label": "previous half-step" }, "\u25c2");
+  const play = html("button", controls, { type: "button", "aria-label": "play" }, "\u25b6");
+  const next = html("button", controls, { type: "button", "aria-label": "next half-step" }, "\u25b8");
+  const slider = html("input", controls, { type: "range", min: 0, max: em.steps - 1, value: 0, step: 1, "aria-label": "half-step" });
   const output = html("output", controls);
 
-  const unit = Array.from({ length: 73 }, (_, i) => [Math.cos(i * Math.PI / 36), Math.sin(i * Math.PI / 36)]);
-  const ring = (mean, f, r) => unit.map(([c, s], i) =>
-    `${i ? "L" : "M"}${scatter.x(mean[0] + r * (f[0] * c + f[1] * s)).toFixed(1)} ${scatter.y(mean[1] + r * (f[2] * c + f[3] * s)).toFixed(1)}`).join("") + "Z";
-  const closest = (target) => data.along.reduce((best, s, i) => Math.abs(s - target) < Math.abs(data.along[best] - target) ? i : best, 0);
-  const zero = closest(0), one = closest(1);
-
-  function draw(frame) {
-    dots.forEach((dot, i) => dot.setAttribute("fill", colour(frame, i)));
-    const densities = flat ? parts(frame) : null;
-    data.palette.forEach((_, j) => {
-      const mean = data.means[frame][j], factor = data.factors[frame][j];
-      const [outer, inner] = curves[j];
-      if (flat) {
-        outer.setAttribute("d", scatter.path(grid, densities[j]));
-        marks[j].setAttribute("x", scatter.x(mean[0]));
-        marks[j].setAttribute("y", Math.max(scatter.y(Math.max(...densities[j])) - 12, 16));
-        return;
-      }
-      outer.setAttribute("d", ring(mean, factor, 2));
-      inner.setAttribute("d", ring(mean, factor, 1));
-      marks[j].setAttribute("x", scatter.x(mean[0]));
-      marks[j].setAttribute("y", scatter.y(mean[1]));
+  const main = html("figure", root, { class: "main" });
+  const axisNames = data.axes.map((axis) => axis.name);
+  const chosen = [0, Math.min(1, em.axes - 1)];
+  const scatter = new Panel(main, 0.78, [], "the points and the components");
+  scatter.svg.setAttribute("tabindex", "0");
+  if (em.axes > 2) {
+    const picks = html("p", main, { class: "picks" });
+    ["across", "up"].forEach((word, side) => {
+      const menu = html("select", html("label", picks, {}, `${word} `));
+      axisNames.forEach((name, i) => html("option", menu, { value: i }, name));
+      menu.value = chosen[side];
+      menu.addEventListener("change", () => { chosen[side] = Number(menu.value); lay(); });
     });
-    const turn = data.turns[frame];
-    grown.setAttribute("d", trace.path(turns.slice(0, turn + 1), data.trace.slice(0, turn + 1)));
-    head.setAttribute("cx", trace.x(turn));
-    head.setAttribute("cy", Math.min(trace.y(data.trace[turn]), trace.height - trace.margins[2]));
+  }
+  const side = html("div", root, { class: "side" });
+  const tableOf = html("div", side, { class: "now", tabindex: "0", role: "group", "aria-label": "weights and means now" });
+  const point = html("div", side, { class: "point" });
+  const charts = html("div", root, { class: "charts" }), traceFigure = html("figure", charts), proxyFigure = html("figure", charts);
+  const trace = new Panel(traceFigure, 0.5, ["turns made", "log-likelihood"], "the log-likelihood after each turn");
+  const proxy = new Panel(proxyFigure, 0.5, ["step from \u03b8 to M(\u03b8)", "nats above l(\u03b8)"], "l-hat and the log-likelihood along the M-step");
+  html("figcaption", traceFigure, {}, "An arrow stands for a value below the axis.");
+  html("figcaption", proxyFigure, {}, "l-hat (dashed) touches the log-likelihood (solid) at the E-step, lies below it elsewhere, and is highest at the M-step.");
 
-    const base = data.log_likelihood[frame][zero];
-    const above = data.log_likelihood[frame].map((v) => v === null ? null : v - base);
-    const below = data.proxy[frame].map((v) => v === null ? null : v - base);
-    // what matters lies between the touch and the M-step
-    const rise = Math.max(below[one], above[one], 1e-12);
-    proxy.scale([data.along[0], data.along[data.along.length - 1]], [-1.2 * rise, 1.7 * rise], [[0, "0: E-step"], [1, "1: M-step"]]);
-    solid.setAttribute("d", proxy.path(data.along, above));
-    dashed.setAttribute("d", proxy.path(data.along, below));
-    touch.setAttribute("cx", proxy.x(data.along[zero])); touch.setAttribute("cy", proxy.y(0));
-    peak.setAttribute("cx", proxy.x(data.along[one])); peak.setAttribute("cy", proxy.y(below[one]));
-    output.textContent = `iteration ${turn} of ${data.trace.length - 1} \u00b7 ${data.trace[turn].toFixed(3)}`;
-    slider.value = frame;
+  const dots = data.points.map(() => svg("circle", scatter.inner, { r: em.n > 250 ? 2.8 : 3.6, "fill-opacity": 0.8 }));
+  const halo = svg("circle", scatter.inner, { r: 8, class: "halo" });
+  const curves = data.palette.map((c) => [
+    svg("path", scatter.inner, { class: "shape", stroke: c, "stroke-width": 2.4 }),
+    svg("path", scatter.inner, { class: "shape", stroke: c, "stroke-width": 1.3, "stroke-dasharray": "5 4" }),
+  ]);
+  const marks = data.palette.map((c, j) => svg("text", scatter.over, { class: "mark", style: `fill:${c}` }, `${j}`));
+  const whole = svg("path", trace.inner, { fill: "none", stroke: "var(--line)", "stroke-width": 2 });
+  const grown = svg("path", trace.inner, { fill: "none", stroke: "var(--accent)", "stroke-width": 2.4 });
+  const head = svg("circle", trace.over, { r: 5, fill: "var(--accent)" });
+  const arrow = svg("text", trace.over, { class: "arrow" });
+  const solid = svg("path", proxy.inner, { fill: "none", stroke: "var(--accent)", "stroke-width": 2.2 });
+  const dashed = svg("path", proxy.inner, { fill: "none", stroke: "#d55e00", "stroke-width": 2.2, "stroke-dasharray": "6 4" });
+  const touch = svg("circle", proxy.over, { fill: "var(--accent)" }), peak = svg("circle", proxy.over, { fill: "#d55e00" });
+
+  // the table of what changes
+  const table = html("table", tableOf);
+  const headRow = html("tr", html("thead", table));
+  const cells = data.palette.map((_, j) => {
+    const row = html("tr", table);
+    swatch(html("th", row), j).after(`${j}`);
+    return [0, 1, 2].slice(0, flat ? 2 : 3).map(() => html("td", row));
+  });
+
+  // the point that was chosen
+  const pointName = html("p", point, { "aria-live": "polite" });
+  const bars = html("div", point, { class: "bars" });
+  const pointButtons = html("p", point, { class: "picks" });
+  [["previous point", -1], ["next point", 1]].forEach(([word, by]) =>
+    html("button", pointButtons, { type: "button" }, word).addEventListener("click", () => choose(neighbour(by))));
+
+  let step = 0, chosenPoint = em.mostShared(), places = [];
+  const lifted = (i) => 8 + 22 * ((i * 0.618) % 1);  // rows of one feature, at heights that say nothing
+  const axisRange = (axis, margin) => [em.valueOf(axis, -margin * em.PARTS), em.valueOf(axis, (1 + margin) * em.PARTS)];
+  const grid = flat ? Array.from({ length: 200 }, (_, i) => em.PARTS * (-0.1 + 1.2 * i / 199)) : [];
+  const unit = flat ? em.PARTS / data.axes[0].span : 1;  // of a density
+
+  function lay() {
+    const [p, q] = chosen;
+    scatter.names = [axisNames[p], flat ? "density" : axisNames[q]];
+    if (flat) {
+      const top = Math.max(...data.palette.flatMap((_, j) => grid.map((v) => unit * em.density(em.mixtureAt(em.steps - 1), j, v))));
+      scatter.scale(axisRange(0, 0.1), [-0.16 * top, 1.4 * top]);
+    } else {
+      scatter.scale(axisRange(p, 0.08), axisRange(q, 0.08));
+    }
+    places = data.points.map((row, i) => [scatter.x(em.valueOf(p, row[p])),
+      flat ? scatter.y(0) + lifted(i) : scatter.y(em.valueOf(q, row[q]))]);
+    dots.forEach((dot, i) => { dot.setAttribute("cx", places[i][0]); dot.setAttribute("cy", places[i][1]); });
+    const turns = data.trace.map((_, i) => i);
+    trace.scale([0, Math.max(1, turns.length - 1)], em.traceRange());
+    whole.setAttribute("d", trace.path(turns, data.trace));
+    headRow.replaceChildren();
+    ["", "weight", ...(flat ? [axisNames[0]] : [axisNames[p], axisNames[q]])].forEach((name) => html("th", headRow, {}, shorter(name, 14)));
+    draw(step);
   }
 
+  function drawShapes() {
+    const mixture = em.mixtureAt(step), [p, q] = chosen;
+    data.palette.forEach((_, j) => {
+      const [outer, inner] = curves[j], mark = marks[j];
+      const unknown = em.mean(mixture, j, p) === null;
+      for (const shape of [outer, inner, mark]) shape.style.display = unknown ? "none" : "";
+      if (unknown) return;
+      mark.setAttribute("x", scatter.x(em.valueOf(p, em.mean(mixture, j, p))));
+      if (flat) {
+        const heights = grid.map((v) => unit * em.density(mixture, j, v));
+        outer.setAttribute("d", scatter.path(grid.map((v) => em.valueOf(0, v)), heights));
+        mark.setAttribute("y", Math.max(scatter.y(Math.max(...heights)) - 12, 20));
+        return;
+      }
+      mark.setAttribute("y", scatter.y(em.valueOf(q, em.mean(mixture, j, q))));
+      [[outer, 2], [inner, 1]].forEach(([shape, r]) => {
+        const ring = em.ring(mixture, j, p, q, r);
+        shape.setAttribute("d", `${scatter.path(ring.map((v) => em.valueOf(p, v[0])), ring.map((v) => em.valueOf(q, v[1])))}Z`);
+      });
+    });
+    cells.forEach((row, j) => {
+      row[0].textContent = data.weights[mixture][j] === null ? "unknown" : data.weights[mixture][j].toFixed(3);
+      row[1].textContent = em.written(p, em.mean(mixture, j, p));
+      if (!flat) row[2].textContent = em.written(q, em.mean(mixture, j, q));
+    });
+  }
+
+  function drawPoint() {
+    const { frame } = em.at(step), { found, others } = em.responsibilities(frame, chosenPoint), row = data.points[chosenPoint];
+    halo.setAttribute("cx", places[chosenPoint][0]); halo.setAttribute("cy", places[chosenPoint][1]);
+    const values = [...new Set(chosen)].map((axis) => `${axisNames[axis]} ${em.written(axis, row[axis])}`);
+    pointName.textContent = `The point with the ring: ${values.join(", ")}. Its responsibilities:`;
+    bars.replaceChildren();
+    const bar = (name, part, j) => {
+      const line = html("div", bars), head = html("span", line);
+      if (j !== null) swatch(head, j);
+      head.append(name);
+      html("b", html("i", line, { "aria-hidden": "true" }), { style: `width:${100 * part}%;background:${j === null ? "var(--soft)" : data.palette[j]}` });
+      html("small", line, {}, em.percent(part));
+    };
+    const listed = found.map((part, j) => [part, j]).filter(([part]) => em.k <= 6 || part > 0);
+    listed.forEach(([part, j]) => bar(`${j}`, part, j));
+    if (others > 0.005) bar("others", others, null);
+  }
+
+  function drawLines() {
+    const { frame, turn, moves } = em.at(step), reached = turn + (moves ? 1 : 0), value = em.logLikelihood(step);
+    const turns = data.trace.slice(0, reached + 1).map((_, i) => i);
+    grown.setAttribute("d", trace.path(turns, data.trace.slice(0, reached + 1)));
+    const below = em.isBelow(step), x = trace.x(reached);
+    head.style.display = below || value === null ? "none" : "";
+    arrow.textContent = below ? `\u25bc ${em.total(step)}` : "";
+    if (below) { arrow.setAttribute("x", x + 6); arrow.setAttribute("y", trace.box.bottom - 6); }
+    else if (value !== null) { head.setAttribute("cx", x); head.setAttribute("cy", trace.y(value)); }
+    const above = data.log_likelihood[frame], under = data.proxy[frame];
+    const rise = Math.max(under[em.one], above[em.one], 1e-12);  // what matters lies between the touch and the M-step
+    proxy.scale([data.along[0], data.along[data.along.length - 1]], [-1.2 * rise, 1.7 * rise], [[0, "0: E-step"], [1, "1: M-step"]]);
+    solid.setAttribute("d", proxy.path(data.along, above));
+    dashed.setAttribute("d", proxy.path(data.along, under));
+    touch.setAttribute("cx", proxy.x(0)); touch.setAttribute("cy", proxy.y(0)); touch.setAttribute("r", moves ? 3.5 : 6);
+    peak.setAttribute("cx", proxy.x(1)); peak.setAttribute("cy", proxy.y(under[em.one] || 0)); peak.setAttribute("r", moves ? 6 : 3.5);
+  }
+
+  function draw(to) {
+    step = Math.max(0, Math.min(em.steps - 1, to));
+    const { frame } = em.at(step);
+    dots.forEach((dot, i) => dot.setAttribute("fill", em.colour(frame, i)));
+    drawShapes();
+    drawPoint();
+    drawLines();
+    heading.textContent = em.title(step);
+    said.textContent = em.sentence(step);
+    root.classList.toggle("moves", em.at(step).moves);
+    output.textContent = `${em.position(step)} \u00b7 ${em.total(step)}`;
+    slider.value = step;
+    slider.setAttribute("aria-valuetext", em.position(step));
+    back.disabled = step === 0;
+    next.disabled = step === em.steps - 1;
+  }
+
+  // -- what a reader does --
+  const neighbour = (by) => {
+    const order = places.map((_, i) => i).sort((a, b) => places[a][0] - places[b][0] || a - b);
+    return order[(order.indexOf(chosenPoint) + by + em.n) % em.n];
+  };
+  function choose(i) { chosenPoint = i; drawPoint(); }
+
   let timer = null;
-  const stop = () => { clearInterval(timer); timer = null; button.textContent = "\u25b6"; button.setAttribute("aria-label", "play"); };
-  button.addEventListener("click", () => {
+  const named = (word, sign) => { play.textContent = sign; play.setAttribute("aria-label", word); };
+  const stop = () => { clearInterval(timer); timer = null; said.setAttribute("aria-live", "polite"); named("play", "\u25b6"); };
+  const go = (by) => { stop(); draw(step + by); };
+  play.addEventListener("click", () => {
     if (timer) { stop(); return; }
-    if (Number(slider.value) === frames - 1) draw(0);
-    button.textContent = "\u275a\u275a"; button.setAttribute("aria-label", "pause");
-    timer = setInterval(() => {
-      const next = Number(slider.value) + 1;
-      if (next >= frames) { stop(); return; }
-      draw(next);
-    }, 320);
+    if (step === em.steps - 1) draw(0);
+    named("pause", "\u275a\u275a");
+    said.setAttribute("aria-live", "off");  // too fast to be read out
+    timer = setInterval(() => { if (step === em.steps - 1) stop(); else draw(step + 1); }, 450);
   });
+  back.addEventListener("click", () => go(-1));
+  next.addEventListener("click", () => go(1));
   slider.addEventListener("input", () => { stop(); draw(Number(slider.value)); });
-  const asked = Number((location.hash.match(/frame=(\d+)/) || [])[1]);
-  draw(Number.isFinite(asked) ? Math.min(asked, frames - 1) : 0);
+  const arrows = { ArrowLeft: -1, ArrowRight: 1 };
+  document.addEventListener("keydown", (event) => {
+    const by = arrows[event.key];
+    if (!by || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (event.target === scatter.svg) { choose(neighbour(by)); event.preventDefault(); return; }
+    if (/^(INPUT|SELECT|SUMMARY)$/.test(event.target.tagName) || event.target.closest(".wide, .now")) return;
+    go(by);
+  });
+  // a finger is wider than a point: the nearest one is meant
+  scatter.svg.addEventListener("click", (event) => {
+    const box = scatter.svg.getBoundingClientRect(), zoom = scatter.svg.viewBox.baseVal.width / box.width;
+    const x = (event.clientX - box.left) * zoom, y = (event.clientY - box.top) * zoom;
+    const far = ([a, b]) => (a - x) ** 2 + (b - y) ** 2;
+    choose(places.reduce((best, place, i) => far(place) < far(places[best]) ? i : best, 0));
+  });
+  // paper shows the end of the climb, and what was folded
+  let before = 0, folded = [];
+  window.addEventListener("beforeprint", () => {
+    stop();
+    before = step;
+    folded = [...document.querySelectorAll("details:not([open])")];
+    folded.forEach((one) => { one.open = true; });
+    draw(em.steps - 1);
+  });
+  window.addEventListener("afterprint", () => { folded.forEach((one) => { one.open = false; }); draw(before); });
+  let width = root.clientWidth;
+  window.addEventListener("resize", () => { if (root.clientWidth !== width) { width = root.clientWidth; lay(); } });
+  const asked = Number((location.hash.match(/step=(\d+)/) || [])[1]);
+  step = Number.isFinite(asked) ? asked : 0;
+  lay();
 })();
