@@ -31,7 +31,7 @@ FLOORS = {
     "online": 7, "loop": 8, "recipes": 8,
     "inference": 8, "influences": 9, "laws": 9, "lanes": 9, "standard": 9, "dependence": 9, "slots": 9,
     "queue": 10, "resampling": 10,
-    "reasons": 11, "layout": 11,
+    "reasons": 11, "layout": 11, "columns": 11,
     "collapse": 12, "rounds": 12, "racing": 13, "comparison": 14, "selection": 15,
     "estimator": 16, "plots": 16, "html": 16, "io": 16, "datasets": 16,
     "files": 17, "sklearn": 17,

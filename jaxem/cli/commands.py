@@ -25,6 +25,7 @@ from jaxem.cli.reading import (
     Data,
     Decimal,
     Delimiter,
+    Drop,
     DropMissing,
     Header,
     Labels,
@@ -199,6 +200,7 @@ def fit(
     ] = None,
     max_iter: Annotated[int, typer.Option(parser=_whole, help="EM steps of a climb at most.")] = 10_000,
     columns: Columns = None,
+    drop: Drop = None,
     weights: Weights = None,
     order: Annotated[
         Order | None,
@@ -250,7 +252,7 @@ def fit(
         if restarts is None and init is not None:
             settings = settings._replace(restarts=RESTARTS)
         settings.check()
-        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, labels, missing)
+        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, labels, missing, drop)
         if reading.is_streamed(stream):
             start_jax(keep=not no_cache)
             weighted = reading.stream()
@@ -294,6 +296,7 @@ def compare(
     ] = 99,
     seed: Seed = 0,
     columns: Columns = None,
+    drop: Drop = None,
     weights: Weights = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw what the statistic is by chance here (png, pdf, svg).")
@@ -323,7 +326,9 @@ def compare(
         chosen = kinds(covariance, family, missing)
         if len(chosen) > 1:
             raise UsageError("the test compares numbers of components of one kind; give one --covariance or --family")
-        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, missing=missing)
+        reading = Reading(
+            data, columns, weights, delimiter, decimal, header, na, drop_missing, missing=missing, drop=drop
+        )
         weighted = reading.read(reading.open())
         start_jax(keep=not no_cache)
         with _precision(weighted.table), progress_bar("testing", replicates) as update:
@@ -348,6 +353,7 @@ def predict(
         bool, typer.Option("--proba", help="The probability of each component, not the likeliest.")
     ] = False,
     columns: Columns = None,
+    drop: Drop = None,
     out: Out = None,
     force: Force = False,
     delimiter: Delimiter = None,
@@ -368,7 +374,7 @@ def predict(
         import numpy as np
 
         _check_free(out, force)
-        reading = Reading(data, columns, None, delimiter, decimal, header, na, drop_missing)
+        reading = Reading(data, columns, None, delimiter, decimal, header, na, drop_missing, drop=drop)
         if reading.is_streamed(stream):
             _predict_stream(model, reading, family, "probabilities" if proba else "component", out, force)
             return
@@ -393,6 +399,7 @@ def score(
     model: Model,
     data: Data = None,
     columns: Columns = None,
+    drop: Drop = None,
     weights: Weights = None,
     delimiter: Delimiter = None,
     decimal: Decimal = None,
@@ -413,7 +420,7 @@ def score(
 
         from jaxem.selection import criteria
 
-        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing)
+        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, drop=drop)
         if reading.is_streamed(stream):
             _score_stream(model, reading, family)
             return
@@ -469,6 +476,7 @@ def verify(
     model: Model,
     data: Data = None,
     columns: Columns = None,
+    drop: Drop = None,
     weights: Weights = None,
     seed: Seed = 0,
     delimiter: Delimiter = None,
@@ -486,7 +494,7 @@ def verify(
     """
 
     def work() -> None:
-        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing)
+        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, drop=drop)
         if reading.is_streamed(stream):
             mixture, streamed = _stream_for(model, reading, family)
             report = jaxem.verify(mixture, streamed.source, seed=seed)
@@ -666,7 +674,8 @@ def _read_for(model: Path, reading: Reading, own: str | None) -> Task:
     # a model of rows that miss values takes such rows
     reading = reading._replace(missing=bool(saved.mixture.family.holes) and not reading.drop_missing)
     source = reading.open()
-    wanted = columns_of_model(source, reading.chosen, reading.weights, saved.columns)
+    d = saved.mixture.family.n_features(saved.mixture.components)
+    wanted = columns_of_model(source, reading.chosen, reading.weights, saved.columns, d)
     return Task(saved.mixture, reading.read(source, wanted))
 
 
