@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 Data = Annotated[
     Path | None,
     typer.Argument(
+        metavar="DATA",
         help="csv, tsv, txt or dat (also with .gz), parquet, npy or arrow, a pattern or folder of such; - for text on "
-        "standard input; Old Faithful if left out."
+        "standard input; Old Faithful if left out.",
     ),
 ]
 Columns = Annotated[
