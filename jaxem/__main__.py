@@ -1,6 +1,6 @@
 """`python -m jaxem`: the command `jaxem` where it is not on the path."""
 
-from jaxem.cli import main
+import jaxem.cli
 
 if __name__ == "__main__":
-    main()
+    jaxem.cli.main()

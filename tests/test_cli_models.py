@@ -397,3 +397,18 @@ def test_the_first_of_many_columns(tmp_path):
     np.savetxt(tmp_path / "x.csv", x, delimiter=",", comments="", header=",".join("abcdefgh"), fmt="%.4f")
     done = run("fit", tmp_path / "x.csv", "-k", 2, "--no-verify", "--covariance", "spherical")
     assert "(the first 6 of 8 columns; --out saves all)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "single", "shown"),
+    [
+        (-48176024.0, True, "-48176024"),
+        (-1130.26396, True, "-1130.264"),
+        (-1130.26396, False, "-1130.26396"),
+        (2.5, True, "2.50000"),
+    ],
+)
+def test_no_digit_is_shown_that_float32_does_not_have(value, single, shown):
+    from jaxem.cli.words import _with_digits
+
+    assert _with_digits(value, 5, single) == shown

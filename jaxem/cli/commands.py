@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 import jaxem
-from jaxem.cli import records
 from jaxem.cli.kinds import Kind, Layers, from_module, kinds
 from jaxem.cli.manual import COVARIANCES, EXIT_CODES, KINDS, Command, Program, completes
 from jaxem.cli.reading import (
@@ -39,7 +38,15 @@ from jaxem.cli.reading import (
     Weights,
     columns_of_model,
 )
-from jaxem.cli.records import print_record
+from jaxem.cli.records import (
+    data_record,
+    fit_record,
+    print_record,
+    report_record,
+    score_record,
+    summary_record,
+    test_record,
+)
 from jaxem.cli.terminal import UsageError, WorkError, note, printable, progress_bar, run, show_errors, start_jax
 from jaxem.cli.words import BUNDLED, Outcome, advice, check_density, print_fit, print_verification, write_csv
 
@@ -391,7 +398,7 @@ def likelihood_ratio(
                 callback=lambda seen: update(seen.finished, f"{seen.failed} failed"),
             )  # fmt: skip
         if as_json:
-            print_record("test", records.of_test(source_of(data), weighted, found))
+            print_record("test", test_record(source_of(data), weighted, found))
         else:
             print(found)
         if plot is not None:
@@ -568,7 +575,7 @@ def verify(
                 report = jaxem.verify(task.mixture, task.values if w is None else task.values[w > 0], seed=seed)
         if as_json:
             source = source_of(data)
-            print_record("verify", {**records.of_data(source, weighted), **records.of_report(report)})
+            print_record("verify", {**data_record(source, weighted), **report_record(report)})
         else:
             print(report)
         if not report.ok:
@@ -805,7 +812,7 @@ def _print_score(reading: Reading, weighted: Weighted, total: float, p: int, as_
     n = weighted.total
     of_fit = criteria(total, p, n)
     if as_json:
-        print_record("score", records.of_score(source_of(reading.data), weighted, total, of_fit))
+        print_record("score", score_record(source_of(reading.data), weighted, total, of_fit))
         return
     print(f"log_likelihood {total:.6f}\nper_row {total / n:.6f}\nrows {weighted.shape[0]}")
     if weighted.is_weighted:
@@ -875,7 +882,7 @@ def _fit(
                 save(settings.layers.without_labels(mixture), files.out, columns=names, overwrite=files.force)
             own = settings.layers.without_labels(mixture)
             if as_json:
-                record = records.of_fit(source, shown, outcome, status, own, names)
+                record = fit_record(source, shown, outcome, status, own, names)
             else:
                 print_fit(source, shown, outcome, status, own)
             if status.failed:
@@ -903,8 +910,8 @@ def _fit(
             "not saved (--out FILE saves the mixture)" if files.out is None else f"saved to {printable(str(files.out))}"
         )
     if record is not None:
-        record["verification"] = None if verification is None else records.of_report(verification)
-        record["errors"] = None if summary is None else records.of_summary(summary)
+        record["verification"] = None if verification is None else report_record(verification)
+        record["errors"] = None if summary is None else summary_record(summary)
         written = {"out": files.out, "plot": files.plot, "report": files.report}
         record["files"] = {name: None if path is None else str(path) for name, path in written.items()}
         print_record("fit", record)

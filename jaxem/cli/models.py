@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import jaxem
-from jaxem.cli import records
-from jaxem.cli.commands import Debug, Force, Json, Model, Own, Seed, app, check_free, load_saved, source_of
+from jaxem.cli.commands import Debug, Force, Json, Model, Own, Seed, check_free, load_saved, source_of
+from jaxem.cli.commands import app as app
 from jaxem.cli.manual import Command
 from jaxem.cli.reading import (
     Columns,
@@ -28,7 +28,7 @@ from jaxem.cli.reading import (
     Weights,
     columns_of_model,
 )
-from jaxem.cli.records import print_record
+from jaxem.cli.records import data_record, print_record
 from jaxem.cli.terminal import UsageError, note, printable, run, start_jax
 from jaxem.cli.words import check_density
 
@@ -83,13 +83,13 @@ def compare(
         else:
             reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, drop=drop)
             weighted = _read(reading, a.mixture, b.mixture, names)
-            compared |= records.of_data(source_of(data), weighted) | {"divergence": None}
+            compared |= data_record(source_of(data), weighted) | {"divergence": None}
             labels = []
             for name, mixture in (("a", a.mixture), ("b", b.mixture)):
                 found, of_rows = _on_rows(mixture, weighted)
                 compared[name] |= found
                 labels.append(of_rows)
-            compared["agreement"] = _agreement(*labels, a.mixture.n_components, b.mixture.n_components)
+            compared["agreement"] = _agreement(labels[0], labels[1], a.mixture.n_components, b.mixture.n_components)
         if as_json:
             print_record("compare", compared)
         else:

@@ -43,14 +43,14 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def of_data(source: str, weighted: Weighted) -> dict[str, Any]:
+def data_record(source: str, weighted: Weighted) -> dict[str, Any]:
     """Which data were used."""
     n, _ = weighted.shape
     weight = weighted.total if weighted.is_weighted else None
     return {"data": source, "rows": n, "columns": list(weighted.table.columns), "sum_of_weights": weight}
 
 
-def of_fit(
+def fit_record(
     source: str, weighted: Weighted, outcome: Outcome, status: Status, shown: Mixture, names: Any
 ) -> dict[str, Any]:
     """A fit, and the mixture `shown` with the names of its columns, as a JSON file of it has them; null if the fit failed."""
@@ -64,7 +64,7 @@ def of_fit(
     chosen = None if outcome.selection is None else outcome.selection.chosen
     candidates = () if outcome.selection is None else outcome.selection.candidates
     return {
-        **of_data(source, weighted),
+        **data_record(source, weighted),
         "components": outcome.described,
         "n_components": result.mixture.n_components,
         "n_parameters": p,
@@ -99,7 +99,7 @@ def _needed(mixture: Mixture, weighted: Weighted) -> Sequence[str] | None:
     return None if known else generated_names(len(weighted.table.columns))
 
 
-def of_report(report: Report) -> dict[str, Any]:
+def report_record(report: Report) -> dict[str, Any]:
     """What `verify` found."""
     laws = [
         {"name": law.name, "residual": law.residual, "tolerance": law.tolerance, "ok": law.ok, "reason": law.reason}
@@ -108,7 +108,7 @@ def of_report(report: Report) -> dict[str, Any]:
     return {"ok": report.ok, "laws": laws, "notes": list(report.notes)}
 
 
-def of_summary(summary: Summary) -> dict[str, Any]:
+def summary_record(summary: Summary) -> dict[str, Any]:
     """Standard errors and intervals, of the weights and of each array of the components."""
     from jaxem.io import by_name
 
@@ -120,7 +120,7 @@ def of_summary(summary: Summary) -> dict[str, Any]:
     return {"level": summary.level, **found, "cautions": list(summary.cautions)}
 
 
-def of_test(source: str, weighted: Weighted, found: LikelihoodRatioTest) -> dict[str, Any]:
+def test_record(source: str, weighted: Weighted, found: LikelihoodRatioTest) -> dict[str, Any]:
     """A likelihood ratio test."""
     models = {
         name: {
@@ -136,11 +136,11 @@ def of_test(source: str, weighted: Weighted, found: LikelihoodRatioTest) -> dict
         "replicates": found.replicates,
         "failed": found.failed,
     }
-    return {**of_data(source, weighted), **models, **numbers}
+    return {**data_record(source, weighted), **models, **numbers}
 
 
-def of_score(source: str, weighted: Weighted, total: float, criteria: Sequence[float]) -> dict[str, Any]:
+def score_record(source: str, weighted: Weighted, total: float, criteria: Sequence[float]) -> dict[str, Any]:
     """The log-likelihood of data under a model."""
     bic, aic, *_ = criteria
     per_row = total / weighted.total
-    return {**of_data(source, weighted), "log_likelihood": total, "per_row": per_row, "bic": bic, "aic": aic}
+    return {**data_record(source, weighted), "log_likelihood": total, "per_row": per_row, "bic": bic, "aic": aic}

@@ -77,12 +77,20 @@ def print_fit(source: str, weighted: Weighted, outcome: Outcome, status: Status,
     )
     _print_components(shown, table.columns)
     meaning = "" if status == Status.CONVERGED else f": {in_options(status.meaning)}"
-    print(f"log-likelihood  {total:.5f}" + ", of a fit that does not count" * status.failed)
+    single = result.log_likelihood.dtype.itemsize == 4
+    print(f"log-likelihood  {_with_digits(total, 5, single)}" + ", of a fit that does not count" * status.failed)
     if not status.failed:
         of_n = "" if total_weight == n else f"; n is {total_weight:.10g}, the sum of the weights"
-        print(f"BIC             {criteria(total, p, total_weight).bic:.3f} (lower is better{of_n})")
+        bic = _with_digits(criteria(total, p, total_weight).bic, 3, single)
+        print(f"BIC             {bic} (lower is better{of_n})")
     print(f"status          {status.name} after {count_of(int(result.n_iter), 'pass', 'passes')}{meaning}\n")
     _print_landscape(outcome.landscape, outcome.origin)
+
+
+def _with_digits(value: float, decimals: int, single: bool) -> str:
+    """A number with so many decimals, and no more digits than float32 has where it comes from there."""
+    whole = len(f"{abs(value):.0f}")
+    return f"{value:.{max(0, min(decimals, 7 - whole)) if single else decimals}f}"
 
 
 def in_options(words: str) -> str:
