@@ -204,7 +204,7 @@ def test_refusals(model, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(path.read_bytes()[:-5])
     before = path.read_bytes()
     fails(run("fit", text), "column 'b' is not numeric")
-    fails(run("fit", "-k", "1-6"), "give a number or a range such as 1:6", 2)
+    fails(run("fit", "-k", "1-6"), "'1-6' is not a whole number; give a number or a range", 2)
     fails(run("fit", tmp_path / "nan.csv"), "line 3, column 'b'")
     fails(run("fit", tmp_path / "nothing.csv"), "does not exist")
     fails(run("fit", "-k", 0), "0 is out of range", 2)
