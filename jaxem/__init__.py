@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import atomic as atomic
     from jaxem import checks as checks
     from jaxem import collapse as collapse
+    from jaxem import columns as columns
     from jaxem import comparison as comparison
     from jaxem import curvature as curvature
     from jaxem import datasets as datasets
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import divergence as divergence
     from jaxem import em as em
     from jaxem import estimator as estimator
+    from jaxem import exchange as exchange
     from jaxem import families as families
     from jaxem import files as files
     from jaxem import html as html
@@ -306,6 +308,7 @@ _MODULES = (
     "atomic",
     "checks",
     "collapse",
+    "columns",
     "comparison",
     "curvature",
     "datasets",
@@ -316,6 +319,7 @@ _MODULES = (
     "divergence",
     "em",
     "estimator",
+    "exchange",
     "families",
     "files",
     "html",

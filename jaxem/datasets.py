@@ -3,8 +3,9 @@
 `jaxem.layout` tells the delimiter, the decimal mark, the header and the comments of a text file; what the caller says
 takes their place. What was understood, and what looks wrong in the numbers, is in the notes of the table, a line each:
 
-* a column without a name is left out: the row numbers of pandas and R;
-* whole numbers that float64 cannot hold, and a column that only counts the rows;
+* columns that are left out if none are asked for: text, dates, row numbers (`jaxem.columns` has the rules), and columns
+  without a name, which are the row numbers of pandas and R;
+* text in UTF-16 or Windows-1252, and whole numbers that float64 cannot hold;
 * a number far from all others, such as -999 or 1e36: a code for a missing value, perhaps;
 * how many rows were left out for a missing value.
 
@@ -16,6 +17,7 @@ before memory is allocated. Only regular files are read, and standard input as "
 import contextlib
 import csv
 import dataclasses
+import functools
 import gzip
 import importlib.resources
 import io
@@ -25,13 +27,15 @@ import stat
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from jaxem.layout import BLANKS, MISSING, Asked, LayoutError, generated_names, is_number, split, tell_layout
+from jaxem.columns import is_row_number, kind_of_text, left_out
+from jaxem.layout import BLANKS, MISSING, SAMPLED, Asked, LayoutError, generated_names, is_number, split, tell_layout
 
 STDIN = ("-", "/dev/stdin")
 """names of standard input"""
@@ -49,15 +53,18 @@ FEWEST = 4
 """rows among which a number can be far from all others"""
 MOST_NOTED = 3
 """columns that one kind of note names"""
-COUNTER = re.compile(
-    r"(?:.*[\W_])?(?:id|idx|index|ix|nr|no|num|number|row|rows|rowname|rownames|obs)|unnamed: \d+|.*[a-z](?-i:I[dD])",
-    re.I,
-)
-"""names of columns that count rows"""
 
 
 class DataError(ValueError):
     """A file that cannot be read as a table of numbers; the message is one line."""
+
+
+class NotNumericError(DataError):
+    """A column that is not of numbers; `kind` is "text" or "date" if it may be left out, else None."""
+
+    def __init__(self, message: str, kind: str | None) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class Table(NamedTuple):
@@ -84,6 +91,7 @@ class Options(NamedTuple):
     codes: tuple[float, ...] = ()  # likewise
     drop_missing: bool = False
     keep_missing: bool = False
+    drop: tuple[str, ...] = ()  # columns that are as if they were not there
 
 
 def faithful() -> np.ndarray:
@@ -105,6 +113,7 @@ def read_table(
     path: str | Path,
     columns: Sequence[str] | None = None,
     *,
+    drop: Sequence[str] | str = (),
     delimiter: str | None = None,
     decimal: str | None = None,
     header: bool | None = None,
@@ -114,11 +123,13 @@ def read_table(
 ) -> Table:
     """Read a table of numbers; the suffix tells the format: .csv, .tsv, .txt, .dat (or one of these with .gz), .parquet, .npy.
 
-    `Table.notes` says what was understood of a text file, where it is not plain CSV.
+    `Table.notes` says what was understood of a text file, where it is not plain CSV, and which columns were left out.
 
     Args:
         path: the file; "-" for a text file on standard input.
-        columns: names of the columns to keep, in this order; by default all that have a name, which must then be numbers.
+        columns: names of the columns to keep, in this order, which must be numbers. By default, as on the command line, all
+            that have a name and are measurements: neither text nor dates nor row numbers (`jaxem.columns` has the rules).
+        drop: names of columns to leave out as well.
         delimiter: one character between the fields of a text file; a blank stands for runs of blanks. Told by default.
         decimal: "." or ",". Told by default.
         header: whether the first row has the names of the columns. Told by default.
@@ -130,7 +141,7 @@ def read_table(
         DataError: naming the file, the place, what was found there and what to do.
         ValueError: for an argument that cannot be meant.
     """
-    marks = dict[str, Any]({"delimiter": delimiter, "decimal": decimal, "header": header, "na": na})
+    marks = dict[str, Any]({"drop": drop, "delimiter": delimiter, "decimal": decimal, "header": header, "na": na})
     return open_table(path, **marks, drop_missing=drop_missing, keep_missing=keep_missing).read(columns)
 
 
@@ -143,6 +154,8 @@ class OpenTable:
         columns: the names of its columns; those without a name are left out.
         named: whether the names are the file's own; else they are x1, x2, ...
         notes: what was understood of the file, a line each.
+        numbers: reads columns; if the second argument is true it leaves out those of text.
+        cells: the names of all columns of the file, "" where there is none, and its rows as texts.
     """
 
     path: str
@@ -150,22 +163,38 @@ class OpenTable:
     named: bool
     notes: tuple[str, ...]
     options: Options
-    numbers: Callable[[tuple[str, ...]], "Numbers"]
+    numbers: Callable[[tuple[str, ...], bool], "Numbers"]
+    cells: Callable[[], tuple[tuple[str, ...], Iterator[list[str]]]]
 
-    def read(self, columns: Sequence[str] | None = None) -> Table:
-        """The table of these columns, in this order; of all by default.
+    def __post_init__(self) -> None:
+        """Leave out what `Options.drop` names."""
+        if self.options.drop:
+            choose_columns(self.path, self.columns, self.options.drop)
+            kept = tuple(name for name in self.columns if name not in self.options.drop)
+            object.__setattr__(self, "columns", kept)
+
+    def read(self, columns: Sequence[str] | None = None, beside: Sequence[str] = ()) -> Table:
+        """The table of these columns, in this order, by default of all that are measurements; then those `beside` them.
 
         Raises:
             DataError: naming the file, the place, what was found there and what to do.
         """
-        kept = choose_columns(self.path, self.columns, columns)
+        choose_columns(self.path, self.columns, [*(columns or ()), *beside] or None)
+        every = self.columns if columns is None else tuple(columns)
+        kept = tuple(name for name in every if name not in beside)
         with _reading(self.path):
-            return _as_table(self, kept, self.numbers(kept))
+            found = self.numbers(kept, columns is None) if kept else None
+            if columns is None and found is not None:
+                found = _without_row_numbers(self, found)
+            if beside:
+                found = _joined(found, self.numbers(tuple(beside), False))
+            return _as_table(self, cast(Numbers, found))
 
 
 class Numbers(NamedTuple):
-    """What a file holds in the columns asked for; NaN where a value is missing."""
+    """What a file holds in some columns; NaN where a value is missing."""
 
+    columns: tuple[str, ...]
     values: np.ndarray
     notes: list[str]
     place: Callable[[int, str], tuple[str, str]]  # of a row, from 0, and a column: where it is, and the text there
@@ -174,6 +203,7 @@ class Numbers(NamedTuple):
 def open_table(
     path: str | Path,
     *,
+    drop: Sequence[str] | str = (),
     delimiter: str | None = None,
     decimal: str | None = None,
     header: bool | None = None,
@@ -182,7 +212,7 @@ def open_table(
     keep_missing: bool = False,
 ) -> OpenTable:
     """Find out which columns a file has; arguments and errors are those of `read_table`."""
-    options = options_of(delimiter, decimal, header, na, drop_missing, keep_missing)
+    options = options_of(delimiter, decimal, header, na, drop_missing, keep_missing, drop)
     if str(path) in STDIN:
         if sys.stdin is None:
             raise DataError("standard input is closed; give the name of a file")
@@ -192,17 +222,29 @@ def open_table(
         return _open_file(path, options)
 
 
-def as_source(name: str, table: Table) -> OpenTable:
+def as_source(name: str, table: Table, drop: Sequence[str] = ()) -> OpenTable:
     """A table in memory as one that is open, under a name that errors give."""
 
-    def numbers(kept: tuple[str, ...]) -> Numbers:
-        return Numbers(table.values[:, _places(table.columns, kept)], [], _by_row)
+    def numbers(kept: tuple[str, ...], choosing: bool) -> Numbers:
+        return Numbers(kept, table.values[:, _places(table.columns, kept)], [], _by_row)
 
-    return OpenTable(name, table.columns, True, table.notes, Options(), numbers)
+    cells = functools.partial(_cells_of, table.columns, table.values)
+    return OpenTable(name, table.columns, True, table.notes, Options(drop=tuple(drop)), numbers, cells)
+
+
+def _cells_of(names: tuple[str, ...], values: np.ndarray) -> tuple[tuple[str, ...], Iterator[list[str]]]:
+    """Names, and numbers as texts."""
+    return names, ([*map(str, row)] for row in values.tolist())
 
 
 def options_of(
-    delimiter: Any, decimal: Any, header: Any, na: Any, drop_missing: bool, keep_missing: bool = False
+    delimiter: Any,
+    decimal: Any,
+    header: Any,
+    na: Any,
+    drop_missing: bool,
+    keep_missing: bool = False,
+    drop: Sequence[str] | str = (),
 ) -> Options:
     """The keyword arguments of `read_table`, checked."""
     if delimiter is not None and (not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n\0#'):
@@ -219,9 +261,8 @@ def options_of(
     codes = tuple(float(text) for text in texts if is_number(text))
     if drop_missing and keep_missing:
         raise ValueError("drop_missing and keep_missing exclude each other; give one of the two")
-    return Options(
-        Asked(delimiter, decimal, header), MISSING | set(texts), codes, bool(drop_missing), bool(keep_missing)
-    )
+    asked, dropped = Asked(delimiter, decimal, header), (drop,) if isinstance(drop, str) else tuple(drop)
+    return Options(asked, MISSING | set(texts), codes, bool(drop_missing), bool(keep_missing), dropped)
 
 
 @contextlib.contextmanager
@@ -266,14 +307,14 @@ def _open_npy(path: Path, options: Options) -> OpenTable:
         raise DataError(f"{path} holds an array of shape {values.shape}; give [n, d], for one feature [n, 1]")
     names = generated_names(values.shape[1])
 
-    def numbers(kept: tuple[str, ...]) -> Numbers:
+    def numbers(kept: tuple[str, ...], choosing: bool) -> Numbers:
         chosen = values if kept == names else values[:, _places(names, kept)]
         with np.errstate(over="ignore"):
             cast = chosen.astype(np.float32 if values.dtype == np.float32 else np.float64)
         notes = _rounded_notes(kept, chosen, cast) if values.dtype.kind in "iu" and values.dtype.itemsize == 8 else []
-        return Numbers(cast, notes, _by_row)
+        return Numbers(kept, cast, notes, _by_row)
 
-    return OpenTable(str(path), names, False, (), options, numbers)
+    return OpenTable(str(path), names, False, (), options, numbers, functools.partial(_cells_of, names, values))
 
 
 def _rounded_notes(names: tuple[str, ...], whole: np.ndarray, cast: np.ndarray) -> list[str]:
@@ -325,48 +366,87 @@ def _open_parquet(path: Path, options: Options) -> OpenTable:
     left_out = len(every) - len(names)  # a name that pandas gives row numbers is none
     notes = (f"{_columns(left_out)} without a name left out",) if left_out else ()
 
-    def numbers(kept: tuple[str, ...]) -> Numbers:
-        return _from_arrow(path, table, kept, options)
+    def numbers(kept: tuple[str, ...], choosing: bool) -> Numbers:
+        return _from_arrow(path, table, kept, choosing)
 
-    return OpenTable(str(path), names, True, notes, options, numbers)
+    def cells() -> tuple[tuple[str, ...], Iterator[list[str]]]:
+        rows = (
+            row
+            for batch in table.to_batches(max_chunksize=4096)
+            for row in zip(*batch.to_pydict().values(), strict=True)
+        )
+        own = tuple(name if name in names else "" for name in every)
+        return own, (["" if value is None else str(value) for value in row] for row in rows)
+
+    return OpenTable(str(path), names, True, notes, options, numbers, cells)
 
 
 def _columns(count: int) -> str:
     return "a column" if count == 1 else f"{count} columns"
 
 
-def _from_arrow(path: Path, table: Any, kept: tuple[str, ...], options: Options) -> Numbers:
+def _from_arrow(path: Path, table: Any, kept: tuple[str, ...], choosing: bool) -> Numbers:
+    from pyarrow import types
+
+    notes: list[str] = []
+    own = dict(zip(kept, (table.column(place) for place in _places(table.column_names, kept)), strict=True))
+    arrays, said = _chosen(str(path), kept, choosing, lambda name: _arrow_numbers(path, name, own[name], notes))
+    single = all(types.is_float32(own[name].type) for name in arrays)
+    stacked = np.column_stack(list(arrays.values()))
+    return Numbers(tuple(arrays), stacked.astype(np.float32) if single else stacked, [*said, *_some(notes)], _by_row)
+
+
+def _chosen(
+    path: str, kept: tuple[str, ...], choosing: bool, read: Callable[[str], np.ndarray]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The columns by their names; if the choice is ours, without those of text or dates, and notes on these."""
+    arrays: dict[str, np.ndarray] = {}
+    left: dict[str, list[str]] = {"text": [], "date": []}
+    first: NotNumericError | None = None
+    for name in kept:
+        try:
+            arrays[name] = read(name)
+        except NotNumericError as error:
+            if not choosing or error.kind is None:
+                raise
+            first = first or error
+            left[error.kind].append(name)
+    if first is not None and not arrays:
+        raise NotNumericError(f"{path} has no column of numbers: {str(first).removeprefix(f'{path}: ')}", None)
+    return arrays, [left_out(kind, names) for kind, names in left.items() if names]
+
+
+def _arrow_numbers(path: Path, name: str, column: Any, notes: list[str]) -> np.ndarray:
+    """A column of Arrow as numbers, with notes on what is not plain; or a NotNumericError."""
     import pyarrow
     from pyarrow import types
 
-    arrays, notes, single = [], [], bool(kept)
-    for name, place in zip(kept, _places(table.column_names, kept), strict=True):
-        column = table.column(place)
-        kind = column.type
-        if types.is_null(kind):
-            column = column.cast("float64")
-        elif not any(
-            is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
-        ):
-            values = column.to_pylist()
-            row = next((i for i, v in enumerate(values) if v is not None and not is_number(str(v))), 0)
-            raise DataError(
-                f"{path}: column {name!r} is not numeric but {kind} (row {row + 1} holds {str(values[row])[:40]!r}); "
-                "correct it or name the columns to use with --columns"
-            )
-        single &= types.is_float32(kind)
-        if types.is_integer(kind):
-            try:
-                column.cast("float64")
-            except pyarrow.ArrowInvalid:
-                found = next(
-                    ((i, v) for i, v in enumerate(column.to_pylist()) if v is not None and int(float(v)) != v), None
-                )
-                if found is not None:
-                    notes.append(_rounded(name, found[1], f"row {found[0] + 1}"))
-        arrays.append(column.cast("float64", safe=False).to_numpy().astype(np.float64))
-    stacked = np.column_stack(arrays) if arrays else np.empty((table.num_rows, 0))
-    return Numbers(stacked.astype(np.float32) if single else stacked, _some(notes), _by_row)
+    kind = column.type
+    if types.is_null(kind):
+        column = column.cast("float64")
+    elif not any(
+        is_kind(kind) for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
+    ):
+        values = column.to_pylist()
+        texts = [str(value) for value in values if value is not None]
+        row = next((i for i, v in enumerate(values) if v is not None and not is_number(str(v))), 0)
+        what = "date" if types.is_temporal(kind) else None if any(map(is_number, texts)) else kind_of_text(texts)
+        raise NotNumericError(
+            f"{path}: column {name!r} is not numeric but {kind} (row {row + 1} holds {str(values[row])[:40]!r}); "
+            "correct it, leave it out with --drop, or name the columns to use with --columns",
+            what,
+        )
+    elif types.is_boolean(kind):
+        notes.append(f"column {name!r} holds true and false, read as 1 and 0")
+    if types.is_integer(kind):
+        try:
+            column.cast("float64")
+        except pyarrow.ArrowInvalid:
+            every = enumerate(column.to_pylist())
+            found = next(((i, v) for i, v in every if v is not None and int(float(v)) != v), None)
+            if found is not None:
+                notes.append(_rounded(name, found[1], f"row {found[0] + 1}"))
+    return np.asarray(column.cast("float64", safe=False).to_numpy().astype(np.float64))
 
 
 # -- text ----------------------------------------------------------------------------------------------------------------
@@ -426,13 +506,13 @@ def _open_text(path: str, content: bytes, options: Options) -> OpenTable:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path} is no whole gzip file ({one_line(error)}); pack it again") from error
-    content = content.removeprefix(b"\xef\xbb\xbf")
+    content, encoding = _in_utf8(path, content)
     check_bytes(path, content)
     try:
         layout = tell_layout(content, options.asked)
     except LayoutError as error:
         raise DataError(f"{path}{error}") from error
-    notes = list(layout.notes)
+    notes = [*encoding, *layout.notes]
     names = [name for name in layout.names if name]
     check_different(path, names)
     nameless = [j for j, name in enumerate(layout.names) if not name]
@@ -444,7 +524,40 @@ def _open_text(path: str, content: bytes, options: Options) -> OpenTable:
         notes.append(f"{comments} {'line' if comments == 1 else 'lines'} below begin with # and are left out")
     delimiter = "\t" if layout.delimiter == BLANKS else layout.delimiter
     text = Text(path, body, layout.line, delimiter, layout.decimal, layout.names, layout.named)
-    return OpenTable(path, tuple(names), layout.named, tuple(notes), options, lambda kept: _parse(text, kept, options))
+
+    def numbers(kept: tuple[str, ...], choosing: bool) -> Numbers:
+        return _parse(text, kept, options, choosing)
+
+    def cells() -> tuple[tuple[str, ...], Iterator[list[str]]]:
+        return text.names, (fields for _, fields in text.rows())
+
+    return OpenTable(path, tuple(names), layout.named, tuple(notes), options, numbers, cells)
+
+
+def _in_utf8(path: str, content: bytes) -> tuple[bytes, list[str]]:
+    """Text in UTF-8 without a mark, and a note if it was in UTF-16 or in Windows-1252, of which Latin-1 is a part."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        try:
+            return content.decode("utf-16").encode(), ["the text is in UTF-16"]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is no whole text in UTF-16 ({one_line(error)}); export it as UTF-8") from error
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if content.isascii() or b"\0" in content:
+        return content, []
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        try:
+            text = content.decode("cp1252")
+        except UnicodeDecodeError:
+            return content, []  # it is an error, which names the line
+        number = content.count(b"\n", 0, error.start) + 1
+        shown = (
+            text[max(error.start - 9, text.rfind("\n", 0, error.start) + 1) : error.start + 10].split("\n")[0].strip()
+        )
+        said = f"the text is not in UTF-8 and is read as Windows-1252: line {number} holds {shown!r}"
+        return text.encode(), [f"{said}; export it as UTF-8 if that is wrong"]
+    return content, []
 
 
 def check_bytes(path: str, content: bytes) -> None:
@@ -490,44 +603,69 @@ def _retabbed(line: bytes) -> bytes:
     return row.getvalue().encode()
 
 
-def _parse(text: Text, kept: tuple[str, ...], options: Options) -> Numbers:
-    """The columns as numbers: at once where all cells are such as pyarrow reads, else a column at a time."""
+def _parse(text: Text, kept: tuple[str, ...], options: Options, choosing: bool) -> Numbers:
+    """The columns as numbers: at once where all cells are such as pyarrow reads, else a column at a time.
+
+    If the choice is ours, columns of text are left out.
+    """
     import pyarrow
 
     indices = _places(text.names, kept)
     notes: list[str] = []
+    of_text = seems_text((fields for _, fields in text.rows()), text.names, text.decimal, options) if choosing else {}
+    kinds = ["string" if name in of_text else "float64" for name in kept]
     try:
-        table = _by_pyarrow(text, indices, "float64", options)
-        arrays = [column.to_numpy() for column in table.columns]
+        table = _by_pyarrow(text, indices, kinds, options)
     except pyarrow.ArrowInvalid:
         try:
-            table = _by_pyarrow(text, indices, "string", options)
+            table = _by_pyarrow(text, indices, ["string"] * len(kept), options)
         except pyarrow.ArrowException as error:
             found = text.ragged_row() or f" is not a table: {one_line(error)}"
             fields = f"{len(text.names)} {'field' if len(text.names) == 1 else 'fields'}"
             raise DataError(f"{text.path}{found}; every row must have {fields}") from error
-        arrays = [_as_numbers(text, name, table.column(j), options, notes) for j, name in enumerate(kept)]
-    values = np.column_stack(arrays) if arrays else np.empty((table.num_rows, 0))
+    own = dict(zip(kept, table.columns, strict=True))
+
+    def read(name: str) -> np.ndarray:
+        column = own[name]
+        return _as_numbers(text, name, column, options, notes) if column.type == "string" else column.to_numpy()
+
+    if not table.num_rows:
+        return Numbers(kept, np.empty((0, len(kept))), [], text.place)
+    arrays, said = _chosen(text.path, kept, choosing, read)
+    kept, values = tuple(arrays), np.column_stack(list(arrays.values()))
     if not text.named and "" in text.names:  # the first lines end in a delimiter: do all?
         last = len(text.names) - 1
-        cells = _by_pyarrow(text, [last], "string", options).column(0)
+        cells = _by_pyarrow(text, [last], ["string"], options).column(0)
         if cells.null_count < len(cells):
             place, held = text.at(cells.is_valid().index(True).as_py(), last)
             raise DataError(
                 f"{text.path}: {place} holds {held[:40]!r} after the last column; give every row one length"
             )
     wide = [name for j, name in enumerate(kept) if (np.abs(values[:, j]) >= LARGEST_EXACT).any()]
-    return Numbers(values, [*_some(notes), *_long_numbers(text, wide, options)], text.place)
+    return Numbers(kept, values, [*said, *_some(notes), *_long_numbers(text, wide, options)], text.place)
 
 
-def _by_pyarrow(text: Text, indices: Sequence[int], kind: str, options: Options) -> Any:
-    """The fields of these numbers, from 0, as columns."""
+def seems_text(rows: Iterable[list[str]], names: Sequence[str], decimal: str, options: Options) -> dict[str, list[str]]:
+    """The columns of which the first rows hold something, but no number; and what they hold."""
+    sampled = list(islice(rows, SAMPLED))
+    found = {}
+    for j, name in enumerate(names):
+        cells = [fields[j].strip() for fields in sampled if j < len(fields)]
+        held = [cell for cell in cells if cell not in options.texts]
+        if name and held and not any(is_number(cell, decimal) for cell in held):
+            found[name] = held
+    return found
+
+
+def _by_pyarrow(text: Text, indices: Sequence[int], kinds: Sequence[str], options: Options) -> Any:
+    """The fields of these numbers, from 0, as columns of these kinds."""
     import pyarrow
     import pyarrow.csv
 
     chosen = [str(j) for j in indices]  # names may be anything
     if not text.body.strip():
-        return pyarrow.table({name: pyarrow.array([], kind) for name in chosen})
+        pairs = zip(chosen, kinds, strict=True)
+        return pyarrow.table({name: pyarrow.array([], kind) for name, kind in pairs})
     return pyarrow.csv.read_csv(
         pyarrow.BufferReader(text.body),
         read_options=pyarrow.csv.ReadOptions(
@@ -536,7 +674,7 @@ def _by_pyarrow(text: Text, indices: Sequence[int], kind: str, options: Options)
         ),
         parse_options=pyarrow.csv.ParseOptions(delimiter=text.delimiter),
         convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(chosen, pyarrow.type_for_alias(kind)),
+            column_types={name: pyarrow.type_for_alias(kind) for name, kind in zip(chosen, kinds, strict=True)},
             include_columns=chosen,
             null_values=sorted(options.texts),
             strings_can_be_null=True,
@@ -546,7 +684,7 @@ def _by_pyarrow(text: Text, indices: Sequence[int], kind: str, options: Options)
 
 
 def _as_numbers(text: Text, name: str, column: Any, options: Options, notes: list[str]) -> np.ndarray:
-    """A column of texts as numbers, with a note where they are true and false; or a DataError for the first that is none."""
+    """A column of texts as numbers, with a note if they are true and false; a NotNumericError for the first that is none."""
     import pyarrow
     import pyarrow.compute as pc
 
@@ -564,16 +702,15 @@ def _as_numbers(text: Text, name: str, column: Any, options: Options, notes: lis
     if row >= 0:
         place, held = text.place(row, name)
         found = (held or cells[row].as_py()).strip()[:40]
+        some = pc.any(pc.match_substring_regex(cells, pattern=pattern)).as_py()  # numbers
         comma = text.decimal == "." and is_number(found, ",")
         remedy = "say --decimal=, if the comma is its decimal mark, " if comma else ""
-        remedy = (
-            f"say --na={found} if that is a missing value, "
-            if re.fullmatch(r"[^\W\d][\w.*?/-]{0,11}|[*?-]{1,5}", found)
-            else remedy
-        )
-        raise DataError(
+        if some and re.fullmatch(r"[^\W\d][\w.*?/-]{0,11}|[*?-]{1,5}", found):
+            remedy = f"say --na={found} if that is a missing value, "
+        raise NotNumericError(
             f"{text.path}: column {name!r} is not numeric but string ({place} holds {found!r}); correct it, "
-            f"{remedy}or name the columns to use with --columns"
+            f"{remedy}leave it out with --drop, or name the columns to use with --columns",
+            None if some or comma or pc.any(truths).as_py() else kind_of_text(pc.unique(cells.drop_null()).to_pylist()),
         )
     cells = pc.replace_substring(pc.ascii_ltrim(cells, characters="+"), pattern=",", replacement=".")
     return np.asarray(cells.cast("float64").to_numpy(), np.float64)
@@ -586,7 +723,7 @@ def _long_numbers(text: Text, names: Sequence[str], options: Options) -> list[st
     found: list[str] = []
     if not names:
         return found
-    table = _by_pyarrow(text, _places(text.names, names), "string", options)
+    table = _by_pyarrow(text, _places(text.names, names), ["string"] * len(names), options)
     for j, name in enumerate(names):
         cells = pc.utf8_trim_whitespace(table.column(j))
         long = np.flatnonzero(
@@ -645,9 +782,35 @@ def mark_missing(values: np.ndarray, codes: Sequence[float]) -> None:
         values[np.isclose(values, code, rtol=1e-6 if values.dtype == np.float32 else 1e-8, atol=0.0)] = np.nan
 
 
-def _as_table(source: OpenTable, columns: tuple[str, ...], found: Numbers) -> Table:
+def _without_row_numbers(source: OpenTable, found: Numbers) -> Numbers:
+    """The same without columns that tell rows apart, unless there are no others; and a note on them."""
+    if source.path.lower().endswith(".npy"):  # an array that somebody made, not a table
+        return found
+    values = found.values.astype(np.float64)
+    mark_missing(values, source.options.codes)
+    numbers = [is_row_number(name, values[:, j]) for j, name in enumerate(found.columns)]
+    if not any(numbers) or all(numbers):
+        return found
+    kept = [j for j, left in enumerate(numbers) if not left]
+    names = [name for name, left in zip(found.columns, numbers, strict=True) if left]
+    it, they = ("it tells", "it") if len(names) == 1 else ("they tell", "them")
+    note = left_out("identifier", names, f"{it} the rows apart; name the columns to use with --columns to keep {they}")
+    columns = tuple(found.columns[j] for j in kept)
+    notes = [text for text in found.notes if not text.startswith(tuple(f"column {name!r} " for name in names))]
+    return found._replace(columns=columns, values=found.values[:, kept], notes=[*notes, note])
+
+
+def _joined(some: Numbers | None, more: Numbers) -> Numbers:
+    """The columns of both, side by side."""
+    if some is None:
+        return more
+    values = np.column_stack([some.values, more.values])
+    return some._replace(columns=(*some.columns, *more.columns), values=values, notes=[*some.notes, *more.notes])
+
+
+def _as_table(source: OpenTable, found: Numbers) -> Table:
     """The table without missing values, and what looks wrong in it."""
-    values, path, options = found.values, source.path, source.options
+    columns, values, path, options = found.columns, found.values, source.path, source.options
     if values.shape[0] == 0:
         raise DataError(f"{path} has no rows; give at least one")
     mark_missing(values, options.codes)
@@ -678,7 +841,7 @@ def _as_table(source: OpenTable, columns: tuple[str, ...], found: Numbers) -> Ta
         )
     seen = [values[~np.isnan(values[:, j]), j] if kept_missing else values[:, j] for j in range(len(columns))]
     notes += _some(
-        [note for name, own in zip(columns, seen, strict=True) if (note := _counter(name, own, source.named))]
+        [_counter(name) for name, own in zip(columns, seen, strict=True) if source.named and is_row_number(name, own)]
     )
     notes += _some([note for name, own in zip(columns, seen, strict=True) if (note := _odd_values(name, own))])
     return Table(values, columns, tuple(notes), kept)
@@ -696,13 +859,9 @@ def _missing_in_words(missing: np.ndarray, columns: Sequence[str]) -> str:
     )
 
 
-def _counter(name: str, values: np.ndarray, named: bool) -> str | None:
-    """A note on a column that only counts the rows."""
-    if not named or len(values) < 3 or values[0] not in (0, 1) or not COUNTER.fullmatch(name):
-        return None
-    if not (np.diff(values) == 1).all():
-        return None
-    return f"column {name!r} counts the rows; leave it out with --columns if it is no measurement"
+def _counter(name: str) -> str:
+    """A note on a column that tells the rows apart and is there all the same."""
+    return f"column {name!r} tells the rows apart; leave it out with --drop if it is no measurement"
 
 
 def _odd_values(name: str, values: np.ndarray) -> str | None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxem.atomic import check_destination, replacing
 from jaxem.checks import as_count, as_mixture, as_several
+from jaxem.columns import IDENTIFIER, kind_of_text, left_out
 from jaxem.datasets import (
     ARROW,
     TEXT,
@@ -31,8 +32,9 @@ from jaxem.datasets import (
     need_pyarrow,
     one_line,
     options_of,
+    seems_text,
 )
-from jaxem.layout import BLANKS, LayoutError, generated_names, tell_layout
+from jaxem.layout import BLANKS, SAMPLED, LayoutError, generated_names, split, tell_layout
 from jaxem.source import Source, as_blocks_of_one_size, batch_rows, name_place
 
 HEAD = 2**20
@@ -59,13 +61,15 @@ class Files(Source):
     Args:
         paths: a file, a pattern such as `"data/*.parquet"`, a folder, or several of these. All have one suffix: .parquet,
             .arrow, .feather, .ipc, .npy, or .csv, .tsv, .txt, .dat, also with .gz.
-        columns: names of the columns, in this order; by default all that have a name, except `weight`. The columns of npy
-            files are x1, x2, ... The names of folders such as year=2020 are columns that may be named.
+        columns: names of the columns, in this order; by default all of numbers that have a name, except `weight`. The
+            columns of npy files are x1, x2, ... The names of folders such as year=2020 are columns that may be named. Row
+            numbers are kept, because only a pass over all rows could tell them; `notes` names columns that may be such.
         weight: the name of a column with the weight of each row.
         batch_rows: rows that are read at a time; about 2^20 numbers by default.
         delimiter, decimal, header: of text files, as for `datasets.read_table`; told from the first file by default.
         na: numbers and texts that also stand for a missing value, such as -999.
         drop_missing: whether rows with a missing value are left out; else one is an error.
+        drop: names of columns to leave out.
 
     Raises:
         DataError: naming the file, what was found and what to do, in one line.
@@ -92,9 +96,10 @@ class Files(Source):
         header: bool | None = None,
         na: Sequence[str | float] | str | float = (),
         drop_missing: bool = False,
+        drop: Sequence[str] | str = (),
     ) -> None:
         self.paths, base = _list_files(paths)
-        self.weight, self._options = weight, options_of(delimiter, decimal, header, na, drop_missing)
+        self.weight, self._options = weight, options_of(delimiter, decimal, header, na, drop_missing, False, drop)
         self.batch_rows = None if batch_rows is None else as_count("batch_rows", batch_rows)
         suffix = _suffix_of(self.paths)
         layout: Any = None
@@ -103,9 +108,20 @@ class Files(Source):
             self._schema: Any = None
         else:
             layout = _layout(self.paths, self._options) if suffix in TEXT else None
-            self._schema, self._names, self._pieces = _arrow_pieces(self.paths, base, suffix, layout, self._options)
+            text = _text_in_head(self.paths[0], layout, self._options) if layout else set()
+            self._schema, self._names, self._pieces = _arrow_pieces(
+                self.paths, base, suffix, layout, self._options, text
+            )
         inside = self._names if self._schema is None else _physical(self._pieces)
+        dropped = self._options.drop
+        if dropped:
+            choose_columns(self.paths[0], self._names, dropped)
+            self._names = tuple(name for name in self._names if name not in dropped)
         by_default = [name for name in self._names if name in inside and name != weight]
+        self.notes: tuple[str, ...] = ()
+        """what should be known of the choice of columns, a line each"""
+        if columns is None:
+            by_default = self._without_text(by_default)
         self.named = suffix != ".npy" and (suffix not in TEXT or layout.named)
         """whether the names of the columns are those of the files"""
         wanted = by_default if columns is None else [columns] if isinstance(columns, str) else list(columns)
@@ -198,6 +214,21 @@ class Files(Source):
         vars(found).update({name: value for name, value in vars(self).items() if name not in KNOWN_OF_ALL})
         found._pieces = self._pieces[ends[index] : ends[index + 1]]
         return found
+
+    def _without_text(self, names: list[str]) -> list[str]:
+        """The same without columns of text, unless there are no others; what is left out, or may be an identifier, is noted."""
+        left = [name for name in names if self._schema is not None and not _is_number(self._schema.field(name).type)]
+        kept = [name for name in names if name not in left]
+        if not kept:
+            return names
+        notes = [left_out("text or date", left)] if left else []
+        notes += [
+            f"column {name!r} may tell the rows apart; leave it out with --drop if it is no measurement"
+            for name in kept
+            if IDENTIFIER.fullmatch(name)
+        ]
+        self.notes = tuple(notes)
+        return kept
 
     def _check_columns(self) -> None:
         """A DataError if a file lacks a column, or has text in it."""
@@ -401,12 +432,17 @@ def _layout(paths: tuple[str, ...], options: Options) -> Any:
     return first
 
 
-def _layout_of(path: str, options: Options) -> Any:
+def _head(path: str) -> bytes:
+    """The first lines of a text file, whole ones."""
     with _errors_of(path), gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
         head = file.read(HEAD)
     if len(head) == HEAD:
         head = head[: head.rfind(b"\n") + 1] or head
-    head = head.removeprefix(b"\xef\xbb\xbf")
+    return head.removeprefix(b"\xef\xbb\xbf")
+
+
+def _layout_of(path: str, options: Options) -> Any:
+    head = _head(path)
     check_bytes(path, head)
     try:
         layout = tell_layout(head, options.asked)
@@ -420,8 +456,20 @@ def _layout_of(path: str, options: Options) -> Any:
     return layout
 
 
+def _text_in_head(path: str, layout: Any, options: Options) -> set[str]:
+    """The columns of text in the first rows of a file."""
+    head = _head(path)[layout.begin :]
+    found = seems_text(
+        (row.fields for row in split(head.decode(errors="replace").splitlines()[:SAMPLED], layout.delimiter)),
+        layout.names,
+        layout.decimal,
+        options,
+    )
+    return {name for name, cells in found.items() if kind_of_text(cells) is not None}
+
+
 def _arrow_pieces(
-    paths: tuple[str, ...], base: str, suffix: str, layout: Any, asked: Options
+    paths: tuple[str, ...], base: str, suffix: str, layout: Any, asked: Options, text: set[str]
 ) -> tuple[Any, tuple[str, ...], tuple[Piece, ...]]:
     """pyarrow's schema, the names of the columns, and the pieces."""
     need_pyarrow("files")
@@ -430,8 +478,8 @@ def _arrow_pieces(
 
     kind: Any = "parquet" if suffix == ".parquet" else "ipc"
     if layout is not None:
-        # numbers of every column are read as float64: what the first rows hold does not decide
-        kinds = dict.fromkeys(layout.names, pyarrow.float64())
+        # numbers are read as float64, whole or not; a column is text if its first rows hold no number
+        kinds = {name: pyarrow.string() if name in text else pyarrow.float64() for name in layout.names}
         kind = pyarrow.dataset.CsvFileFormat(
             parse_options=pyarrow.csv.ParseOptions(delimiter=layout.delimiter),
             read_options=pyarrow.csv.ReadOptions(column_names=list(layout.names), skip_rows=layout.line - 1),
@@ -443,7 +491,7 @@ def _arrow_pieces(
     with _errors_of(paths[0]):
         options: Any = {"format": kind, "partitioning": "hive", "partition_base_dir": base}
         if layout is not None:
-            options["schema"] = pyarrow.schema([(name, pyarrow.float64()) for name in layout.names])
+            options["schema"] = pyarrow.schema([*kinds.items()])
         every = pyarrow.dataset.dataset(list(paths), **options)
     fragments, schema = list(every.get_fragments()), every.schema
     if layout is None:  # a type that holds the numbers of all files

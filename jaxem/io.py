@@ -133,11 +133,18 @@ def save(mixture: Mixture, path: str | Path, *, columns: Sequence[str] | None = 
         FileExistsError: if the path exists and `overwrite` is false.
         OSError: if the file cannot be written, with its name; the old file is then whole.
     """
+    arrays, metadata = pack(mixture, columns)
+    write_atomically(Path(path), safetensors.numpy.save(arrays, metadata), overwrite)
+
+
+def pack(mixture: Mixture, columns: Sequence[str] | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a model and what a file says of them, with their digest; errors are those of `save`."""
     family, k = json.dumps(_described(mixture.family)), mixture.n_components
     if mixture.log_weights.ndim != 1:
         raise ValueError(f"mixture has log_weights of shape {mixture.log_weights.shape}; save one mixture, not a batch")
-    params = jax.tree.map(np.asarray, mixture.components)
-    arrays = {"log_weights": np.asarray(mixture.log_weights), **_by_name(params)}
+    # safetensors writes the memory as it lies
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, order="C"), mixture.components)
+    arrays = {"log_weights": np.asarray(mixture.log_weights, order="C"), **by_name(params)}
     for field, array in arrays.items():
         if np.isnan(array).any() or (field != "log_weights" and np.isinf(array).any()):
             raise ValueError(f"{field} holds values that are not finite; a failed fit is not saved")
@@ -169,8 +176,8 @@ def save(mixture: Mixture, path: str | Path, *, columns: Sequence[str] | None = 
         wrong = wrong_columns([*columns], int(metadata["n_features"]))
         if wrong:
             raise ValueError(f"columns {wrong}")
-    metadata["sha256"] = _digest(arrays, metadata)
-    write_atomically(Path(path), safetensors.numpy.save(arrays, metadata), overwrite)
+    metadata["sha256"] = digest(arrays, metadata)
+    return arrays, metadata
 
 
 def load(path: str | Path) -> Mixture:
@@ -200,22 +207,42 @@ def _read(path: str | Path) -> Model:
     with path.open("rb") as file:  # opened once: another model may take the path while we read
         header, start, size = _header(path, file)
         metadata = header.pop("__metadata__", None)
-        k, d, columns = _check_metadata(path, metadata)
-        family = _family(path, metadata)
-        try:
-            shapes, tree = _shapes(family, k, d)
-        except Exception as error:  # of a family of somebody's own, too
-            raise ModelFormatError(f"{path}: {error}") from error
-        expected = {"log_weights": (k,), **shapes}
-        _check_arrays(path, header, expected, size)
+        plan = plan_of(path, metadata)
+        _check_arrays(path, header, plan.shapes, size)
         content = start + file.read(size)
     try:
         arrays = safetensors.numpy.load(content)
     except safetensors.SafetensorError as error:
         raise ModelFormatError(f"{path}: {error}") from error
-    if _digest(arrays, {} if metadata["version"] == "1" else metadata) != metadata["sha256"]:
+    if digest(arrays, {} if metadata["version"] == "1" else metadata) != metadata["sha256"]:
         raise ModelFormatError(f"{path}: sha256 does not match; the file was changed or damaged")
-    log_weights, params = arrays["log_weights"], jax.tree.unflatten(tree, [arrays[field] for field in shapes])
+    return unpack(path, arrays, plan, stacklevel=4)
+
+
+class Plan(NamedTuple):
+    """What the arrays of a file must be."""
+
+    family: Family
+    columns: tuple[str, ...] | None
+    shapes: dict[str, tuple[int, ...]]  # of all arrays by their names, log_weights first
+    tree: Any  # the structure that the parameters make
+
+
+def plan_of(path: Path, metadata: Any) -> Plan:
+    """What the arrays must be by what a file says of them; a ModelFormatError if that is wrong itself."""
+    k, d, columns = _check_metadata(path, metadata)
+    family = _family(path, metadata)
+    try:
+        shapes, tree = _shapes(family, k, d)
+    except Exception as error:  # of a family of somebody's own, too
+        raise ModelFormatError(f"{path}: {error}") from error
+    return Plan(family, columns, {"log_weights": (k,), **shapes}, tree)
+
+
+def unpack(path: Path, arrays: Mapping[str, np.ndarray], plan: Plan, stacklevel: int = 3) -> Model:
+    """The model that arrays of the right shapes make; errors and the warning are those of `load`."""
+    log_weights, *leaves = (arrays[field] for field in plan.shapes)
+    params, family = jax.tree.unflatten(plan.tree, leaves), plan.family
     _check_values(path, log_weights, params, family)
     narrow = jax.dtypes.canonicalize_dtype(log_weights.dtype)
     if narrow != log_weights.dtype:  # float64 in a JAX of 32 bits
@@ -227,12 +254,12 @@ def _read(path: str | Path) -> Model:
             raise ValueError(f"{error} in {narrow}; set jax_enable_x64 to load this model in float64") from error
         warnings.warn(
             f"{path} holds a float64 model, which is rounded to {narrow}; set jax_enable_x64 to keep its digits",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
-    return Model(Mixture(jnp.asarray(log_weights), jax.tree.map(jnp.asarray, params), family), columns)
+    return Model(Mixture(jnp.asarray(log_weights), jax.tree.map(jnp.asarray, params), family), plan.columns)
 
 
-def _by_name(params: Any) -> dict[str, Any]:
+def by_name(params: Any) -> dict[str, Any]:
     """The leaves of parameters by the names that a file gives them, such as `components.means`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     return {f"components.{jax.tree_util.keystr(path, simple=True, separator='.')}": leaf for path, leaf in leaves}
@@ -276,7 +303,7 @@ def _family(path: Path, metadata: Mapping[str, str]) -> Family:
     """The family that the header tells."""
     text = metadata["family"]
     try:
-        described = json.loads(text, object_pairs_hook=_no_duplicates) if metadata["version"] > "2" else {text: {}}
+        described = json.loads(text, object_pairs_hook=no_duplicates) if metadata["version"] > "2" else {text: {}}
         return _from_description(described, 0)
     except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise ModelFormatError(f"{path}: family is {_short(text)}: {error}") from error
@@ -327,7 +354,7 @@ def _shapes(family: Family, k: int, d: int) -> tuple[dict[str, tuple[int, ...]],
         if k * d > MAX_UNKNOWN:
             raise ValueError(f"n_components and n_features are {k} and {d}, too many for a family that is not jaxem's")
         made = jax.eval_shape(functools.partial(family.init, n_components=k), jax.ShapeDtypeStruct((1, d), np.float32))
-        return {name: leaf.shape for name, leaf in _by_name(made).items()}, jax.tree.structure(made)
+        return {name: leaf.shape for name, leaf in by_name(made).items()}, jax.tree.structure(made)
     if isinstance(family, Deconvolved):  # a row holds the noise of its values as well
         return _shapes(Full(), k, count_values(d))
     patterns, tree = _patterns(family)
@@ -353,7 +380,7 @@ def _patterns(family: Family) -> tuple[dict[str, tuple[tuple[int, int], ...]], A
         )
         for k, d in zip(*PROBES, strict=True)
     )
-    pairs = zip(_by_name(small).items(), _by_name(large).values(), strict=True)
+    pairs = zip(by_name(small).items(), by_name(large).values(), strict=True)
     patterns = {name: tuple(zip(one.shape, other.shape, strict=True)) for (name, one), other in pairs}
     return patterns, jax.tree.structure(small)
 
@@ -367,7 +394,7 @@ def _header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], bytes, int]:
         raise ModelFormatError(f"{path}: header is truncated or too long; this is not a model that jaxem saved")
     start += file.read(length)
     try:
-        header = json.loads(start[8:].decode("utf-8"), object_pairs_hook=_no_duplicates)
+        header = json.loads(start[8:].decode("utf-8"), object_pairs_hook=no_duplicates)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ModelFormatError(f"{path}: header is not the JSON of a model ({error})") from error
     if not isinstance(header, dict):
@@ -430,7 +457,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of JSON; a ValueError if it has a key twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key is there twice")
@@ -470,7 +498,7 @@ def _check_values(path: Path | str, log_weights: np.ndarray, params: Any, family
     log_weights = log_weights.astype(np.float64)
     if np.isnan(log_weights).any() or abs(np.exp(np.minimum(log_weights, 1.0)).sum() - 1) > off:
         raise ModelFormatError(f"{path}: log_weights do not belong to weights that sum to one")
-    for name, array in _by_name(params).items():
+    for name, array in by_name(params).items():
         if not np.isfinite(array).all():
             raise ModelFormatError(f"{path}: {name} holds values that are not finite")
     wrong = family.check(jax.tree.map(lambda leaf: leaf.astype(np.float64), params))
@@ -478,13 +506,14 @@ def _check_values(path: Path | str, log_weights: np.ndarray, params: Any, family
         raise ModelFormatError(f"{path}: components.{wrong}")
 
 
-def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256()
+def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """The SHA-256 of arrays and of what is said of them."""
+    found = hashlib.sha256()
     for name in sorted(set(metadata) - {"sha256"}):
         text = metadata[name].encode()
-        digest.update(f"{name}|{len(text)}|".encode() + text)
+        found.update(f"{name}|{len(text)}|".encode() + text)
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+        found.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()

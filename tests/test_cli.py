@@ -5,6 +5,7 @@ full and closed pipes, settings of JAX, the programs that are compiled.
 """
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -134,6 +135,9 @@ def test_verify(model):
     assert done.returncode == 0
     assert "stationary   holds" in done.stdout
     assert "verified: yes" in done.stdout
+    found = json.loads(run("verify", model, "--json").stdout)
+    assert (found["command"], found["ok"]) == ("verify", True)
+    assert {"name", "residual", "tolerance", "ok", "reason"} == set(found["laws"][0])
 
 
 def test_options_of_fit(tmp_path):
@@ -200,6 +204,7 @@ def test_refusals(model, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(path.read_bytes()[:-5])
     before = path.read_bytes()
     fails(run("fit", text), "column 'b' is not numeric")
+    fails(run("fit", "-k", "1-6"), "'1-6' is not a whole number; give a number or a range", 2)
     fails(run("fit", tmp_path / "nan.csv"), "line 3, column 'b'")
     fails(run("fit", tmp_path / "nothing.csv"), "does not exist")
     fails(run("fit", "-k", 0), "0 is out of range", 2)
@@ -238,7 +243,10 @@ def test_degenerate_data_get_advice(tmp_path):
         "DEGENERATE.*column 'b' is constant.*--columns",
     )
     assert "nan" not in done.stdout.lower()
+    assert "BIC" not in done.stdout
     assert not out.exists()
+    found = json.loads(run("fit", tmp_path / "c.csv", "-k", 1, "--no-verify", "--json").stdout)
+    assert (found["status"], found["bic"], found["model"]) == ("DEGENERATE", None, None)
     done = run("fit", tmp_path / "c.csv", "--columns", "a", "-k", 1, "--no-verify")
     assert done.returncode == 0
     assert "CONVERGED" in done.stdout
@@ -431,6 +439,9 @@ def test_errors_are_printed_drawn_and_reported(tmp_path):
     else:
         pytest.fail(done.stdout)
     assert "How sure" in page.read_text()
+    found = json.loads(run("fit", "--errors", "--json").stdout)
+    assert found["errors"]["standard_error"]["components.means"][j][1] == pytest.approx(float(expected[j, 1]), rel=1e-3)
+    assert found["verification"]["ok"] is True
     assert picture.stat().st_size > 10_000
 
 
@@ -444,6 +455,8 @@ def test_a_test_for_one_component_more(tmp_path):
     assert "Likelihood ratio test of 1 x Full against 2 x Full" in done.stdout
     assert "p-value    0.05, of 19 replicates" in done.stdout
     assert "<- the data" in done.stdout
+    found = json.loads(run("test", path, "-k", 1, "--replicates", 19, "--json").stdout)
+    assert (found["p_value"], len(found["replicates"]), found["alternative"]["n_components"]) == (0.05, 19, 2)
     assert picture.stat().st_size > 5_000
     fails(run("test", path, "--against", 1), "alternative = .* is the smaller model itself")
     fails(run("test", path, "--covariance", "all"), "give one --covariance or --family", code=2)

@@ -7,6 +7,7 @@ import sys
 
 import jax
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
@@ -373,7 +374,24 @@ def test_numbers_of_every_type_and_missing_ones(tmp_path):
     with pytest.raises(ValueError, match=r"x\.parquet, row 3: column 'i' holds nan"):
         jaxem.e_step(start(), jaxem.Files(tmp_path, ["i", "b", "f"]))
     with pytest.raises(DataError, match=r"column 't' of .*holds string"):
-        jaxem.Files(tmp_path)
+        jaxem.Files(tmp_path, ["i", "t"])
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
+def test_text_is_left_out_of_a_stream_and_said(name, tmp_path):
+    """By default, and where it was not asked for; what may be an identifier is kept, with a note."""
+    frame = pd.DataFrame({"id": range(1, 31), "a": np.arange(30) + 0.5, "kind": ["x", "y", "z"] * 10, "b": np.ones(30)})
+    (frame.to_csv if name == "x.csv" else frame.to_parquet)(tmp_path / name, index=False)
+    files = jaxem.Files(tmp_path)
+    assert files.columns == ("id", "a", "b")
+    assert files.notes == (
+        "text or date column left out: kind; give --columns to choose",
+        "column 'id' may tell the rows apart; leave it out with --drop if it is no measurement",
+    )
+    assert (jaxem.Files(tmp_path, drop="id").columns, jaxem.Files(tmp_path, ["a"]).notes) == (("a", "b"), ())
+    np.testing.assert_array_equal(np.concatenate(list(jaxem.Files(tmp_path, ["a", "b"]))), frame[["a", "b"]])
+    with pytest.raises(DataError, match="has no column 'age'"):
+        jaxem.Files(tmp_path, drop=["age"])
 
 
 def damaged(folder, tmp_path):

@@ -31,14 +31,14 @@ FLOORS = {
     "online": 7, "loop": 8, "recipes": 8,
     "inference": 8, "influences": 9, "laws": 9, "lanes": 9, "standard": 9, "dependence": 9, "slots": 9,
     "queue": 10, "resampling": 10,
-    "reasons": 11, "layout": 11,
+    "reasons": 11, "layout": 11, "columns": 11,
     "collapse": 12, "rounds": 12, "racing": 13, "comparison": 14, "selection": 15,
     "playing": 15, "estimator": 16, "plots": 16, "html": 16, "io": 16, "datasets": 16,
-    "files": 17, "sklearn": 17,
+    "files": 17, "exchange": 17, "sklearn": 17,
     "cli.signals": 17,
     "cli.terminal": 18,
-    "cli.reading": 19, "cli.kinds": 19, "cli.words": 20,
-    "cli.commands": 21, "cli.__main__": 22,
+    "cli.manual": 18, "cli.reading": 19, "cli.kinds": 19, "cli.words": 20, "cli.records": 20,
+    "cli.commands": 21, "cli.models": 22, "cli.__main__": 23, "__main__": 24,
 }  # fmt: skip
 READ_CORE = {
     "stats": 40, "families.base": 395, "families.gaussian": 505, "priors": 265, "mixture": 240,

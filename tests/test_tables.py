@@ -157,7 +157,10 @@ def test_whole_numbers_that_float64_does_not_hold(tmp_path):
         pyarrow.parquet.write_table(pyarrow.table({"id": numbers, "b": [0.5, 1.5, 2.5]}), tmp_path / "x.parquet")
         np.save(tmp_path / "x.npy", np.array([numbers, numbers]).T)
         for name, place in (("x.csv", "line 2"), ("x.parquet", "row 1"), ("x.npy", "row 1")):
-            table = read_table(tmp_path / name)
+            assert [
+                note for note in read_table(tmp_path / name).notes if "does not hold" in note
+            ] == [] or "npy" in name
+            table = read_table(tmp_path / name, ["x1"] if "npy" in name else ["id"])
             assert table.values[0, 0] == float(number)
             told = [note for note in table.notes if "does not hold" in note]
             assert bool(told) == (rounded is not None), table.notes
@@ -200,14 +203,38 @@ def test_sound_numbers_are_not_noted(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["id", "ID", "index", "row", "Unnamed: 0", "patient_id", "PatientID", "obs", "nr"])
-def test_a_column_that_counts_the_rows_is_noted(name, tmp_path):
-    for first in (0, 1):
+def test_a_column_that_counts_the_rows_is_left_out_and_said(name, tmp_path):
+    """Not if it is asked for; then it is said that it counts."""
+    for first in (0, 1, 1001):
         path = write(tmp_path, f"{name},len,wait\n" + labelled(numbered(first=first), ","))
-        (note,) = read_table(path).notes
-        assert f"column {name!r} counts the rows" in note
-        assert read_table(path, ["len", "wait"]).notes == ()
-    assert read_table(write(tmp_path, f"{name},len,wait\n" + labelled(numbered(first=2), ","))).notes == ()
-    assert read_table(write(tmp_path, "fluid,len,wait\n" + labelled(numbered(), ","))).notes == ()
+        table = read_table(path)
+        assert table.columns == NAMED
+        np.testing.assert_array_equal(table.values, X)
+        said = f"identifier column left out: {name}; it tells the rows apart; name the columns to use with --columns to keep it"
+        assert table.notes == (said,)
+        assert read_table(path, ["len", "wait"]).notes == read_table(path, drop=name).notes == ()
+        table = read_table(path, ["len", name])
+        assert table.values[:, 1].tolist() == list(range(first, first + 40))
+        assert table.notes == (
+            f"column {name!r} tells the rows apart; leave it out with --drop if it is no measurement",
+        )
+
+
+def test_what_is_a_row_number_and_what_is_not(tmp_path):
+    """1, 2, 3, ... under any name in many rows; other whole numbers that are all different if they are called an id."""
+    shuffled = np.random.default_rng(5).permutation(40) * 7 + 300
+    for name, numbers, is_one in (
+        ("fluid", range(1, 41), True), ("fluid", range(40), False), ("fluid", shuffled, False),
+        ("year", range(1980, 2020), False),
+        ("customer_id", shuffled, True), ("customerId", shuffled, True), ("paid", shuffled, False),
+        ("id", shuffled // 14, False), ("id", shuffled + 0.5, False), ("number", shuffled, False),
+    ):  # fmt: skip
+        path = write(tmp_path, f"{name},len,wait\n" + labelled([*map(str, numbers)], ","))
+        assert read_table(path).columns == (NAMED if is_one else (name, *NAMED)), (name, numbers)
+    for text, columns in (("fluid,b\n1,2.5\n2,1.5\n3,0.5\n", ("fluid", "b")), ("id\n7\n9\n8\n", ("id",))):
+        assert read_table(write(tmp_path, text)).columns == columns  # few rows, and no other column
+    missing = write(tmp_path, "id,len\n7,1.5\n,2.5\n9,\n8,3.5\n")
+    assert read_table(missing, drop_missing=True).values[:, 0].tolist() == [1.5, 2.5, 3.5]
 
 
 def test_what_pandas_writes_is_read(tmp_path):
@@ -329,7 +356,8 @@ REFUSED = {
     "only comments": ("# a\n# b\n", "has no rows"),
     "twice, without a name": (",a,,a\n1,2,3,4\n", "two columns named 'a'"),
     "no column with a name": (",\n1,2\n3,4\n", "line 1, column 'x1' holds a missing value"),
-    "UTF-16": ("\ufeffa,b\n1,2\n".encode("utf-16-le"), "text in UTF-16; export it as UTF-8"),
+    "half of UTF-16": ("\ufeffa,b\n1,2\n".encode("utf-16-le")[:-1], "no whole text in UTF-16"),
+    "no code page": (b"a,b\n1,\x81\n", r"not text in UTF-8: line 2 holds b'\\x81"),
     "half a gz": (gzip.compress(b"a,b\n1,2\n")[:-9], "no whole gzip file"),
     "thousands": ("a;b\n1,050.29;2.5\n2,050.29;3.5\n", r"column 'a' is not numeric .* \(line 2 holds '1,050.29'\)"),
     "blanks, ragged": ("1.5 2\n3\n4 5\n", "line 2 has 1 field: '3'"),
@@ -370,7 +398,9 @@ def test_a_source_knows_its_columns_before_its_numbers(tmp_path):
     assert (source.columns, source.named) == (("name", "len", "wait"), True)
     np.testing.assert_array_equal(source.read(["wait", "len"]).values, [[2, 1], [4, 3]])
     with pytest.raises(DataError, match="line 2 holds 'red'"):
-        source.read()
+        source.read(["name", "len"])
+    assert source.read().columns == ("len", "wait")
+    assert source.read(beside=["len"]).columns == ("wait", "len")
     assert open_table(write(tmp_path, "1,2\n")).named is False
 
 
@@ -397,3 +427,102 @@ def test_standard_input(name):
         assert done.stdout == b"[[1.5, 2.0]]\n", done.stderr
     done = subprocess.run([sys.executable, "-c", code], input=b"", capture_output=True, text=False)
     assert b"DataError: standard input is empty" in done.stderr
+
+
+BIRDS = ["Adelie", "Gentoo", "Chinstrap", "Adelie"] * 10
+
+
+def birds(**columns):
+    """A table of numbers and text, which is a text file and a Parquet file."""
+    return pd.DataFrame({"len": X[:, 0], "species": BIRDS, "wait": X[:, 1], **columns})
+
+
+def test_text_and_dates_are_left_out_and_said(tmp_path):
+    """In text and in Parquet, as text, categories and times; not if they are asked for."""
+    days = pd.date_range("2021-03-01", periods=40)
+    frame = birds(sex=["f", None, "m", "f"] * 10, day=days)
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    frame.assign(species=frame.species.astype("category")).to_parquet(tmp_path / "x.parquet")
+    said = (
+        "text columns left out: species, sex; give --columns to choose",
+        "date column left out: day; give --columns to choose",
+    )
+    for name in ("x.csv", "x.parquet"):
+        table = read_table(tmp_path / name)
+        np.testing.assert_array_equal(table.values, X)
+        assert (table.columns, table.notes) == (NAMED, said)
+        assert read_table(tmp_path / name, drop=["species", "sex", "day", "len"]).columns == ("wait",)
+        with pytest.raises(DataError, match="column 'species' is not numeric"):
+            read_table(tmp_path / name, ["len", "species"])
+        with pytest.raises(DataError, match="has no column 'age'; it has len, species"):
+            read_table(tmp_path / name, drop="age")
+
+
+@pytest.mark.parametrize(
+    "days", ["2021-03-{}", "{}.3.2021", "3/{}/21", "12:{}:59", "2021-03-{}T07:30:00Z", "{}-Mar-2021"]
+)
+def test_days_in_many_forms_are_dates(days, tmp_path):
+    frame = birds(when=[days.format(10 + i % 18) for i in range(40)])
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    assert "date column left out: when; give --columns to choose" in read_table(tmp_path / "x.csv").notes
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [["12,5x"] + ["12.5"] * 39, ["$1.50"] * 40, ["3 €"] * 40, ["1,412.50"] * 40, ["5%"] * 30 + ["none of it"] * 10,
+     ["12 kg"] * 40, ["0x1F"] * 40, ["1.234,5"] * 40, ["1'000"] * 40, ["gone"] * 39 + ["1"], ["True"] * 39 + ["maybe"]],
+    ids=lambda cells: cells[0],
+)  # fmt: skip
+def test_numbers_with_faults_are_no_text(cells, tmp_path):
+    """An error that names the line, not a column that vanishes."""
+    birds(odd=cells).to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(DataError, match=r"column 'odd' is not numeric.*line \d+ holds .*leave it out with --drop"):
+        read_table(tmp_path / "x.csv")
+    assert read_table(tmp_path / "x.csv", drop="odd").columns == NAMED
+
+
+@pytest.mark.parametrize(
+    "cells", [["1st", "2nd"], ["A1", "B2"], ["030-1234", "040-5678"], ["yes", "no"], ["12 Oak Street", "x"]]
+)
+def test_text_with_digits_is_text(cells, tmp_path):
+    birds(odd=cells * 20).to_csv(tmp_path / "x.csv", index=False)
+    assert read_table(tmp_path / "x.csv").columns == NAMED
+
+
+def test_rows_are_not_lost_for_what_is_left_out(tmp_path):
+    """A missing value counts only in the columns that are kept."""
+    x = X.copy()
+    x[5, 0] = np.nan
+    frame = birds(sex=[None] * 20 + ["f"] * 20, len=x[:, 0])
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    frame.to_parquet(tmp_path / "x.parquet")
+    for name in ("x.csv", "x.parquet"):
+        assert len(read_table(tmp_path / name, drop_missing=True).values) == 39
+        np.testing.assert_array_equal(read_table(tmp_path / name, keep_missing=True).values, x)
+    half = birds(len=["gone" if i % 2 else f"{value}" for i, value in enumerate(X[:, 0])])
+    half.to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(DataError, match="say --na=gone if that is a missing value"):
+        read_table(tmp_path / "x.csv")
+    np.testing.assert_array_equal(read_table(tmp_path / "x.csv", na="gone", drop_missing=True).values, X[::2])
+
+
+def test_there_must_be_a_column_of_numbers(tmp_path):
+    with pytest.raises(DataError, match=r"has no column of numbers: column 'a' is not numeric.*line 2 holds 'x'"):
+        read_table(write(tmp_path, "a,b\nx,2021-01-01\ny,2021-01-02\n"))
+
+
+GERMAN = "Name;Größe;Gewicht\r\n" + "".join(f"P{i};{a:.3f};{b:.3f}\r\n".replace(".", ",") for i, (a, b) in enumerate(X))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [("utf-8", ""), ("utf-8-sig", ""), ("utf-16", "in UTF-16"), ("cp1252", "Windows-1252: line 1 holds 'Name;Größe"),
+     ("latin-1", "Windows-1252")],
+)  # fmt: skip
+def test_a_spreadsheet_in_german(encoding, said, tmp_path):
+    (tmp_path / "x.csv").write_bytes(GERMAN.encode(encoding))
+    table = read_table(tmp_path / "x.csv")
+    np.testing.assert_array_equal(table.values, X)
+    assert table.columns == ("Größe", "Gewicht")
+    assert said in table.notes[0]
+    assert len(table.notes) == 2 + bool(said)

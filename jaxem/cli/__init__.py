@@ -1,10 +1,11 @@
-"""The command line: jaxem fit | predict | score | sample | verify.
+"""The command line: jaxem fit | test | predict | score | sample | verify | compare | convert.
 
 What was asked for goes to stdout; progress, notes on the data and complaints go to stderr. Exit codes: 0 done (also when a
 fit did not converge, which it says), 1 the data or the fit failed, 2 wrong usage, 130 interrupted, 143 terminated. An error
-is one line; --debug shows where it was raised. `commands` has the commands and their options, `reading` how their tables are
-read, `signals` and `terminal` the process (signals, threads, start of JAX, progress), `words` what is printed. JAX is
-imported only once there is work to do, so that --help answers at once.
+is one line; --debug shows where it was raised. `commands` has the commands and their options, `models` those
+that compare and convert models, `reading` how tables are read, `signals` and `terminal` the process (signals, threads, start
+of JAX, progress), `words` what is printed, `records` what --json prints, `manual` the help and completions. JAX is imported
+only once there is work to do, so that --help answers at once.
 """
 
 import importlib.util
@@ -22,7 +23,7 @@ def main() -> None:
     from jaxem.cli.signals import listen
 
     listen()  # before anything is imported that takes time
-    from jaxem.cli.commands import app
+    from jaxem.cli.models import app
     from jaxem.cli.terminal import run_command_line
 
     run_command_line(app)
@@ -30,7 +31,7 @@ def main() -> None:
 
 def __getattr__(name: str) -> Any:
     if name == "app":
-        from jaxem.cli.commands import app
+        from jaxem.cli.models import app
 
         return app
     raise AttributeError(f"module 'jaxem.cli' has no attribute {name!r}")

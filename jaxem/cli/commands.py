@@ -20,11 +20,13 @@ import typer
 
 import jaxem
 from jaxem.cli.kinds import Kind, Layers, from_module, kinds
+from jaxem.cli.manual import COVARIANCES, EXIT_CODES, KINDS, Command, Program, completes
 from jaxem.cli.reading import (
     Columns,
     Data,
     Decimal,
     Delimiter,
+    Drop,
     DropMissing,
     Header,
     Labels,
@@ -36,6 +38,15 @@ from jaxem.cli.reading import (
     Weights,
     columns_of_model,
 )
+from jaxem.cli.records import (
+    data_record,
+    fit_record,
+    print_record,
+    report_record,
+    score_record,
+    summary_record,
+    test_record,
+)
 from jaxem.cli.terminal import UsageError, WorkError, note, printable, progress_bar, run, show_errors, start_jax
 from jaxem.cli.words import BUNDLED, Outcome, advice, check_density, print_fit, print_verification, write_csv
 
@@ -44,7 +55,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from jaxem.datasets import Table
+    from jaxem.datasets import OpenTable, Table
     from jaxem.families.base import Family
     from jaxem.inference import Summary
     from jaxem.init import Initializer
@@ -59,8 +70,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="jaxem",
+    cls=Program,
     no_args_is_help=True,
-    add_completion=False,
+    epilog=EXIT_CODES,
     pretty_exceptions_enable=False,
 )
 LARGE = 2**26
@@ -71,6 +83,11 @@ SHORT = 10**7
 """numbers that a search touches below which it shows no progress"""
 RESTARTS = 64
 """climbs where --init is given without --restarts"""
+OTHER_FORMATS = (
+    *(".pkl", ".pickle", ".joblib", ".pt", ".pth", ".json", ".npz", ".npy", ".csv", ".tsv", ".txt", ".parquet"),
+    *(".png", ".pdf", ".svg", ".html", ".h5", ".gz", ".zip"),
+)
+"""suffixes that a model file does not have: programs would take it for something else"""
 NO_LIMIT = 10**18
 """a bound that only keeps absurd numbers out; the data set the real one"""
 
@@ -114,7 +131,12 @@ def _one_of(kind: type[enum.StrEnum]) -> Callable[[str], Any]:
 
 
 def _option(kind: type[enum.StrEnum], text: str, default: str | bool = True) -> Any:
-    return typer.Option(parser=_one_of(kind), metavar="|".join(kind), help=text, show_default=default)
+    names = [str(member) for member in kind]
+    complete = completes(*names, after=())
+    parser = _one_of(kind)
+    return typer.Option(
+        parser=parser, metavar="|".join(names), help=text, show_default=default, autocompletion=complete
+    )
 
 
 def _whole(text: str | int) -> int:
@@ -139,7 +161,10 @@ def program(
     """Fit mixture models by expectation-maximisation, from many starts at once, and verify the mathematics."""
 
 
-Model = Annotated[Path, typer.Argument(help="A model that `jaxem fit --out` saved.")]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model that `jaxem fit --out` saved, or its .json or .npz.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs, and nothing else, on stdout.")]
 Own = Annotated[
     str | None,
     typer.Option(
@@ -156,7 +181,7 @@ Debug = Annotated[
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the random numbers.")]
 
 
-@app.command()
+@app.command(cls=Command)
 def fit(
     data: Data = None,
     components: Annotated[
@@ -167,6 +192,7 @@ def fit(
         str | None,
         typer.Option(
             metavar="FORM",
+            autocompletion=completes(*COVARIANCES),
             show_default="full",
             help="Form of the covariances: full, tied, diag, spherical or mclust's letters; all tries four, mclust fourteen.",
         ),
@@ -175,6 +201,7 @@ def fit(
         str | None,
         typer.Option(
             metavar="KIND",
+            autocompletion=completes(*KINDS),
             show_default="full",
             help="Kind of component: a form of covariances, student-t, poisson, categorical, bernoulli, or module:Class of "
             "your own; with commas several are tried.",
@@ -199,6 +226,7 @@ def fit(
     ] = None,
     max_iter: Annotated[int, typer.Option(parser=_whole, help="EM steps of a climb at most.")] = 10_000,
     columns: Columns = None,
+    drop: Drop = None,
     weights: Weights = None,
     order: Annotated[
         Order | None,
@@ -229,6 +257,7 @@ def fit(
         typer.Option(help="A file, written every few seconds; if it is there, the work goes on from it."),
     ] = None,
     no_cache: NoCache = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Fit a mixture to DATA by EM, of Gaussians if nothing else is said; without DATA to the bundled Old Faithful.
@@ -250,12 +279,22 @@ def fit(
         if restarts is None and init is not None:
             settings = settings._replace(restarts=RESTARTS)
         settings.check()
-        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, labels, missing)
+        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, labels, missing, drop)
         if reading.is_streamed(stream):
             start_jax(keep=not no_cache)
             weighted = reading.stream()
             names = weighted.table.columns if weighted.source.named else None
-            _fit(weighted, names, data, settings, files, verified=not no_verify, keep=not no_cache, errors=errors)
+            _fit(
+                weighted,
+                names,
+                data,
+                settings,
+                files,
+                verified=not no_verify,
+                keep=not no_cache,
+                errors=errors,
+                as_json=as_json,
+            )
             return
         source = reading.open()
         weighted = reading.read(source)
@@ -266,13 +305,23 @@ def fit(
             )
         generated = not source.named and weighted.table.columns == source.columns
         names = None if generated else weighted.table.columns
-        _fit(weighted, names, data, settings, files, verified=not no_verify, keep=not no_cache, errors=errors)
+        _fit(
+            weighted,
+            names,
+            data,
+            settings,
+            files,
+            verified=not no_verify,
+            keep=not no_cache,
+            errors=errors,
+            as_json=as_json,
+        )
 
     run(work)
 
 
-@app.command("test")
-def compare(
+@app.command("test", cls=Command)
+def likelihood_ratio(
     data: Data = None,
     components: Annotated[
         int, typer.Option("-k", "--components", parser=_whole, help="Number of components that may be enough.")
@@ -281,10 +330,22 @@ def compare(
         int | None, typer.Option(parser=_whole, show_default="one more", help="Number of components to compare with.")
     ] = None,
     covariance: Annotated[
-        str | None, typer.Option(metavar="FORM", show_default="full", help="Form of the covariances, as for fit.")
+        str | None,
+        typer.Option(
+            metavar="FORM",
+            autocompletion=completes(*COVARIANCES),
+            show_default="full",
+            help="Form of the covariances, as for fit.",
+        ),
     ] = None,
     family: Annotated[
-        str | None, typer.Option(metavar="KIND", show_default="full", help="Kind of component, as for fit.")
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            autocompletion=completes(*KINDS),
+            show_default="full",
+            help="Kind of component, as for fit.",
+        ),
     ] = None,
     replicates: Annotated[
         int,
@@ -294,6 +355,7 @@ def compare(
     ] = 99,
     seed: Seed = 0,
     columns: Columns = None,
+    drop: Drop = None,
     weights: Weights = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw what the statistic is by chance here (png, pdf, svg).")
@@ -306,6 +368,7 @@ def compare(
     drop_missing: DropMissing = False,
     missing: Missing = False,
     no_cache: NoCache = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Test whether -k components are enough for DATA, by the likelihood ratio and the parametric bootstrap.
@@ -323,7 +386,9 @@ def compare(
         chosen = kinds(covariance, family, missing)
         if len(chosen) > 1:
             raise UsageError("the test compares numbers of components of one kind; give one --covariance or --family")
-        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, missing=missing)
+        reading = Reading(
+            data, columns, weights, delimiter, decimal, header, na, drop_missing, missing=missing, drop=drop
+        )
         weighted = reading.read(reading.open())
         start_jax(keep=not no_cache)
         with _precision(weighted.table), progress_bar("testing", replicates) as update:
@@ -332,22 +397,30 @@ def compare(
                 sample_weight=weighted.weights, n_replicates=replicates,
                 callback=lambda seen: update(seen.finished, f"{seen.failed} failed"),
             )  # fmt: skip
-        print(found)
+        if as_json:
+            print_record("test", test_record(source_of(data), weighted, found))
+        else:
+            print(found)
         if plot is not None:
             _draw_test(found, plot, force)
-            print(f"drawn in {printable(str(plot))}")
+            if not as_json:
+                print(f"drawn in {printable(str(plot))}")
 
     run(work)
 
 
-@app.command()
+@app.command(cls=Command)
 def predict(
     model: Model,
     data: Data = None,
     proba: Annotated[
         bool, typer.Option("--proba", help="The probability of each component, not the likeliest.")
     ] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="Print the table with its own columns too, and these at the end.")
+    ] = False,
     columns: Columns = None,
+    drop: Drop = None,
     out: Out = None,
     force: Force = False,
     delimiter: Delimiter = None,
@@ -367,9 +440,11 @@ def predict(
     def work() -> None:
         import numpy as np
 
-        _check_free(out, force)
-        reading = Reading(data, columns, None, delimiter, decimal, header, na, drop_missing)
+        check_free(out, force)
+        reading = Reading(data, columns, None, delimiter, decimal, header, na, drop_missing, drop=drop)
         if reading.is_streamed(stream):
+            if append:
+                raise UsageError("--append needs a table in memory; leave it out, or leave --stream out")
             _predict_stream(model, reading, family, "probabilities" if proba else "component", out, force)
             return
         task = _read_for(model, reading, family)
@@ -383,16 +458,21 @@ def predict(
         if kept is not None:
             left, empty = iter(rows), [""] * len(names)
             rows = [next(left) if there else empty for there in kept]
+        if append:
+            own, cells = task.source.cells()
+            names = [*own, *(name if name not in own else f"{name} of the model" for name in names)]
+            rows = [[*before, *after] for before, after in zip(cells, rows, strict=True)]
         write_csv(names, rows, out, force)
 
     run(work)
 
 
-@app.command()
+@app.command(cls=Command)
 def score(
     model: Model,
     data: Data = None,
     columns: Columns = None,
+    drop: Drop = None,
     weights: Weights = None,
     delimiter: Delimiter = None,
     decimal: Decimal = None,
@@ -401,6 +481,7 @@ def score(
     drop_missing: DropMissing = False,
     stream: Stream = False,
     family: Own = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Print the log-likelihood of DATA under a model, in total and per row, and its BIC and AIC.
@@ -411,11 +492,9 @@ def score(
     def work() -> None:
         import numpy as np
 
-        from jaxem.selection import criteria
-
-        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing)
+        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, drop=drop)
         if reading.is_streamed(stream):
-            _score_stream(model, reading, family)
+            _score_stream(model, reading, family, as_json)
             return
         task = _read_for(model, reading, family)
         with task.precision():
@@ -423,17 +502,13 @@ def score(
             p = task.mixture.n_parameters
         check_density(log_prob)
         w = task.weighted.weights
-        total, n = float(log_prob.sum() if w is None else (w * log_prob).sum()), task.weighted.total
-        of_fit = criteria(total, p, n)
-        print(f"log_likelihood {total:.6f}\nper_row {total / n:.6f}\nrows {len(log_prob)}")
-        if w is not None:
-            print(f"weights {n:.10g}")
-        print(f"bic {of_fit.bic:.6f}\naic {of_fit.aic:.6f}")
+        total = float(log_prob.sum() if w is None else (w * log_prob).sum())
+        _print_score(reading, task.weighted, total, p, as_json)
 
     run(work)
 
 
-@app.command()
+@app.command(cls=Command)
 def sample(
     model: Model,
     n: Annotated[int, typer.Option("-n", "--rows", min=1, max=10**7, help="Number of rows.")] = 100,
@@ -451,9 +526,9 @@ def sample(
 
         from jaxem.layout import generated_names
 
-        _check_free(out, force)
+        check_free(out, force)
         start_jax()
-        saved = _load(model, family)
+        saved = load_saved(model, family)
         with jax.enable_x64(True):
             rows, labels = (np.asarray(leaf) for leaf in saved.mixture.sample(jax.random.key(seed), n))
         names = [*(saved.columns or generated_names(rows.shape[1]))]
@@ -464,11 +539,12 @@ def sample(
     run(work)
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     model: Model,
     data: Data = None,
     columns: Columns = None,
+    drop: Drop = None,
     weights: Weights = None,
     seed: Seed = 0,
     delimiter: Delimiter = None,
@@ -478,6 +554,7 @@ def verify(
     drop_missing: DropMissing = False,
     stream: Stream = False,
     family: Own = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Try the laws of EM on a model and DATA, and print each with its residual and verdict.
@@ -486,16 +563,21 @@ def verify(
     """
 
     def work() -> None:
-        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing)
+        reading = Reading(data, columns, weights, delimiter, decimal, header, na, drop_missing, drop=drop)
         if reading.is_streamed(stream):
-            mixture, streamed = _stream_for(model, reading, family)
-            report = jaxem.verify(mixture, streamed.source, seed=seed)
+            mixture, weighted = _stream_for(model, reading, family)
+            report = jaxem.verify(mixture, weighted.source, seed=seed)
         else:
             task = _read_for(model, reading, family)
-            w = task.weighted.weights
+            weighted = task.weighted
+            w = weighted.weights
             with task.precision():
                 report = jaxem.verify(task.mixture, task.values if w is None else task.values[w > 0], seed=seed)
-        print(report)
+        if as_json:
+            source = source_of(data)
+            print_record("verify", {**data_record(source, weighted), **report_record(report)})
+        else:
+            print(report)
         if not report.ok:
             raise WorkError("a law fails: the model's formulas do not fit together on these data")
 
@@ -517,7 +599,15 @@ class Files(NamedTuple):
         """Raise, before anything is computed, for a file that cannot be written."""
         paths = [path for path in (self.out, self.plot, self.report) if path is not None]
         for path in paths:
-            _check_free(path, self.force)
+            check_free(path, self.force)
+        if self.out is not None and self.out.suffix.lower() in OTHER_FORMATS:
+            raise typer.BadParameter(
+                f"{self.out} has the suffix {self.out.suffix!r}, and a model is written as safetensors; give such as "
+                f"{self.out.with_suffix('.safetensors')}"
+                + ", then use jaxem convert"
+                * (self.out.suffix in (".json", ".npz")),
+                param_hint="--out",
+            )
         if len({path.absolute() for path in paths}) < len(paths):
             raise UsageError("--out, --plot and --report name one file twice; give each its own")
         if self.plot is not None:
@@ -613,7 +703,8 @@ def _check_whole(option: str, value: int | None, least: int = 1, most: int = 2**
         raise typer.BadParameter(f"{value} is out of range; give a whole number {allowed}", param_hint=option)
 
 
-def _check_free(out: Path | None, force: bool) -> None:
+def check_free(out: Path | None, force: bool) -> None:
+    """Raise a UsageError if a file is there and may not be replaced; an OSError if it cannot be written."""
     if out is None:
         return
     from jaxem.atomic import check_destination
@@ -629,6 +720,7 @@ class Task(NamedTuple):
 
     mixture: Mixture
     weighted: Weighted
+    source: OpenTable
 
     @property
     def double(self) -> bool:
@@ -648,26 +740,28 @@ class Task(NamedTuple):
         return jax.enable_x64(self.double)
 
 
-def _load(model: Path, own: str | None) -> Saved:
+def load_saved(model: Path, own: str | None) -> Saved:
+    """A model of any format, with all its digits; `own` is where its family is defined."""
     import jax
 
-    from jaxem.io import load_model
+    from jaxem.exchange import read_model
 
     if own is not None:
         from_module(own)
     with jax.enable_x64(True):  # no digit is lost
-        return load_model(model)
+        return read_model(model)
 
 
 def _read_for(model: Path, reading: Reading, own: str | None) -> Task:
     """Load a model, and read of the table the columns that it wants."""
     start_jax()
-    saved = _load(model, own)
+    saved = load_saved(model, own)
     # a model of rows that miss values takes such rows
     reading = reading._replace(missing=bool(saved.mixture.family.holes) and not reading.drop_missing)
     source = reading.open()
-    wanted = columns_of_model(source, reading.chosen, reading.weights, saved.columns)
-    return Task(saved.mixture, reading.read(source, wanted))
+    d = saved.mixture.family.n_features(saved.mixture.components)
+    wanted = columns_of_model(source, reading.chosen, reading.weights, saved.columns, d)
+    return Task(saved.mixture, reading.read(source, wanted), source)
 
 
 def _stream_for(model: Path, reading: Reading, own: str | None) -> tuple[Mixture, Weighted]:
@@ -675,7 +769,7 @@ def _stream_for(model: Path, reading: Reading, own: str | None) -> tuple[Mixture
     from jaxem.datasets import DataError
 
     start_jax()
-    saved, chosen = _load(model, own), reading.chosen
+    saved, chosen = load_saved(model, own), reading.chosen
     if saved.columns is None or (chosen is not None and set(chosen) != set(saved.columns)):
         return saved.mixture, reading.stream()
     try:
@@ -701,21 +795,34 @@ def _predict_stream(model: Path, reading: Reading, own: str | None, kind: str, o
     print(f"{n} rows written to {printable(str(out))}")
 
 
-def _score_stream(model: Path, reading: Reading, own: str | None) -> None:
+def _score_stream(model: Path, reading: Reading, own: str | None, as_json: bool) -> None:
     import jax
-
-    from jaxem.selection import criteria
 
     mixture, weighted = _stream_for(model, reading, own)
     with jax.enable_x64(mixture.log_weights.dtype.itemsize == 8):
-        total, n = float(jaxem.e_step(mixture, weighted.source).log_likelihood), weighted.total
+        total = float(jaxem.e_step(mixture, weighted.source).log_likelihood)
     if not math.isfinite(total):
         raise WorkError("some row has no density under the model; leave out rows that it cannot produce")
-    of_fit = criteria(total, mixture.n_parameters, n)
+    _print_score(reading, weighted, total, mixture.n_parameters, as_json)
+
+
+def _print_score(reading: Reading, weighted: Weighted, total: float, p: int, as_json: bool) -> None:
+    from jaxem.selection import criteria
+
+    n = weighted.total
+    of_fit = criteria(total, p, n)
+    if as_json:
+        print_record("score", score_record(source_of(reading.data), weighted, total, of_fit))
+        return
     print(f"log_likelihood {total:.6f}\nper_row {total / n:.6f}\nrows {weighted.shape[0]}")
     if weighted.is_weighted:
         print(f"weights {n:.10g}")
     print(f"bic {of_fit.bic:.6f}\naic {of_fit.aic:.6f}")
+
+
+def source_of(data: Path | None) -> str:
+    """What the data are called."""
+    return BUNDLED if data is None else "standard input" if str(data) in ("-", "/dev/stdin") else printable(str(data))
 
 
 def _precision(table: Table) -> Any:
@@ -748,6 +855,7 @@ def _fit(
     verified: bool,
     keep: bool,
     errors: bool,
+    as_json: bool,
 ) -> None:
     """Fit, save, print, verify, draw and report; the model is saved with the names of its columns."""
     from jaxem.checks import as_components
@@ -765,15 +873,21 @@ def _fit(
     ahead = verified and not settings.several and weighted.source is None
     compiling = _compile_verification(weighted, settings) if ahead else None
     shown = weighted._replace(table=table._replace(columns=tuple(map(printable, table.columns))))
-    source = BUNDLED if data is None else "standard input" if str(data) == "-" else printable(str(data))
+    source, record = source_of(data), None
     try:
         with _precision(table):
             outcome = _ordered(_climb(weighted, settings), settings.order)
             mixture, status = outcome.result.mixture, Status(int(outcome.result.status))
             if files.out is not None and not status.failed:  # before anything is printed: stdout may be closed
                 save(settings.layers.without_labels(mixture), files.out, columns=names, overwrite=files.force)
-            print_fit(source, shown, outcome, status, settings.layers.without_labels(mixture))
+            own = settings.layers.without_labels(mixture)
+            if as_json:
+                record = fit_record(source, shown, outcome, status, own, names)
+            else:
+                print_fit(source, shown, outcome, status, own)
             if status.failed:
+                if record is not None:
+                    print_record("fit", record)
                 raise WorkError(advice(outcome, shown.table.columns, status))
     finally:  # a process that ends while XLA compiles is aborted
         if compiling is not None:
@@ -782,31 +896,45 @@ def _fit(
         verification = jaxem.verify(mixture, weighted.values) if verified else None
         if settings.layers.labels:  # pictures and files are of what new rows have
             outcome = outcome.without_labels(settings.layers.without_labels(mixture))
-        if verification is not None:
-            print_verification(verification)
-        summary = _errors(mixture, weighted, shown.table) if errors else None
+        summary = _errors(mixture, weighted) if errors else None
+        if record is None:
+            _print_more(verification, summary, shown.table)
+        say: Callable[[str], None] = print if record is None else (lambda _: None)
         if files.plot is not None:
             _draw(outcome, shown.table, files.plot, files.force, summary)
-            print(f"drawn in {printable(str(files.plot))}")
+            say(f"drawn in {printable(str(files.plot))}")
         if files.report is not None:
             _write_report(outcome, source, shown, verification, files.report, files.force, summary)
-            print(f"reported in {printable(str(files.report))}")
-        print(
+            say(f"reported in {printable(str(files.report))}")
+        say(
             "not saved (--out FILE saves the mixture)" if files.out is None else f"saved to {printable(str(files.out))}"
         )
+    if record is not None:
+        record["verification"] = None if verification is None else report_record(verification)
+        record["errors"] = None if summary is None else summary_record(summary)
+        written = {"out": files.out, "plot": files.plot, "report": files.report}
+        record["files"] = {name: None if path is None else str(path) for name, path in written.items()}
+        print_record("fit", record)
 
 
-def _errors(mixture: Mixture, weighted: Weighted, table: Table) -> Summary:
-    """Standard errors and intervals, printed."""
-    import warnings
-
+def _print_more(verification: Report | None, summary: Summary | None, table: Table) -> None:
+    """What was verified, and the standard errors."""
     from jaxem.display import summary_card
+
+    if verification is not None:
+        print_verification(verification)
+    if summary is not None:
+        text = summary_card(summary, table.columns).text()
+        print(f"How sure is the fit? (robust: also if the family is wrong)\n{text}\n")
+
+
+def _errors(mixture: Mixture, weighted: Weighted) -> Summary:
+    """Standard errors and intervals."""
+    import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the table says the same below
-        found = jaxem.summary(mixture, weighted.values, weighted.weights)
-    print(f"How sure is the fit? (robust: also if the family is wrong)\n{summary_card(found, table.columns).text()}\n")
-    return found
+        return jaxem.summary(mixture, weighted.values, weighted.weights)
 
 
 def _ordered(outcome: Outcome, order: Order | None) -> Outcome:

@@ -24,11 +24,20 @@ if TYPE_CHECKING:
 Data = Annotated[
     Path | None,
     typer.Argument(
+        metavar="DATA",
         help="csv, tsv, txt or dat (also with .gz), parquet, npy or arrow, a pattern or folder of such; - for text on "
-        "standard input; Old Faithful if left out."
+        "standard input; Old Faithful if left out.",
     ),
 ]
-Columns = Annotated[str | None, typer.Option(help="Names of the columns to use, separated by commas.")]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Names of the columns to use, separated by commas.",
+        show_default="all but text, dates and row numbers",
+    ),
+]
+Drop = Annotated[str | None, typer.Option(metavar="NAMES", help="Names of columns to leave out, separated by commas.")]
 Weights = Annotated[str | None, typer.Option(metavar="COLUMN", help="Name of the column with the weight of each row.")]
 Labels = Annotated[
     str | None,
@@ -113,20 +122,24 @@ class Reading(NamedTuple):
     drop_missing: bool = False
     labels: str | None = None
     missing: bool = False
+    drop: str | None = None
 
     @property
     def chosen(self) -> tuple[str, ...] | None:
         """The columns that were named, if any."""
-        if self.columns is None:
-            return None
-        return tuple(name.strip() for name in _typed(self.columns).split(",") if name.strip())
+        return None if self.columns is None else _names(self.columns)
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The columns that are left out by name."""
+        return () if self.drop is None else _names(self.drop)
 
     def open(self) -> OpenTable:
         """The file, or the bundled table, of which only the columns are known."""
         from jaxem.datasets import as_source, faithful_table, open_table
 
         if self.data is None:
-            return as_source("the bundled table", faithful_table())
+            return as_source("the bundled table", faithful_table(), self.dropped)
         return open_table(self.data, **self._marks)
 
     @property
@@ -141,7 +154,7 @@ class Reading(NamedTuple):
         if decimal not in (None, ".", ","):
             raise typer.BadParameter(f"{decimal!r} is no decimal mark; give . or ,", param_hint="--decimal")
         codes = [code.strip() for several in self.na or () for code in several.split(",") if code.strip()]
-        marks = {"delimiter": delimiter, "decimal": decimal, "header": self.header, "na": codes}
+        marks = {"delimiter": delimiter, "decimal": decimal, "header": self.header, "na": codes, "drop": self.dropped}
         if self.missing and self.drop_missing:
             raise UsageError("--missing and --drop-missing exclude each other; give one of the two")
         return {**marks, "drop_missing": self.drop_missing, "keep_missing": self.missing}
@@ -181,6 +194,7 @@ class Reading(NamedTuple):
         source = Files(str(self.data), self.chosen if names is None else names, weights, **marks)
         columns = source.columns or ()
         files = "1 file" if len(source.paths) == 1 else f"{len(source.paths)} files"
+        _say(source.notes)
         _say([f"{files}, {source.overview().moments.n} rows, columns {', '.join(columns[:20])}; read block by block"])
         return Weighted(Table(source.sample(SHOWN), columns), None, None, source)
 
@@ -203,9 +217,7 @@ class Reading(NamedTuple):
             table = source.read(names)
             _say(table.notes)
             return Weighted(table, None)
-        if names is None and set(beside.values()) & set(source.columns):
-            names = [name for name in source.columns if name not in beside.values()]
-        table = source.read([*(names or ()), *beside.values()])
+        table = source.read(names, [*beside.values()])
         _say(table.notes)
         labels = weights = None
         if "--labels" in beside:
@@ -267,6 +279,11 @@ def _typed(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "surrogateescape")
 
 
+def _names(text: str) -> tuple[str, ...]:
+    """Names that were typed with commas between them."""
+    return tuple(name.strip() for name in _typed(text).split(",") if name.strip())
+
+
 def _part(table: Table, what: str) -> tuple[Table, np.ndarray]:
     """Part the last column from the others."""
     import numpy as np
@@ -314,16 +331,17 @@ def _codes(name: str, labels: np.ndarray) -> np.ndarray:
 
 
 def columns_of_model(
-    source: OpenTable, chosen: tuple[str, ...] | None, weights: str | None, model: tuple[str, ...] | None
+    source: OpenTable, chosen: tuple[str, ...] | None, weights: str | None, model: tuple[str, ...] | None, d: int | None
 ) -> tuple[str, ...] | None:
-    """The columns of a table that a model wants, in its order; None for all, by position. What is not plain is said.
+    """The columns of a table that a model of d columns wants, in its order; None for all that are measurements, by position.
 
-    `chosen` are the columns that were named by --columns, `model` those that the model knows.
+    What is not plain is said. `chosen` are the columns that were named by --columns, `model` those that the model knows.
     """
     from jaxem.datasets import DataError
 
-    if model is None:
-        return chosen
+    if model is None:  # all, if there are as many as it has: it may have been fitted on row numbers
+        every = tuple(name for name in source.columns if name != weights)
+        return every if chosen is None and len(every) == d else chosen
     named = ", ".join(model[:20]) + (", ..." if len(model) > 20 else "")
     have = chosen or tuple(name for name in source.columns if name != weights)
     wanted, there = set(model), set(have)

@@ -44,7 +44,7 @@ def note(text: str) -> None:
     print(f"jaxem: note: {printable(text)}", file=sys.stderr)
 
 
-def run_command_line(app: Callable[[], object]) -> None:
+def run_command_line(app: Callable[..., object]) -> None:
     """The life of the process, from the streams to the exit code."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -54,7 +54,7 @@ def run_command_line(app: Callable[[], object]) -> None:
         else:
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter is no error
     try:
-        app()
+        app(prog_name="jaxem")
     except OSError as error:  # --help into a full disk
         _drop_stdout()
         if error.errno != errno.EPIPE:

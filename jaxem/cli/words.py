@@ -79,11 +79,20 @@ def print_fit(source: str, weighted: Weighted, outcome: Outcome, status: Status,
     )
     _print_components(shown, table.columns)
     meaning = "" if status == Status.CONVERGED else f": {in_options(status.meaning)}"
-    print(f"log-likelihood  {total:.5f}")
-    of_n = "" if total_weight == n else f"; n is {total_weight:.10g}, the sum of the weights"
-    print(f"BIC             {criteria(total, p, total_weight).bic:.3f} (lower is better{of_n})")
+    single = result.log_likelihood.dtype.itemsize == 4
+    print(f"log-likelihood  {_with_digits(total, 5, single)}" + ", of a fit that does not count" * status.failed)
+    if not status.failed:
+        of_n = "" if total_weight == n else f"; n is {total_weight:.10g}, the sum of the weights"
+        bic = _with_digits(criteria(total, p, total_weight).bic, 3, single)
+        print(f"BIC             {bic} (lower is better{of_n})")
     print(f"status          {status.name} after {count_of(int(result.n_iter), 'pass', 'passes')}{meaning}\n")
     _print_landscape(outcome.landscape, outcome.origin)
+
+
+def _with_digits(value: float, decimals: int, single: bool) -> str:
+    """A number with so many decimals, and no more digits than float32 has where it comes from there."""
+    whole = len(f"{abs(value):.0f}")
+    return f"{value:.{max(0, min(decimals, 7 - whole)) if single else decimals}f}"
 
 
 def in_options(words: str) -> str:
@@ -98,7 +107,11 @@ def _print_landscape(landscape: Landscape, origin: str) -> None:
 
     print(f"Landscape of optima, {origin}")
     found = list(zip(landscape.log_likelihood.tolist(), landscape.counts.tolist(), strict=True))
-    _print_table(["log-likelihood", "climbs"], [[f"{value:.5f}", str(count)] for value, count in found[:MOST_SHOWN]])
+    if found:
+        rows = [[f"{value:.5f}", str(count)] for value, count in found[:MOST_SHOWN]]
+        _print_table(["log-likelihood", "climbs"], rows)
+    else:
+        print("none: no climb ended at an optimum")
     if len(found) > MOST_SHOWN:
         climbs = count_of(sum(count for _, count in found[MOST_SHOWN:]), "climb")
         print(f"... {len(found) - MOST_SHOWN} more, from {climbs}")
@@ -154,8 +167,9 @@ def _print_components(mixture: Mixture, columns: tuple[str, ...]) -> None:
             ["component", "feature", *(f"{what} {c}" for c in range(min(np.shape(values)[2], MOST_SHOWN)))], rows
         )
     if k > MOST_SHOWN or len(columns) > MOST_SHOWN:
-        shown = f"{count_of(k, 'component')} and {count_of(len(columns), 'column')}"
-        print(f"(the first {MOST_SHOWN} of {shown}; --out saves all)\n")
+        sizes = ((k, "component"), (len(columns), "column"))
+        shown = [f"{MOST_SHOWN} of {count_of(n, word)}" for n, word in sizes if n > MOST_SHOWN]
+        print(f"(the first {' and '.join(shown)}; --out saves all)\n")
 
 
 def jax_to_numpy(tree: Any) -> Any:
