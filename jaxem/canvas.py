@@ -14,7 +14,7 @@ try:
     from matplotlib import patheffects
     from matplotlib import pyplot as pyplot
     from matplotlib.colors import to_rgb
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator as MaxNLocator
 except ModuleNotFoundError as error:  # the extra is missing
     raise ModuleNotFoundError(
         f"{error.name} is not installed; jaxem.plots needs: pip install 'jaxem[plot]'", name=error.name
@@ -83,13 +83,17 @@ def note(ax: "Axes", lines: Iterable[str], *, top: bool = False) -> None:
         ax.text(0.98, height, told, transform=ax.transAxes, ha="right", va=side, fontsize=SMALL, color=GREY, zorder=6)
 
 
+def halo() -> list[Any]:
+    """A white edge around letters that lie on lines."""
+    return [patheffects.withStroke(linewidth=3, foreground="white")]
+
+
 def number(ax: "Axes", j: int, at: Any, colour: Any, above: float = 0.0, beside: float = 0.0) -> None:
     """The number of component j, with a halo, so many points from a place."""
-    halo = [patheffects.withStroke(linewidth=3, foreground="white")]
     ax.annotate(
         str(j), (float(at[0]), float(at[1])), (beside, above), textcoords="offset points", ha="center",
         va="bottom" if above and not beside else "center", fontsize=LARGE, fontweight="bold", color=colour, zorder=7,
-        path_effects=halo,
+        path_effects=halo(),
     )  # fmt: skip
 
 

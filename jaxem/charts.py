@@ -14,9 +14,11 @@ from jaxem.canvas import (
     GREY,
     LARGE,
     SMALL,
+    MaxNLocator,
     axes_or_new,
     colours,
     dress,
+    halo,
     label_ends,
     line_of,
     marker_of,
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 
 MOST_BARS = 12
 """optima that are drawn at most; a note counts the others"""
+BESIDE = 0.3
+"""the part of the picture of the optima that the bars of climbs take"""
 MOST_PANELS = 12
 """parameters, each with a panel for all components, whose intervals are drawn"""
 LEVEL = 0.05
@@ -81,7 +85,7 @@ def plot_trace(result: "Result | Search | Selection", *, ax: "Axes | None" = Non
         if leading and made.size:
             ax.plot(made.size - 1, made[-1], "o", color=colour, markersize=5, zorder=4)
             ax.annotate(f"{made[-1]:.2f}", (made.size - 1, made[-1]), (-4, -14), textcoords="offset points", ha="right",
-                        fontsize=LARGE)  # fmt: skip
+                        fontsize=LARGE, zorder=4, path_effects=halo())  # fmt: skip
             start = made[0]
     tops = traces[np.isfinite(traces)]
     if tops.size > 4:  # the first turns rise so far that the others would look flat
@@ -120,26 +124,36 @@ def plot_landscape(
         ax.annotate(told, (gap, place), (7, 0), textcoords="offset points", va="center", fontsize=SMALL)
     ax.set_yticks(places, [f"{value:.2f}" for value in values[: len(gaps)]], fontsize=SMALL)
     ax.set_ylim(max(len(gaps), 2) - 0.4, -0.6)
-    ax.set_xlim(0, 1.25 * max(gaps.max(initial=0.0), 1e-3 if len(gaps) > 1 else 1.0))
+    reach = 1.25 * max(gaps.max(initial=0.0), 1e-3 if len(gaps) > 1 else 1.0)
+    ax.set_xlim(0, reach / (1.0 - BESIDE) if counts else reach)
     lost = seen.degenerate + seen.failed + seen.saddles
     notes = [count_of(hidden, "more optimum", "more optima")] * (hidden > 0) + [f"{lost} collapsed or failed"] * (
         lost > 0
     )
-    note(ax, notes, top=True)
+    title(ax, ", ".join(notes))
     dress(ax, "nats below the best", "log-likelihood")
+    if len(gaps) < 2:
+        ax.set_xticks([0])
+    if counts and len(gaps) > 1:
+        ax.set_xticks([tick for tick in MaxNLocator(4).tick_values(0, reach) if tick <= reach])
     if counts:
+        ax.spines["bottom"].set_bounds(0, reach)
+        ax.xaxis.set_label_coords(0.5 * (1.0 - BESIDE), -0.12)
         _counts_beside(climbs[: len(gaps)], places, ax)
     return ax
 
 
 def _counts_beside(climbs: np.ndarray, places: np.ndarray, ax: "Axes") -> None:
-    side = ax.inset_axes((1.04, 0.0, 0.4, 1.0), sharey=ax)
+    side = ax.inset_axes((1.03 - BESIDE, 0.0, BESIDE - 0.03, 1.0), sharey=ax)
     side.barh(places, climbs, color="0.75", height=0.6)
     for place, count in zip(places, climbs.tolist(), strict=True):
         side.annotate(str(count), (count, place), (3, 0), textcoords="offset points", va="center", fontsize=SMALL)
     side.tick_params(labelleft=False, left=False)
     side.set_xlim(0, 1.3 * climbs.max(initial=1))
-    dress(side, "climbs", whole="x")
+    dress(side, whole="x")
+    side.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    side.set_xlabel("climbs", fontsize=LARGE)
+    side.xaxis.set_label_coords(0.5, -0.12)
 
 
 def _landscape_of(value: Any) -> tuple["Landscape", bool]:
@@ -333,6 +347,11 @@ def _parameters(
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """For each parameter its name, and the estimates and ends `[k]`; of one that all components share `[1]`."""
     k, estimate = len(errors.estimate.weights), errors.estimate
+
+    def of_columns(names: Sequence[str] | None, size: int) -> list[str]:
+        # parts of a product have columns of their own
+        return names_of(names if names is not None and len(names) == size else None, None, size)
+
     leaves = [jax.tree_util.tree_flatten_with_path(one)[0] for one in (estimate, lower, upper)]
     for several, own in zip(zip(*leaves, strict=True), [True, *_leads(errors, k)], strict=True):
         name = jax.tree_util.keystr(several[0][0], simple=True, separator=".").removeprefix("components.")
@@ -345,8 +364,10 @@ def _parameters(
         for index in np.ndindex(rest):
             if symmetric and index[0] > index[1]:
                 continue
-            named = columns is not None and all(size == len(columns) for size in rest)
-            words = [names_of(columns if named else None, None, size)[i] for i, size in zip(index, rest, strict=True)]
+            words = [
+                of_columns(columns, size)[i] if axis == 0 or symmetric else str(i)
+                for axis, (i, size) in enumerate(zip(index, rest, strict=True))
+            ]
             place = (slice(None), *index)
             yield f"{name}, {' '.join(words)}" if words else name, of[0][place], of[1][place], of[2][place]
 

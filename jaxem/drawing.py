@@ -184,7 +184,7 @@ def scene_of(
     if x is not None:
         if is_source(x):
             raise ValueError("x is a Source; give rows of it, such as x.sample(5_000)")
-        every = np.asarray(x, float)
+        every = np.ma.filled(x.astype(float), np.nan) if isinstance(x, np.ma.MaskedArray) else np.asarray(x, float)
         if every.ndim != 2:
             raise ValueError(f"x has shape {every.shape}; give [n, d], such as x[:, None] for one column")
         weights = _weights(sample_weight, len(every))
@@ -382,8 +382,10 @@ def _hill(
 
 
 def draw_rings(ax: "Axes", meshes: Sequence[np.ndarray], share: np.ndarray, **style: Any) -> None:
-    """Rings whose areas are in proportion to `share`, at most 1."""
-    ax.scatter(meshes[0], meshes[1], s=300 * share, facecolors="none", zorder=3, **style)
+    """Rings whose areas are in proportion to `share`, at most 1; the largest just fits between its neighbours."""
+    inches = min(ax.get_window_extent().width / meshes[0].shape[0], ax.get_window_extent().height / meshes[0].shape[1])
+    largest = min(300.0, (0.9 * 72 * inches / ax.figure.dpi) ** 2)
+    ax.scatter(meshes[0], meshes[1], s=largest * share, facecolors="none", zorder=3, **style)
 
 
 def mesh_of(scene: Scene) -> list[np.ndarray]:

@@ -344,7 +344,7 @@ def plot_density(
     return dress(ax, *scene.names)
 
 
-def _density_in_two(scene: Scene, masses: Sequence[float], ax: "Axes") -> None:
+def _density_in_two(scene: Scene, masses: Sequence[float], ax: "Axes", *, named: bool = True) -> None:
     density = scene.density()
     if scene.rows is not None and any(scene.whole):
         meshes = mesh_of(scene)
@@ -367,8 +367,9 @@ def _density_in_two(scene: Scene, masses: Sequence[float], ax: "Axes") -> None:
     drawn = ax.contour(
         *meshes, np.maximum(height, floor), levels=ascending, colors=[COLOURS[0]], linestyles=styles, zorder=3
     )
-    names = {level: f"{mass:.0%}".replace("%", r"%") for level, mass in zip(ascending, shown, strict=True)}
-    ax.clabel(drawn, fmt=names, fontsize=SMALL)
+    if named:
+        names = {level: f"{mass:.0%}" for level, mass in zip(ascending, shown, strict=True)}
+        ax.clabel(drawn, fmt=names, fontsize=SMALL)
 
 
 def _along_axes(scene: Scene, ax: "Axes") -> None:
@@ -450,5 +451,5 @@ def _pair(scene: Scene, ax: "Axes", place: str) -> None:
             ax.text(0.5, height, f"{j}: {r:+.2f}", transform=ax.transAxes, ha="center", va="center", color=colour,
                     fontsize=LARGE, fontweight="bold")  # fmt: skip
     else:
-        _density_in_two(scene, MASSES, ax)
+        _density_in_two(scene, MASSES, ax, named=False)
         dress(ax)

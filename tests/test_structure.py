@@ -219,6 +219,7 @@ for what, needs in (
     (lambda: jaxem.datasets.read_table(sys.argv[1] + "/x.csv"), "jaxem[cli]"),
     (lambda: __import__("jaxem.sklearn"), "jaxem[sklearn]"),
     (lambda: __import__("jaxem.cli"), "jaxem[cli]"),
+    (lambda: found.plot(x), "jaxem[plot]"),
     (lambda: jaxem.from_dask(x), "jaxem[dask]"),
 ):
     try:
