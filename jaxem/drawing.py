@@ -399,10 +399,10 @@ def mesh_of(scene: Scene) -> list[np.ndarray]:
     return list(np.meshgrid(*axes, indexing="ij"))
 
 
-def mesh_around(rows: np.ndarray, points: int = 160) -> list[np.ndarray]:
-    """A mesh over the middle of some rows `[n, 2]`, without the furthest, and a margin."""
+def mesh_around(rows: np.ndarray, margin: float, points: int = 160) -> list[np.ndarray]:
+    """A mesh over the middle of some rows `[n, 2]`, without the furthest, and a margin, as a part of their spread."""
     low, high = np.quantile(rows, [0.002, 0.998], axis=0)
-    spread = 0.15 * np.where(high > low, high - low, 1.0)
+    spread = margin * np.where(high > low, high - low, 1.0)
     axes = [np.linspace(a - s, b + s, points) for a, b, s in zip(low, high, spread, strict=True)]
     return list(np.meshgrid(*axes, indexing="ij"))
 

@@ -5,6 +5,7 @@ Selection or a fitted estimator will do. `charts.py` has the pictures without ro
 `canvas.py` colours and labels.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -227,7 +228,7 @@ def plot_uncertainty(
     if len(scene.features) == 1:
         return _doubt_in_one(scene, doubt, np.where(darkest, 14.0, 7.0), shade, ax)
     at = places_of(scene)
-    draw_components(scene, ax)
+    _components_if_known(scene, ax)
     ax.scatter(at[order, 0], at[order, 1], s=size[order], c=[shade[i] for i in order], linewidths=0, zorder=4)
     share = np.sum(weights[darkest]) / np.sum(weights)
     told = (
@@ -237,6 +238,13 @@ def plot_uncertainty(
     )
     title(ax, told or "every row is sure of its component")
     return ax
+
+
+def _components_if_known(scene: Scene, ax: "Axes") -> None:
+    """The components, where a family has densities of the features that are shown; the rows say enough without."""
+    dress(ax, *scene.names)
+    with contextlib.suppress(NotImplementedError):
+        draw_components(scene, ax)
 
 
 def _doubt_in_one(scene: Scene, doubt: np.ndarray, size: np.ndarray, shade: list[str], ax: "Axes") -> "Axes":
@@ -278,7 +286,7 @@ def plot_classification(
         ax.set_ylim(-0.05 * top * (scene.k + 1), top)
     else:
         at = places_of(scene)
-        draw_components(scene, ax)
+        _components_if_known(scene, ax)
     size = 2.2 * size_of(len(at))
     for j, colour in enumerate(colours(scene.k)):
         rows = own == j
@@ -357,7 +365,7 @@ def _density_in_two(scene: Scene, masses: Sequence[float], ax: "Axes", *, named:
     except NotImplementedError:
         rows, weights = scene.data, scene.weights
     levels = levels_of(density, rows, masses, weights)
-    meshes = mesh_around(rows)
+    meshes = mesh_around(rows, 0.0 if scene.means is None else 0.15)  # others may have ends
     height = density.log_prob(np.stack([mesh.ravel() for mesh in meshes], axis=1)).reshape(meshes[0].shape)
     order = np.argsort(levels)
     ascending, first = np.unique(levels[order], return_index=True)
@@ -373,7 +381,13 @@ def _density_in_two(scene: Scene, masses: Sequence[float], ax: "Axes", *, named:
 
 
 def _along_axes(scene: Scene, ax: "Axes") -> None:
-    """The density of each feature, above and to the right of the axes."""
+    """The density of each feature, above and to the right of the axes, where the family knows it."""
+    with contextlib.suppress(NotImplementedError):
+        _along(scene, ax)
+
+
+def _along(scene: Scene, ax: "Axes") -> None:
+    scene.only(0).density()
     places = ((0.0, 1.02, 1.0, 0.2), (1.02, 0.0, 0.2, 1.0))
     for feature, place in enumerate(places):
         shared: dict[str, Any] = {"sharex" if feature == 0 else "sharey": ax}
