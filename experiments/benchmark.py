@@ -575,8 +575,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     panel.set_yticks(range(len(works)), works)
     panel.invert_yaxis()
     panel.set_xscale("log")
-    panel.set_xlabel("milliseconds of one pass (E-step and M-step), per restart")
-    panel.legend()
+    panel.set_xlabel("milliseconds of one pass, per restart")
+    figure.legend(loc="outside lower center", ncols=3)
     save_figure(figure, path)
 
 

@@ -26,7 +26,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pydantic
 from cycler import cycler
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxem.io import write_atomically
@@ -34,7 +33,7 @@ from jaxem.plots import COLOURS, LINES, MARKERS
 
 WIDE, HIGH = 3.6, 3.2
 """inches of a panel; two side by side, shrunk to the 380 pixels of a phone, have letters 9 pixels high"""
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "figure.constrained_layout.use": True,
     "figure.figsize": (5.4, 3.8),
     "font.size": 12,
@@ -131,7 +130,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     write_atomically(path, text.getvalue().encode(), overwrite=True)
 
 
-def panels(n: int, *, columns: int = 2, sharey: bool = False, high: float = HIGH) -> tuple[Figure, list[Axes]]:
+def panels(n: int, *, columns: int = 2, sharey: bool = False, high: float = HIGH) -> tuple[Figure, Any]:
     """A figure of n panels, at most so many side by side, and their axes."""
     columns = min(n, columns)
     rows = -(-n // columns)

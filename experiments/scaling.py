@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 from experiments.benchmark import PEAK, Kind, PassConfig, child, data_of, one_pass, start_of
 from experiments.common import Config, Positive, Sizes, hardware, panels, run, save_figure, write_csv
@@ -112,6 +113,9 @@ def draw(measured: dict[str, tuple[list[int], list[float]]], path: Path) -> None
         else:
             panel.loglog(values, results, "o-", label=f"slope {slope_of(values, results):.2f}")
             panel.set_ylabel("seconds of a pass")
+            shown = values[:: -(-len(values) // 3)]
+            panel.xaxis.set_minor_locator(NullLocator())
+            panel.set_xticks(shown, [f"{value:,}" for value in shown])
             panel.legend()
         panel.set_xlabel(titles[name])
     save_figure(figure, path)
