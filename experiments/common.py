@@ -25,8 +25,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import pydantic
-from cycler import cycler
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 from jaxem.io import write_atomically
 from jaxem.plots import COLOURS, LINES, MARKERS

@@ -182,11 +182,7 @@ def scene_of(
     mixture, table = mixture_of(value), x
     rows, index, weights = None, np.zeros(0, int), None
     if x is not None:
-        if is_source(x):
-            raise ValueError("x is a Source; give rows of it, such as x.sample(5_000)")
-        every = np.ma.filled(x.astype(float), np.nan) if isinstance(x, np.ma.MaskedArray) else np.asarray(x, float)
-        if every.ndim != 2:
-            raise ValueError(f"x has shape {every.shape}; give [n, d], such as x[:, None] for one column")
+        every = as_matrix(x)
         weights = _weights(sample_weight, len(every))
         rows, index = even_sample(every, weights)
         weights = None if weights is None else weights[index]
@@ -203,6 +199,16 @@ def scene_of(
     if means is not None and covariances is not None:
         means, covariances = means[:, shown], covariances[:, shown][:, :, shown]
     return Scene(mixture, shown, [names[i] for i in shown], means, covariances, rows, index, weights)
+
+
+def as_matrix(x: Any) -> np.ndarray:
+    """Rows `[n, d]` in float64, NaN where a masked array has a mask."""
+    if is_source(x):
+        raise ValueError("x is a Source; give rows of it, such as x.sample(5_000)")
+    every = np.ma.filled(x.astype(float), np.nan) if isinstance(x, np.ma.MaskedArray) else np.asarray(x, float)
+    if every.ndim != 2:
+        raise ValueError(f"x has shape {every.shape}; give [n, d], such as x[:, None] for one column")
+    return every
 
 
 def shown_of(features: Sequence[int], d: int) -> list[int]:

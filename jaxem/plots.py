@@ -35,6 +35,7 @@ from jaxem.drawing import (
     DRAWS,
     MOST_POINTS,
     Scene,
+    as_matrix,
     draw_components,
     draw_curves,
     draw_dots,
@@ -275,7 +276,7 @@ def plot_classification(
     are matched so that as many rows as possible agree. The other arguments are those of `plot_mixture`.
     """
     scene = scene_of(mixture, x, features, columns)
-    found = np.asarray(scene.mixture.predict(np.asarray(x, float)))
+    found = np.asarray(scene.mixture.predict(as_matrix(x)))
     wrong = None if labels is None else misclassified(found, labels, scene.k)
     own = found[scene.which]
     ax = axes_or_new(ax)
