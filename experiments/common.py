@@ -31,11 +31,11 @@ from matplotlib.rcsetup import cycler
 from jaxem.io import write_atomically
 from jaxem.plots import COLOURS, LINES, MARKERS
 
-WIDE, HIGH = 3.6, 3.2
-"""inches of a panel; two side by side, shrunk to the 380 pixels of a phone, have letters 9 pixels high"""
+ALONE, WIDE, HIGH = 5.4, 3.6, 3.2
+"""inches of a panel, alone or beside others; two side by side, shrunk to the 380 pixels of a phone, have letters 9 pixels high"""
 STYLE: Any = {
     "figure.constrained_layout.use": True,
-    "figure.figsize": (5.4, 3.8),
+    "figure.figsize": (ALONE, 3.8),
     "font.size": 12,
     "axes.titlesize": 12,
     "axes.labelsize": 12,
@@ -134,7 +134,9 @@ def panels(n: int, *, columns: int = 2, sharey: bool = False, high: float = HIGH
     """A figure of n panels, at most so many side by side, and their axes."""
     columns = min(n, columns)
     rows = -(-n // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDE * columns, high * rows), sharey=sharey, squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(ALONE if columns == 1 else WIDE * columns, high * rows), sharey=sharey, squeeze=False
+    )
     for ax in axes.flat[n:]:
         ax.set_axis_off()
     return figure, list(axes.flat[:n])

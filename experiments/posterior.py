@@ -182,7 +182,7 @@ def draw(found: list[Compared], path: Path) -> None:
         panel.set_xticks(places, [f"${name[:2]}{{{name[2:]}}}$" for name in NAMES])
         panel.set_ylabel("standard errors")
         panel.set_title(f"Old Faithful, {one.n} rows")
-    axes[0].legend(loc="upper left")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     save_figure(figure, path)
 
 
