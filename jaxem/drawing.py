@@ -9,7 +9,7 @@ numbers occur; in two as contours, or rings where a feature has few whole number
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import jax
 import numpy as np
@@ -35,6 +35,8 @@ from jaxem.rows import is_source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 DEVIATIONS = (1.0, 2.0)
 """the ellipses of a component, in standard deviations"""
@@ -165,6 +167,18 @@ def mixture_of(value: Any) -> Mixture:
         shape = " x ".join(map(str, mixture.log_weights.shape[:-1]))
         raise ValueError(f"mixture is a batch of {shape}; give one of them, such as jaxem.best(results) or mixture[0]")
     return mixture
+
+
+def in_own_precision(draw: F) -> F:
+    """A picture of a mixture in float64, such as a fitted estimator's, computed in float64 whatever JAX's setting."""
+
+    @functools.wraps(draw)
+    def drawn(mixture: Any, *arguments: Any, **options: Any) -> Any:
+        wide = mixture_of(mixture).log_weights.dtype == np.float64
+        with jax.enable_x64(bool(wide or jax.config.jax_enable_x64)):  # type: ignore[attr-defined]
+            return draw(mixture, *arguments, **options)
+
+    return cast(F, drawn)
 
 
 def result_of(value: Any) -> Any:

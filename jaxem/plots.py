@@ -41,6 +41,7 @@ from jaxem.drawing import (
     draw_dots,
     draw_rings,
     ellipse,
+    in_own_precision,
     levels_of,
     mesh_around,
     mesh_of,
@@ -90,6 +91,7 @@ DOUBTFUL = 0.95
 # -- a mixture and its rows ----------------------------------------------------------------------------------------------
 
 
+@in_own_precision
 def plot_mixture(
     mixture: Any,
     x: ArrayLike | None = None,
@@ -121,6 +123,7 @@ def plot_mixture(
     return _fit(scene, summary, ax, soft=False)
 
 
+@in_own_precision
 def plot_responsibilities(
     mixture: Any,
     x: ArrayLike,
@@ -202,6 +205,7 @@ def _bars_of_means(summary: "Summary", scene: Scene, ax: "Axes") -> "Axes":
     return ax
 
 
+@in_own_precision
 def plot_uncertainty(
     mixture: Any,
     x: ArrayLike,
@@ -261,6 +265,7 @@ def _doubt_in_one(scene: Scene, doubt: np.ndarray, size: np.ndarray, shade: list
     return dress(ax, scene.names[0], "uncertainty")
 
 
+@in_own_precision
 def plot_classification(
     mixture: Any,
     x: ArrayLike,
@@ -317,6 +322,7 @@ def misclassified(found: np.ndarray, labels: Any, k: int) -> np.ndarray:
     return np.asarray(partner[found] != code)
 
 
+@in_own_precision
 def plot_density(
     mixture: Any,
     x: ArrayLike | None = None,
@@ -399,6 +405,7 @@ def _along(scene: Scene, ax: "Axes") -> None:
         side.set_axis_off()
 
 
+@in_own_precision
 def plot_pairs(
     mixture: Any,
     x: ArrayLike,

@@ -64,7 +64,7 @@ ENGINE_ROOM = {
     "newton": 145, "rotations": 170, "standard": 90, "dependence": 135, "slots": 45, "divergence": 40,
     "curvature": 150, "implicit": 240, "inference": 640, "influences": 170,
     "replicas": 165, "resampling": 230, "comparison": 345, "selection": 340,
-    "canvas": 160, "drawing": 440, "charts": 390,
+    "canvas": 160, "drawing": 460, "charts": 390,
 }  # fmt: skip
 LONGEST = 60
 """lines of a function of either"""
