@@ -36,7 +36,7 @@ from jaxem.curvature import (
     score,
     scores_at,
 )
-from jaxem.display import Axes, picture, readable, summary_card
+from jaxem.display import picture, readable, summary_card
 from jaxem.em import chart_map, objective, pass_over, to_frame
 from jaxem.families.base import Family
 from jaxem.implicit import FLAT, negligible
@@ -91,8 +91,8 @@ class Summary(NamedTuple):
     family: Family
     cautions: tuple[str, ...] = ()
 
-    def plot(self, **options: Any) -> Axes:
-        """`jaxem.plots.plot_intervals`; returns the axes."""
+    def plot(self, **options: Any) -> Any:
+        """`jaxem.plots.plot_intervals`; returns the axes of its panels, `[p]`."""
         return picture("plot_intervals", self, **options)
 
 
