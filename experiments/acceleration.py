@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxem
-from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
+from experiments.common import Config, Positive, hardware, panels, run, save_figure, write_csv
 from experiments.reference import Problem
+from jaxem.plots import LINES
 
 ACCELERATORS = {"EM": None, "squarem": jaxem.squarem(), "anderson": jaxem.anderson(), "hybrid": jaxem.hybrid()}
 SLOW = 100
 """passes of EM from which a climb is called slow"""
-COLOURS = {"EM": "black", "squarem": "tab:blue", "anderson": "tab:orange", "hybrid": "tab:green"}
+COLOURS = {"EM": "black", "squarem": "#0072B2", "anderson": "#E69F00", "hybrid": "#D55E00"}
 
 
 class AccelerationConfig(Config):
@@ -42,8 +42,8 @@ def acceleration(config: AccelerationConfig, out: Path) -> Iterator[str]:
     speedups: dict[str, list[float]] = {name: [] for name in ACCELERATORS}
     slow: dict[str, list[float]] = {name: [] for name in ACCELERATORS}
     longest, better, worse, most = 0.0, 0, 0, 0.0
-    figure, panels = plt.subplots(1, len(config.problems), figsize=(4 * len(config.problems), 3.6), squeeze=False)
-    for panel, problem in zip(panels.flat, config.problems, strict=True):
+    figure, axes = panels(len(config.problems))
+    for panel, problem in zip(axes, config.problems, strict=True):
         x = problem.x
         starts = jaxem.starts(jax.random.key(config.seed), problem.family, x, problem.k, config.starts)
         stop, plain = jaxem.StepBelow(config.tol), None
@@ -74,11 +74,10 @@ def acceleration(config: AccelerationConfig, out: Path) -> Iterator[str]:
                 [problem.name, name, np.median(passes), passes.max(), np.exp(np.log(ratio).mean()), 1e3 * seconds]
             )
             draw(panel, np.asarray(results.trace), name)
-        panel.set_title(problem.name, fontsize=9)
+        panel.set_title(problem.name)
         panel.set_xlabel("passes")
-    panels[0, 0].set_ylabel("gap to the end of the climb, nats")
-    panels[0, 0].legend(frameon=False)
-    figure.tight_layout()
+    axes[0].set_ylabel("nats below the end of the climb")
+    axes[0].legend()
     save_figure(figure, out / "acceleration.png")
     header = ["problem", "method", "median passes", "most passes", "speed-up in passes", "ms of all starts"]
     write_csv(out / "acceleration.csv", header, rows)
@@ -103,6 +102,7 @@ def draw(panel: Any, traces: np.ndarray, name: str) -> None:
         panel.semilogy(
             np.maximum(climb.max() - climb, 1e-12),
             color=COLOURS[name],
+            linestyle=LINES[list(COLOURS).index(name)],
             alpha=0.5,
             lw=0.8,
             label=name if i == 0 else None,

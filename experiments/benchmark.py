@@ -39,6 +39,7 @@ from experiments import peers
 from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
 from experiments.roads import UNSET, blas
 from jaxem.io import write_atomically
+from jaxem.plots import COLOURS
 from jaxem.rows import as_rows
 from jaxem.threads import n_threads, run_all
 
@@ -557,16 +558,25 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     timed_rows = [row for row in rows if "gflops" in row]
     works = list(dict.fromkeys(row["work"] for row in timed_rows))
     libraries = list(dict.fromkeys(row["library"] for row in timed_rows))
-    figure, panel = plt.subplots(figsize=(8, 0.6 + 0.6 * len(works)))
+    figure, panel = plt.subplots(figsize=(7.2, 0.9 + 0.6 * len(works)))
     for i, library in enumerate(libraries):
         mine = [(works.index(row["work"]), row["ms"]) for row in timed_rows if row["library"] == library]
         places = [place + (i - (len(libraries) - 1) / 2) * 0.8 / len(libraries) for place, _ in mine]
-        panel.barh(places, [ms for _, ms in mine], 0.8 / len(libraries), label=library)
-    panel.set_yticks(range(len(works)), works, fontsize=8)
+        shade = COLOURS[i % len(COLOURS)]
+        panel.barh(
+            places,
+            [ms for _, ms in mine],
+            0.8 / len(libraries),
+            label=library,
+            color=shade,
+            hatch=("", "//", "..", "xx")[i % 4],
+            edgecolor="white",
+        )
+    panel.set_yticks(range(len(works)), works)
     panel.invert_yaxis()
     panel.set_xscale("log")
-    panel.set_xlabel("milliseconds of one pass (E-step and M-step), per restart")
-    panel.legend(frameon=False)
+    panel.set_xlabel("milliseconds of one pass, per restart")
+    figure.legend(loc="outside lower center", ncols=3)
     save_figure(figure, path)
 
 

@@ -1,4 +1,4 @@
-"""What every experiment shares: a checked TOML config, a folder of results, a CSV, a figure, timing.
+"""What every experiment shares: a checked TOML config, a folder of results, a CSV, the style of its figures, timing.
 
     python -m experiments.NAME configs/NAME.toml [--out FOLDER]
 
@@ -26,8 +26,32 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pydantic
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 from jaxem.io import write_atomically
+from jaxem.plots import COLOURS, LINES, MARKERS
+
+ALONE, WIDE, HIGH = 5.4, 3.6, 3.2
+"""inches of a panel, alone or beside others; two side by side, shrunk to the 380 pixels of a phone, have letters 9 pixels high"""
+STYLE: Any = {
+    "figure.constrained_layout.use": True,
+    "figure.figsize": (ALONE, 3.8),
+    "font.size": 12,
+    "axes.titlesize": 12,
+    "axes.labelsize": 12,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "legend.fontsize": 11,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,  # so that lines show their style
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    # neighbours differ in colour and in style, so that figures can be read in grey
+    "axes.prop_cycle": cycler(color=COLOURS, linestyle=2 * LINES),
+}
+"""of every figure"""
 
 Positive = Annotated[int, pydantic.Field(gt=0)]
 Sizes = Annotated[list[Positive], pydantic.Field(min_length=2)]
@@ -86,8 +110,9 @@ def run(
     try:
         config = load_config(kind, arguments.config, given)
         arguments.out.mkdir(parents=True, exist_ok=True)
-        for line in experiment(config, arguments.out):
-            print(line, flush=True)
+        with plt.rc_context(STYLE):
+            for line in experiment(config, arguments.out):
+                print(line, flush=True)
     except (ConfigError, OSError, ValueError) as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
@@ -103,6 +128,23 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     writer.writerow(header)
     writer.writerows(rows)
     write_atomically(path, text.getvalue().encode(), overwrite=True)
+
+
+def panels(n: int, *, columns: int = 2, sharey: bool = False, high: float = HIGH) -> tuple[Figure, Any]:
+    """A figure of n panels, at most so many side by side, and their axes."""
+    columns = min(n, columns)
+    rows = -(-n // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(ALONE if columns == 1 else WIDE * columns, high * rows), sharey=sharey, squeeze=False
+    )
+    for ax in axes.flat[n:]:
+        ax.set_axis_off()
+    return figure, list(axes.flat[:n])
+
+
+def line_style(i: int) -> dict[str, Any]:
+    """Colour, style and marker of line i, which neighbours do not share."""
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)], "marker": MARKERS[i % len(MARKERS)]}
 
 
 def save_figure(figure: Figure, path: Path) -> None:

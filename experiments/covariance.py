@@ -12,12 +12,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxem
 import jaxem.plots
-from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
+from experiments.common import Config, Positive, hardware, line_style, panels, run, save_figure, write_csv
 
 FORMS: dict[str, jaxem.Family] = {
     "Spherical": jaxem.Spherical(),
@@ -114,30 +113,29 @@ def dearest(losses: dict[tuple[str, str, int], list[float]], n: int) -> dict[str
 
 def draw(config: CovarianceConfig, rows: list[tuple[str, str, int, float, float]], path: Path) -> None:
     """The data with their components, and how often BIC chooses which form."""
-    figure, panels = plt.subplots(2, 4, figsize=(13, 6), layout="constrained")
+    figure, axes = panels(2 * len(FORMS))
     rng = np.random.default_rng(config.seed)
-    for top, below, truth in zip(*panels, FORMS, strict=True):
+    for top, below, truth in zip(axes[::2], axes[1::2], FORMS, strict=True):
         params = jaxem.GaussianParams(jnp.asarray(MEANS), jnp.asarray(TRUTH[truth]))
         mixture = jaxem.Mixture(jnp.log(jnp.asarray(WEIGHTS)), params, jaxem.Full())
         jaxem.plots.plot_responsibilities(mixture, drawn(truth, 400, rng), ax=top)
         top.set(title=f"data: {truth}", xlabel="", ylabel="", aspect="equal")
         for i, name in enumerate(FORMS):
             share = [row[3] for row in rows if row[:2] == (truth, name)]
-            style = {"color": jaxem.plots.COLOURS[i], "linestyle": jaxem.plots.LINES[i]}
-            below.semilogx(config.n, share, marker="o", label=name, linewidth=2.4 if name == truth else 1.2, **style)
-        below.set(xlabel="rows", ylim=(-0.05, 1.05))
-    panels[1, 0].set_ylabel("share of data sets, chosen by BIC")
-    panels[1, 0].legend(frameon=False, fontsize=8)
+            width = 2.8 if name == truth else 1.2
+            below.semilogx(config.n, share, label=name, linewidth=width, **line_style(i))
+        below.set(xlabel="rows", ylabel="share chosen by BIC", ylim=(-0.05, 1.05))
+    axes[1].legend()
     save_figure(figure, path)
 
 
 def draw_sigmas(path: Path) -> None:
     """What the relative sizes of the sigmas do to the border between two components."""
-    figure, panels = plt.subplots(1, 4, figsize=(13, 3.4), layout="constrained")
+    figure, axes = panels(4)
     grid = np.linspace(-6, 6, 240)
     across, up = np.meshgrid(grid, grid)
     x = np.stack([across.ravel(), up.ravel()], axis=1)
-    for panel, ratio in zip(panels, (1.0, 1.2, 2.0, 4.0), strict=True):
+    for panel, ratio in zip(axes, (1.0, 1.2, 2.0, 4.0), strict=True):
         params = jaxem.GaussianParams(jnp.array([[-1.5, 0.0], [1.5, 0.0]]), jnp.array([1.0, ratio**2]))
         mixture = jaxem.Mixture(jnp.log(jnp.array([0.5, 0.5])), params, jaxem.Spherical())
         resp = np.asarray(mixture.responsibilities(x)).reshape(*across.shape, 2)

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxem
-from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
-from jaxem.plots import ellipse
+from experiments.common import Config, Positive, hardware, panels, run, save_figure, write_csv
+from jaxem.plots import LINES, ellipse
 
 WEIGHTS = np.array([0.55, 0.45])
 MEANS = np.array([[0.0, 0.0, 0.0], [2.5, -2.0, 1.0]])
@@ -28,7 +27,7 @@ COVARIANCES = np.array(
         [[0.7, -0.4, 0.0], [-0.4, 0.9, 0.3], [0.0, 0.3, 1.3]],
     ]
 )
-COLOURS = {"EM": "black", "hybrid": "tab:green"}
+COLOURS = {"EM": "black", "hybrid": "#0072B2"}
 
 
 class DeconvolutionConfig(Config):
@@ -130,27 +129,28 @@ def deconvolution(config: DeconvolutionConfig, out: Path) -> Iterator[str]:
 
 def draw(shown: list[np.ndarray], climbs: dict[str, np.ndarray], path: Path) -> None:
     """Two columns with the ellipses of the truth and of both fits, and how the climbs approach their ends."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained")
+    figure, (left, right) = panels(2)
     values, found, naive = shown
     left.scatter(*values[:3000, :2].T, s=2, color="0.8", linewidths=0)
     lines = (
         ("truth", COVARIANCES, "black", "-"),
-        ("Deconvolved", found, "tab:green", "--"),
-        ("Full", naive, "tab:red", ":"),
+        ("Deconvolved", found, "#0072B2", "--"),
+        ("Full", naive, "#D55E00", ":"),
     )
     for name, covariances, colour, style in lines:
         for j, (mean, covariance) in enumerate(zip(MEANS, covariances, strict=True)):
             label = name if j == 0 else None
             left.plot(*ellipse(mean[:2], covariance[:2, :2], 2.0), color=colour, ls=style, lw=2, label=label)
     left.set(xlabel="velocity 1", ylabel="velocity 2", title="two deviations, about the true means")
-    left.legend(frameon=False)
+    left.legend()
     for name, traces in climbs.items():
         for i, trace in enumerate(traces):
             climb = trace[~np.isnan(trace)]
             gap = np.maximum(climb.max() - climb, 1e-9)
-            right.semilogy(gap, color=COLOURS[name], alpha=0.6, lw=1, label=name if i == 0 else None)
+            line = LINES[list(COLOURS).index(name)]
+            right.semilogy(gap, line, color=COLOURS[name], alpha=0.6, lw=1, label=name if i == 0 else None)
     right.set(xlabel="passes", ylabel="nats below the end", title="the same starts")
-    right.legend(frameon=False)
+    right.legend()
     save_figure(figure, path)
 
 

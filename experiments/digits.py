@@ -39,7 +39,7 @@ from sklearn.metrics import adjusted_rand_score, confusion_matrix
 from sklearn.mixture import GaussianMixture
 
 import jaxem
-from experiments.common import Config, ConfigError, Positive, hardware, run, save_figure, write_csv
+from experiments.common import Config, ConfigError, Positive, hardware, panels, run, save_figure, write_csv
 
 SIDE = 28
 STARTING = 10_000
@@ -386,11 +386,11 @@ def against_restarts(results: jaxem.Result, data: Digits, config: DigitsConfig, 
         ["restarts", "accuracy"],
         zip(counts.tolist(), curve.mean(axis=0).tolist(), strict=True),
     )
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    figure, (left, right) = panels(2, columns=1)
     left.plot(counts, curve.mean(axis=0), color="#0072B2")
     left.fill_between(counts, *np.quantile(curve, [0.1, 0.9], axis=0), color="#0072B2", alpha=0.2, linewidth=0)
     left.set(
-        xlabel="restarts, the likeliest kept", ylabel="accuracy on held-out images", title="accuracy against restarts"
+        xlabel="restarts, the likeliest kept", ylabel="accuracy, held-out images", title="accuracy against restarts"
     )
     jaxem.plots.plot_landscape(jaxem.landscape(results, tol=1.0), ax=right)
     right.set_title(f"landscape of optima, {len(values)} restarts")
@@ -414,7 +414,7 @@ def draw_means(result: jaxem.Result, path: Path) -> None:
         panel.axis("off")
     for panel, j in zip(panels.flat, order, strict=False):
         panel.imshow(means[j].reshape(SIDE, SIDE), cmap="gray_r")
-        panel.set_title(f"{weights[j]:.2f}", fontsize=8)
+        panel.set_title(f"{weights[j]:.2f}")
     save_figure(figure, path)
 
 
@@ -427,11 +427,11 @@ def draw_confusion(result: jaxem.Result, data: Digits, path: Path) -> None:
         data.held_out_labels, name[np.asarray(result.mixture.predict(data.held_out))], labels=np.arange(10)
     )
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    figure, panel = plt.subplots(figsize=(4.6, 4.2))
+    figure, panel = plt.subplots(figsize=(5.4, 5.0))
     panel.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(10, 10):
         if share[i, j] >= 0.01:
-            panel.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=7,
+            panel.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=10,
                        color="white" if share[i, j] > 0.5 else "black")  # fmt: skip
     panel.set(xticks=range(10), yticks=range(10), xlabel="cluster, matched to a label", ylabel="label",
               title="held-out images, per cent of a label")  # fmt: skip

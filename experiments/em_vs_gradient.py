@@ -14,12 +14,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
 import jaxem
-from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
+from experiments.common import Config, Positive, hardware, line_style, panels, run, save_figure, write_csv
 
 
 class EmVsGradientConfig(Config):
@@ -193,20 +192,19 @@ def at(passes: np.ndarray, values: np.ndarray, look: int) -> float:
 
 def draw(looks: np.ndarray, curves: dict[str, np.ndarray], seconds: dict[str, float], path: Path) -> None:
     """Median gap to the best against passes and against seconds."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    figure, (left, right) = panels(2, sharey=True, high=4.4)
     for i, (name, curve) in enumerate(curves.items()):
         style: dict[str, Any] = {
             "label": name,
-            "color": f"C{i}",
-            "linestyle": ("-", "--", "-.", ":")[i % 4],
-            "linewidth": 1.8,
+            **line_style(i),
+            "markevery": max(1, len(looks) // 6),
         }
         gap = np.maximum(curve, 1e-9)
         left.loglog(looks, gap, **style)
         right.loglog(looks * seconds[name], gap, **style)
-    left.set(xlabel="passes over the data", ylabel="nats below the best of the same start, median")
+    left.set(xlabel="passes over the data", ylabel="nats below the best, median")
     right.set_xlabel("seconds")
-    left.legend(frameon=False, fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     save_figure(figure, path)
 
 

@@ -149,7 +149,7 @@ def agree(found: np.ndarray, truth: np.ndarray) -> float:
 
 def draw(setting: Setting, mixture: jaxem.Mixture, x: np.ndarray, path: Path) -> None:
     """The rows with the components of the right family, in their first two columns."""
-    figure, ax = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
+    figure, ax = plt.subplots()
     jaxem.plots.plot_responsibilities(mixture, x, ax=ax)
     if setting.name == "heavy tails":
         ax.set(xlim=(-12, 18), ylim=(-12, 14))

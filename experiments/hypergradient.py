@@ -16,7 +16,6 @@ from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pydantic
@@ -24,7 +23,7 @@ from jax import Array
 from sklearn.metrics import roc_auc_score
 
 import jaxem
-from experiments.common import Config, Positive, Sizes, hardware, run, save_figure, write_csv
+from experiments.common import Config, Positive, Sizes, hardware, panels, run, save_figure, write_csv
 from experiments.inference import drawn, true_mixture
 from jaxem.plots import COLOURS, LINES
 
@@ -242,23 +241,23 @@ def draw(
     path: Path,
 ) -> None:
     """The grid with the way of Adam on it, held-out log-likelihood by steps, and the learned weights."""
-    figure, (of_strength, of_steps, of_rows) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    figure, (of_strength, of_steps, of_rows) = panels(3, columns=1)
     of_strength.semilogx(*grid, color=COLOURS[0], label="grid")
     places = np.exp(strength.path)
     of_strength.semilogx(places, strength.heights, "o", color=COLOURS[5], markersize=3, label="Adam")
     of_strength.semilogx(places[-1], strength.heights[-1], "k*", markersize=11, label="its end")
-    of_strength.set(xlabel="strength of the prior", ylabel="held-out log-likelihood of a row", title="one number")
+    of_strength.set(xlabel="strength of the prior", ylabel="held out, nats a row", title="one number")
     for i, (name, learned) in enumerate({"strength": strength, "then degrees and scatter": scatter}.items()):
         before = 0 if i == 0 else len(strength.heights) - 1
         steps = before + np.arange(len(learned.heights))
         of_steps.plot(steps, learned.heights, color=COLOURS[i], linestyle=LINES[i], linewidth=2, label=name)
-    of_steps.set(xlabel="steps of Adam", ylabel="held-out log-likelihood of a row", title="more numbers")
+    of_steps.set(xlabel="steps of Adam", ylabel="held out, nats a row", title="more numbers")
     bins = np.linspace(0, 1, 26)
     of_rows.hist(weights[~corrupted], bins, color="0.75", edgecolor="black", linewidth=0.5, label="clean")
     of_rows.hist(weights[corrupted], bins, histtype="step", hatch="///", color="black", label="corrupted")
     of_rows.set(xlabel="learned weight", ylabel="rows", title="weights of rows")
     for panel in (of_strength, of_steps, of_rows):
-        panel.legend(frameon=False)
+        panel.legend()
     save_figure(figure, path)
 
 

@@ -21,15 +21,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import pydantic
 import scipy.stats
 from jax import Array
 
 import jaxem
-from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
-from jaxem.plots import COLOURS, LINES
+from experiments.common import Config, Positive, hardware, line_style, panels, run, save_figure, write_csv
 
 LEVEL = 0.95
 KINDS = np.array(["weights", *["means"] * 4, *["covariances"] * 6])
@@ -244,10 +242,10 @@ def tested(config: InferenceConfig, rng: np.random.Generator) -> np.ndarray:
 
 def draw(studies: list[Measured], p_values: np.ndarray, path: Path) -> None:
     """Coverage against n; errors against the true spread under each law; a histogram of the p-values."""
-    figure, (of_n, of_law, of_p) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    figure, (of_n, of_law, of_p) = panels(3, columns=1)
     normal = sorted((found for found in studies if found.study.law == "normal"), key=lambda found: found.study.n)
     for i, method in enumerate(METHODS):
-        style: dict[str, Any] = {"color": COLOURS[i], "linestyle": LINES[i], "marker": MARKERS[i], "label": method}
+        style: dict[str, Any] = {**line_style(i), "label": method}
         there = [found for found in normal if method in found.covered]
         mean, error = np.array([share(found.covered[method]) for found in there]).reshape(-1, 2).T
         of_n.errorbar([found.study.n for found in there], mean, 1.96 * error, capsize=2, **style)
@@ -272,7 +270,7 @@ def draw(studies: list[Measured], p_values: np.ndarray, path: Path) -> None:
         of_p.axhline(expected + ends * np.sqrt(expected * (1 - 1 / bins)), color="black", linewidth=0.8, linestyle=":")
     of_p.set(xlabel="p-value", ylabel="sets", title="one Gaussian against two, one is true")
     for panel in (of_n, of_law):
-        panel.legend(frameon=False)
+        panel.legend()
     save_figure(figure, path)
 
 

@@ -17,7 +17,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxem
-from experiments.common import Config, Positive, Sizes, hardware, run, save_figure, seconds, write_csv
+from experiments.common import (
+    Config,
+    Positive,
+    Sizes,
+    hardware,
+    line_style,
+    panels,
+    run,
+    save_figure,
+    seconds,
+    write_csv,
+)
 from experiments.lecture import one_kmeans_pass
 from jaxem.program import forget_programs
 
@@ -74,16 +85,14 @@ def limit(config: KmeansLimitConfig, out: Path) -> Iterator[str]:
         ["sigma", "largest difference of a mean", "largest doubt", "share of rows in doubt"],
         rows,
     )
-    figure, panel = plt.subplots(figsize=(5.6, 3.8), layout="constrained")
+    figure, panel = plt.subplots(figsize=(5.4, 4.6))
     sigmas, gaps, _, doubt = (np.array(column) for column in zip(*rows, strict=True))
+    panel.loglog(sigmas, np.maximum(gaps, 1e-16), label="largest difference of a mean from Lloyd's", **line_style(0))
     panel.loglog(
-        sigmas, np.maximum(gaps, 1e-16), "o-", color="#0072B2", label="EM's means against Lloyd's, largest difference"
-    )
-    panel.loglog(
-        sigmas, np.maximum(doubt, 1e-16), "s--", color="#D55E00", label="share of rows with p(j | i) < 0.99 for all j"
+        sigmas, np.maximum(doubt, 1e-16), label="share of rows with p(j | i) < 0.99 for all j", **line_style(1)
     )
     panel.set(xlabel="sigma, in deviations of a cluster", title="one step from the same centres")
-    panel.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center")
     save_figure(figure, out / "kmeans_limit.png")
     yield (
         f"one EM step against one of Lloyd's: the means differ by {gaps[0]:.2g} at sigma = {sigmas[0]:g} and {gaps[-1]:.2g} at "
@@ -117,19 +126,17 @@ def cost(config: KmeansLimitConfig, out: Path) -> Iterator[str]:
             rows.append((name, n, k, d, *pair))
             forget_programs()
     write_csv(out / "kmeans_limit_cost.csv", ["varied", "n", "k", "d", "EM, seconds", "k-means, seconds"], rows)
-    figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True, layout="constrained")
+    figure, shown = panels(3, sharey=True)
     told = []
-    for panel, (name, values) in zip(panels, axes.items(), strict=True):
+    for panel, (name, values) in zip(shown, axes.items(), strict=True):
         times = np.array([row[4:] for row in rows if row[0] == name], float)  # [values, 2]
         slopes = np.polyfit(np.log(values), np.log(times), 1)[0]
-        for i, (label, style) in enumerate((("EM", "o-"), ("k-means", "s--"))):
-            panel.loglog(
-                values, times[:, i], style, color=("#0072B2", "#D55E00")[i], label=f"{label}, slope {slopes[i]:.2f}"
-            )
+        for i, label in enumerate(("EM", "k-means")):
+            panel.loglog(values, times[:, i], label=f"{label}, slope {slopes[i]:.2f}", **line_style(i))
         panel.set_xlabel({"n": "rows n", "k": "components K", "d": "features d"}[name])
-        panel.legend(frameon=False, fontsize=8)
+        panel.legend()
         told.append(f"in {name.upper() if name == 'k' else name} EM {slopes[0]:.2f}, k-means {slopes[1]:.2f}")
-    panels[0].set_ylabel("seconds per iteration")
+    shown[0].set_ylabel("seconds per iteration")
     save_figure(figure, out / "kmeans_limit_cost.png")
     yield f"cost of one iteration, slopes on log-log axes: {'; '.join(told)}"
     dearer = float(np.median([row[4] / row[5] for row in rows]))

@@ -39,7 +39,6 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -48,7 +47,7 @@ import pydantic
 import jaxem
 import jaxem.plots
 from experiments.benchmark import PassConfig, floor_of, machine
-from experiments.common import Config, ConfigError, Positive, hardware, run, save_figure, write_csv
+from experiments.common import Config, ConfigError, Positive, hardware, line_style, panels, run, save_figure, write_csv
 from experiments.peers import median_of
 from jaxem.threads import n_threads
 
@@ -433,19 +432,21 @@ def told_in_short(rows: Sequence[dict[str, Any]]) -> str:
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Seconds of a pass and memory, by the number of rows."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, (left, right) = panels(2, high=4.4)
     for i, what in enumerate((STREAM, MEMORY, READING, BYTES, SEARCH)):
         mine = [row for row in rows if row["what"] == what]
         sizes = [row["rows"] for row in mine]
-        style = {"color": jaxem.plots.COLOURS[i], "linestyle": jaxem.plots.LINES[i % 4], "marker": "o", "label": what}
+        style = {**line_style(i), "label": what}
         if what != SEARCH:
             left.loglog(sizes, [row["seconds"] for row in mine], **style)
         if what in (STREAM, MEMORY, SEARCH):
             right.loglog(sizes, [row["peak MB above imports"] for row in mine], **style)
     left.set(xlabel="rows", ylabel="seconds")
-    right.set(xlabel="rows", ylabel="peak memory above imports, MB")
-    for panel in (left, right):
-        panel.legend(frameon=False, fontsize=8)
+    right.set(xlabel="rows", ylabel="peak MB above imports")
+    shown = {
+        name: line for panel in (right, left) for line, name in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center")
     save_figure(figure, path)
 
 

@@ -22,7 +22,18 @@ import pydantic
 
 import jaxem
 import jaxem.plots
-from experiments.common import Config, Positive, Sizes, hardware, run, save_figure, seconds, write_csv
+from experiments.common import (
+    Config,
+    Positive,
+    Sizes,
+    hardware,
+    line_style,
+    panels,
+    run,
+    save_figure,
+    seconds,
+    write_csv,
+)
 
 
 class LectureConfig(Config):
@@ -98,18 +109,19 @@ def local_optima(config: LectureConfig, out: Path) -> Iterator[str]:
 def draw_optima(x: np.ndarray, results: jaxem.Result, seen: jaxem.Landscape, path: Path) -> None:
     """The best optima side by side: rows in the soft colours of their responsibilities, ellipses of two deviations."""
     shown = seen.best_restart[:3]
-    figure, panels = plt.subplots(1, len(shown), figsize=(3.9 * len(shown), 3.6), sharey=True, squeeze=False)
-    for panel, i, count in zip(panels[0], shown.tolist(), seen.counts, strict=False):
+    figure, axes = plt.subplots(1, len(shown), figsize=(7.4, 3.7), sharey=True, squeeze=False)
+    for panel, i, count in zip(axes[0], shown.tolist(), seen.counts, strict=False):
         # components in the order of their means, so that a cluster has one colour throughout
         order = np.argsort(np.asarray(results.mixture.components.means)[i, :, 0])
-        mixture = results.mixture[i][order]
-        jaxem.plots.plot_responsibilities(mixture, x, ax=panel)
-        panel.set_title(
-            f"log-likelihood {float(results.log_likelihood[i]):.2f}\n{count} of {seen.counts.sum()} restarts"
-        )
-        panel.set(xlabel="eruption, minutes", ylabel="")
-    panels[0, 0].set_ylabel("waiting time, minutes")
-    figure.suptitle("Old Faithful, three components: where EM ends depends on where it starts", y=1.06)
+        jaxem.plots.plot_responsibilities(results.mixture[i][order], x, ax=panel)
+        below = float(seen.objective[0] - results.objective[i])
+        told = f"log-likelihood {float(results.log_likelihood[i]):.1f}" if not below else f"{below:.1f} nats lower"
+        panel.set_title(f"{told}\n{count} of {seen.counts.sum()} starts")
+        panel.set(xlabel="", ylabel="", xticks=range(2, 6), yticks=range(40, 101, 20))
+        panel.tick_params(labelsize=12)
+    axes[0, 0].set_ylabel("minutes to the next", fontsize=13)
+    figure.supxlabel("minutes of the eruption", fontsize=13)
+    figure.suptitle("Where EM ends depends on where it starts", fontsize=15, fontweight="bold")
     save_figure(figure, path)
 
 
@@ -149,18 +161,18 @@ def cost(config: LectureConfig, out: Path) -> Iterator[str]:
             rows.append((name, n, k, d, em, kmeans))
     write_csv(out / "lecture_cost.csv", ["varied", "n", "k", "d", "em_seconds", "kmeans_seconds"], rows)
 
-    figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True)
+    figure, shown = panels(3, sharey=True)
     slopes: dict[str, tuple[float, ...]] = {}
-    for panel, (name, values) in zip(panels, axes.items(), strict=True):
+    for panel, (name, values) in zip(shown, axes.items(), strict=True):
         measured = tuple(np.array([row[i] for row in rows if row[0] == name]) for i in (4, 5))
         logs = np.log(np.asarray(values, float))
         slopes[name] = tuple(float(np.polyfit(logs, np.log(times), 1)[0]) for times in measured)
-        for times, label, marker, slope in zip(measured, ("EM", "k-means"), "os", slopes[name], strict=True):
-            panel.loglog(values, times, marker + "-", label=f"{label}, slope {slope:.2f}")
+        for i, (times, label) in enumerate(zip(measured, ("EM", "k-means"), strict=True)):
+            panel.loglog(values, times, label=f"{label}, slope {slopes[name][i]:.2f}", **line_style(i))
         panel.set_xlabel({"n": "rows n", "k": "components K", "d": "features d"}[name])
-        panel.legend(frameon=False)
-    panels[0].set_ylabel("seconds per iteration")
-    figure.suptitle(f"Cost of one iteration, spherical float32, around n, K, d = {tuple(base.values())}")
+        panel.legend()
+    shown[0].set_ylabel("seconds per iteration")
+    figure.suptitle(f"One iteration, spherical float32,\naround n, K, d = {tuple(base.values())}")
     save_figure(figure, out / "lecture_cost.png")
 
     factor = float(np.median([row[4] / row[5] for row in rows]))

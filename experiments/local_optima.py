@@ -17,12 +17,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxem
 import jaxem.plots
-from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
+from experiments.common import Config, Positive, hardware, panels, run, save_figure, write_csv
 from jaxem.init import Initializer
 
 
@@ -100,7 +99,7 @@ def basins(config: LocalOptimaConfig, out: Path) -> str:
     palette = jaxem.plots.colours(max(2, min(8, len(seen.counts))))
     shown = palette[np.minimum(ended, len(palette) - 1)]
     shown = np.where(swapped[:, None], shown, 0.55 * shown + 0.45)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.4), layout="constrained")
+    figure, (left, right) = panels(2, columns=1, high=4.0)
     edges = [places[0], places[-1]] * 2
     left.imshow(
         shown.reshape(config.grid, config.grid, 3),
@@ -122,7 +121,7 @@ def basins(config: LocalOptimaConfig, out: Path) -> str:
         label = f"{seen.objective[j]:.1f} from {seen.counts[j] / r:.0%} of starts"
         right.plot(grid, density, color=palette[j], linestyle=jaxem.plots.LINES[j % 4], label=label)
     right.set(xlabel="x", ylabel="density", title=f"{len(seen.counts)} optima with K = 2")
-    right.legend(frameon=False, fontsize=8)
+    right.legend()
     save_figure(figure, out / "local_optima_basins.png")
     return (
         f"two components on four clusters in a row: {len(seen.counts)} optima from {r} pairs of starting means, the best from "
@@ -165,10 +164,8 @@ def chances(name: str, x: np.ndarray, family: jaxem.Family, k: int, config: Loca
 def draw(found: list[Chance], path: Path) -> None:
     """Probabilities of the best optimum with their intervals."""
     names = list(dict.fromkeys(one.data for one in found))
-    figure, panels = plt.subplots(
-        1, len(names), figsize=(5.4 * len(names), 3.4), layout="constrained", sharey=True, squeeze=False
-    )
-    for panel, name in zip(panels[0], names, strict=True):
+    figure, axes = panels(len(names), columns=1)
+    for panel, name in zip(axes, names, strict=True):
         kinds = [one for one in found if one.data == name]
         places, p = np.arange(len(kinds)), np.array([one.probability for one in kinds])
         below = np.maximum(p - [one.low for one in kinds], 0)
@@ -176,10 +173,11 @@ def draw(found: list[Chance], path: Path) -> None:
         panel.barh(places, p, xerr=[below, above], color="#0072B2", ecolor="0.4", height=0.65)
         for place, one in zip(places, kinds, strict=True):
             told = one.restarts if one.restarts == "never" else f"{one.restarts} for 99 %"
-            panel.annotate(told, (one.high, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
+            panel.annotate(told, (one.high, place), (5, 0), textcoords="offset points", va="center")
         panel.set_yticks(places, [one.start for one in kinds])
         panel.set(xlim=(0, 1.3), xlabel="probability of the best optimum", title=name)
-    panels[0, 0].invert_yaxis()
+    for panel in axes:
+        panel.invert_yaxis()
     save_figure(figure, path)
 
 

@@ -264,18 +264,18 @@ def by_model(pairs: list[Pair]) -> Iterator[str]:
 
 def draw(pairs: list[Pair], path: Path) -> None:
     """Nats by which each search is above mclust, against K."""
-    figure, panel = plt.subplots(figsize=(6.5, 3.8))
+    figure, panel = plt.subplots()
     for i, (form, colour) in enumerate((COLOURS | {"others": OTHERS}).items()):
         of_form = [pair for pair in pairs if COLOURS.get(pair.covariance, OTHERS) == colour]
         points = [(pair.k, gap) for pair in of_form for gap in pair.gaps if np.isfinite(gap)]
         if points:
             k, gaps = np.array(points).T
-            panel.plot(k + 0.15 * (i - 2), gaps, ".", color=colour, markersize=4, label=form)
+            panel.plot(k + 0.15 * (i - 2), gaps, jaxem.plots.MARKERS[i], color=colour, markersize=4, label=form)
     panel.axhspan(-SAME, SAME, color="0.85", zorder=0)
     panel.set_yscale("symlog", linthresh=SAME)
     panel.set(xlabel="K", ylabel="search above mclust, nats")
     if panel.has_data():
-        panel.legend(frameon=False, fontsize=8)
+        panel.legend()
     save_figure(figure, path)
 
 

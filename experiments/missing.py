@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
@@ -33,14 +32,9 @@ from sklearn.impute import IterativeImputer
 from sklearn.metrics import adjusted_rand_score
 
 import jaxem
-from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
+from experiments.common import Config, Positive, hardware, line_style, panels, run, save_figure, write_csv
 
-METHODS = {
-    "missing=True": "tab:green",
-    "IterativeImputer": "tab:blue",
-    "complete rows": "tab:orange",
-    "mean of the column": "tab:red",
-}
+METHODS = ("missing=True", "IterativeImputer", "complete rows", "mean of the column")
 PLAIN: dict[str, Any] = {
     "Full": jaxem.Full(),
     "Tied": jaxem.Tied(),
@@ -269,40 +263,38 @@ def draw(
     away: dict[str, np.ndarray], found: list[list[Any]], table: list[list[Any]], config: MissingConfig, path: Path
 ) -> None:
     """Distances from the complete estimate, labels that agree, errors of values, and times of a turn."""
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
-    (left, right), (lower, cost) = axes
+    figure, (left, right, lower, cost) = panels(4)
+    styles = {name: line_style(i) for i, name in enumerate(METHODS)}
     for name, of in away.items():
         far = np.sort(np.abs(of).ravel())
-        left.plot(far, np.arange(1, far.size + 1) / far.size, color=METHODS[name], label=name)
+        left.plot(far, np.arange(1, far.size + 1) / far.size, label=name, **styles[name] | {"marker": ""})
     left.axvline(2.0, color="0.6", lw=1, ls=":")
     left.set(
         xscale="log",
         xlim=(1e-2, 30),
-        xlabel="standard errors from the complete estimate",
+        xlabel="standard errors from complete",
         ylabel="share of coordinates",
     )
     left.set_title(f"Old Faithful, {config.share:.0%} missing")
-    left.legend(frameon=False)
-    for name, colour in METHODS.items():
+    left.legend()
+    for name in METHODS:
         rows = [next(row for row in medians(found, share) if row[0] == name) for share in config.shares]
-        right.plot(config.shares, [row[1] for row in rows], "o-", color=colour)
+        right.plot(config.shares, [row[1] for row in rows], **styles[name])
         if rows[0][2] is not None:
-            lower.plot(config.shares, [row[2] for row in rows], "o-", color=colour)
-    right.set(
-        xlabel="share of values missing", ylabel="adjusted Rand index", title="iris: labels against the complete fit"
-    )
-    lower.set(xlabel="share of values missing", ylabel="error, in deviations", title="iris: values filled in")
+            lower.plot(config.shares, [row[2] for row in rows], **styles[name])
+    right.set(xlabel="share of values missing", ylabel="adjusted Rand index", title="iris: labels")
+    lower.set(xlabel="share of values missing", ylabel="error, in deviations", title="iris: filled in")
     lower.set_ylim(bottom=0)
     places = np.arange(len(table))
     cost.bar(places - 0.2, [row[1] for row in table], 0.4, color="0.7", label="complete rows")
-    cost.bar(places + 0.2, [row[2] for row in table], 0.4, color="tab:green", label="missing=True")
+    cost.bar(places + 0.2, [row[2] for row in table], 0.4, color="#0072B2", label="missing=True")
     for place, row in zip(places, table, strict=True):
         cost.text(place + 0.2, row[2], f"{row[3]:.1f}x", ha="center", va="bottom")
     cost.set_xticks(places, [row[0] for row in table])
     cost.set(
         ylabel="ms of one more turn", title=f"{config.rows:,} x {config.columns}, {config.share_of_rows:.0%} missing"
     )
-    cost.legend(frameon=False)
+    cost.legend()
     save_figure(figure, path)
 
 

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 import pydantic
 
 import jaxem
 import jaxem.plots
-from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
+from experiments.common import Config, Positive, hardware, line_style, panels, run, save_figure, write_csv
 
 Decay = Annotated[float, pydantic.Field(gt=0.5, le=1.0)]
 
@@ -139,20 +138,17 @@ def told_in_short(config: OnlineConfig, rows: list[Any]) -> str:
 
 def draw(config: OnlineConfig, curves: dict[float, dict[str, np.ndarray]], path: Path) -> None:
     """The median gap over starts, after each pass."""
-    figure, panels = plt.subplots(
-        1, len(curves), figsize=(6 * len(curves), 4.2), layout="constrained", sharey=True, squeeze=False
-    )
-    for panel, (separation, gaps) in zip(panels[0], curves.items(), strict=True):
+    figure, axes = panels(len(curves), sharey=True, high=4.6)
+    for panel, (separation, gaps) in zip(axes, curves.items(), strict=True):
         for i, (name, of_starts) in enumerate(gaps.items()):
             median = np.maximum(np.median(of_starts, axis=0), 1e-10)
-            style = {"color": jaxem.plots.COLOURS[i % len(jaxem.plots.COLOURS)]}
-            style["linestyle"] = jaxem.plots.LINES[i % len(jaxem.plots.LINES)]
-            panel.loglog(np.arange(config.passes + 1) + 1, median, label=name, **style)
+            every = max(1, config.passes // 6)
+            panel.loglog(np.arange(config.passes + 1) + 1, median, label=name, markevery=every, **line_style(i))
         panel.set(title=f"{separation:g} deviations apart", xlabel="1 + passes over the data")
         for target in config.targets:
             panel.axhline(target, color="0.85", linewidth=0.8, zorder=0)
-    panels[0, 0].set_ylabel("nats a row below the best optimum, median")
-    panels[0, 0].legend(frameon=False, fontsize=8)
+    axes[0].set_ylabel("nats a row below the best, median")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center")
     save_figure(figure, path)
 
 

@@ -25,7 +25,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 import jaxem
-from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
+from experiments.common import Config, Positive, hardware, line_style, run, save_figure, write_csv
 from experiments.reference import FAMILIES, Covariance, Problem
 from jaxem.program import forget_programs
 from jaxem.stopping import has_failed
@@ -170,13 +170,13 @@ def optima(config: OptimaConfig, out: Path) -> Iterator[str]:
 
 def draw(config: OptimaConfig, gaps: dict[tuple[str, int], list[tuple[float, float]]], path: Path) -> None:
     """Mean gap against mean passes, one line a method."""
-    figure, panel = plt.subplots(figsize=(5.5, 3.8))
-    for name in METHODS:
+    figure, panel = plt.subplots()
+    for i, name in enumerate(METHODS):
         points = np.array([np.mean(gaps[name, budget], axis=0) for budget in config.budgets])
-        panel.loglog(points[:, 0], np.maximum(points[:, 1], 1e-6), "o-", label=name)
+        panel.loglog(points[:, 0], np.maximum(points[:, 1], 1e-6), label=name, **line_style(i))
     panel.set_xlabel("passes over the data")
     panel.set_ylabel("mean gap to the best known, nats")
-    panel.legend(frameon=False)
+    panel.legend()
     save_figure(figure, path)
 
 

@@ -20,14 +20,13 @@ from typing import Annotated, NamedTuple
 import blackjax
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import pydantic
 from blackjax.diagnostics import effective_sample_size, potential_scale_reduction
 from jax import Array
 
 import jaxem
-from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
+from experiments.common import Config, Positive, hardware, panels, run, save_figure, write_csv
 from experiments.inference import KINDS, LEVEL, distinct
 from jaxem.plots import COLOURS
 
@@ -171,9 +170,9 @@ def posterior(config: PosteriorConfig, out: Path) -> Iterator[str]:
 
 def draw(found: list[Compared], path: Path) -> None:
     """Both intervals of each parameter, in standard errors from the estimate."""
-    figure, panels = plt.subplots(1, len(found), figsize=(5.5 * len(found), 3.8), sharey=True, squeeze=False)
+    figure, axes = panels(len(found), columns=1)
     places = np.arange(len(NAMES))
-    for panel, one in zip(panels.flat, found, strict=True):
+    for panel, one in zip(axes, found, strict=True):
         for i, (name, ends) in enumerate({"summary": one.summary, "posterior": one.posterior}.items()):
             low, high = (ends - one.estimate) / one.error
             style = {"linewidth": 5.0, "color": "0.7"} if i == 0 else {"linewidth": 1.8, "color": COLOURS[0]}
@@ -181,10 +180,9 @@ def draw(found: list[Compared], path: Path) -> None:
         for z in (-1.96, 0.0, 1.96):
             panel.axhline(z, color="0.4", linewidth=0.8, linestyle=":" if z else "-", zorder=0)
         panel.set_xticks(places, [f"${name[:2]}{{{name[2:]}}}$" for name in NAMES])
+        panel.set_ylabel("standard errors")
         panel.set_title(f"Old Faithful, {one.n} rows")
-    panels[0, 0].set_ylabel("standard errors from the estimate")
-    panels[0, 0].legend(frameon=False, loc="upper left")
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     save_figure(figure, path)
 
 

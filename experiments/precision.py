@@ -12,13 +12,12 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 import jaxem
-from experiments.common import Config, Positive, hardware, run, save_figure, write_csv
+from experiments.common import Config, Positive, hardware, line_style, panels, run, save_figure, write_csv
 
 
 class PrecisionConfig(Config):
@@ -128,23 +127,22 @@ def precision(config: PrecisionConfig, out: Path) -> Iterator[str]:
 
 def draw(config: PrecisionConfig, rows: list[tuple[str, float, float, str, str, float]], path: Path) -> None:
     """Error against offset and separation, the worst of the four forms."""
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    figure, (left, right) = panels(2, sharey=True, high=4.2)
     axes = (
-        ("offset", config.offsets, "offset from the origin, deviations"),
+        ("offset", config.offsets, "offset, deviations"),
         ("apart", config.separations, "deviations apart"),
     )
-    for panel, (varied, values, name) in zip(panels, axes, strict=True):
+    for panel, (varied, values, name) in zip((left, right), axes, strict=True):
         for i, method in enumerate(METHODS):
             at = 1 if varied == "offset" else 2
             worst = [
                 max(row[5] for row in rows if (row[0], row[at], row[4]) == (varied, value, method)) for value in values
             ]
-            style = {"color": ("#0072B2", "#56B4E9", "#D55E00", "#E69F00")[i], "linestyle": ("-", "--", "-", "--")[i]}
-            panel.plot(values, np.clip(worst, 1e-16, 1e8), marker="os"[i // 2], label=method, **style)
+            panel.plot(values, np.clip(worst, 1e-16, 1e8), label=method, **line_style(i))
         panel.set(xscale="symlog" if varied == "offset" else "log", yscale="log", xlabel=name)
         panel.axhline(1, color="0.7", linewidth=0.8)
-    panels[0].set_ylabel("largest error of a variance, relative")
-    panels[1].legend(frameon=False, fontsize=8)
+    left.set_ylabel("largest error of a variance, relative")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     save_figure(figure, path)
 
 

@@ -233,7 +233,7 @@ def table(by_group: dict[str, list[Found]]) -> Iterator[str]:
 
 def draw(by_group: dict[str, list[Found]], config: RatesConfig, path: Path) -> None:
     """The share of searches that end more than so many nats short, a line a group."""
-    figure, panel = plt.subplots(figsize=(5.5, 3.8))
+    figure, panel = plt.subplots()
     for name, ended in by_group.items():
         short = np.array([one.short for one in ended])
         panel.plot(NATS, np.mean(short > NATS[:, None], axis=1), label=f"{name}, {len(short)} searches")
@@ -241,7 +241,7 @@ def draw(by_group: dict[str, list[Found]], config: RatesConfig, path: Path) -> N
     panel.set(
         xscale="log", ylim=(0, None), xlabel="nats below the best known", ylabel="share of searches that end further"
     )
-    panel.legend(frameon=False, title=f"{config.searches} searches a problem")
+    panel.legend(title=f"{config.searches} searches a problem")
     save_figure(figure, path)
 
 

@@ -61,7 +61,7 @@ def restarts(config: RestartsConfig, out: Path) -> Iterator[str]:
     )
 
     top = max(tops.values())
-    figure, panel = plt.subplots(figsize=(6, 4))
+    figure, panel = plt.subplots()
     for name, curve in curves.items():
         panel.plot(counts, top - curve, label=name)
     panel.set_xscale("log", base=2)
@@ -70,7 +70,7 @@ def restarts(config: RestartsConfig, out: Path) -> Iterator[str]:
     panel.set_xlabel("restarts")
     panel.set_ylabel("nats below the best found")
     panel.set_title(f"Old Faithful, K = {config.n_components}, full covariances")
-    panel.legend(frameon=False)
+    panel.legend()
     save_figure(figure, out / "restarts.png")
     for name, curve in curves.items():
         gaps = f"{top - curve[0]:.2f} nats below the best on average, all {config.restarts} {top - curve[-1]:.3f}"

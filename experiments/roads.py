@@ -28,6 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.common import Config, ConfigError, Positive, hardware, run, save_figure, write_csv
+from jaxem.plots import COLOURS
 
 UNSET = (
     "OPENBLAS_CORETYPE",
@@ -163,16 +164,21 @@ def blas() -> str:
 
 def draw(rows: list[tuple[Any, ...]], path: Path) -> None:
     """Wall seconds of each road: cold, kept, warm, and scikit-learn's process and warm call."""
-    figure, axes = plt.subplots(figsize=(9, 1 + 0.6 * len(rows)))
+    figure, axes = plt.subplots(figsize=(7.2, 1.4 + 0.5 * len(rows)))
     place = np.arange(len(rows))[::-1]
-    marks = [("o", "C0", 4, "jaxem, cold"), ("s", "C0", 6, "jaxem, kept"), ("D", "C0", 8, "jaxem, warm")]
-    marks += [("s", "C1", 12, "scikit-learn, process"), ("D", "C1", 14, "scikit-learn, warm")]
+    marks = [
+        ("o", COLOURS[0], 4, "jaxem, cold"),
+        ("s", COLOURS[0], 6, "jaxem, kept"),
+        ("D", COLOURS[0], 8, "jaxem, warm"),
+    ]
+    marks += [("s", COLOURS[5], 12, "scikit-learn, process"), ("D", COLOURS[5], 14, "scikit-learn, warm")]
     for marker, colour, column, label in marks:
-        axes.plot([row[column] for row in rows], place, marker, color=colour, label=label, fillstyle="none")
+        fill = "none" if label.startswith("jaxem") else "full"
+        axes.plot([row[column] for row in rows], place, marker, color=colour, label=label, fillstyle=fill)
     axes.set_yticks(place, [f"{row[0]}, {row[1]:,} x {row[2]}, K = {row[3]}" for row in rows])
     axes.set_xscale("log")
     axes.set_xlabel("wall seconds")
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     save_figure(figure, path)
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 from experiments.benchmark import PEAK, Kind, PassConfig, child, data_of, one_pass, start_of
-from experiments.common import Config, Positive, Sizes, hardware, run, save_figure, write_csv
+from experiments.common import Config, Positive, Sizes, hardware, panels, run, save_figure, write_csv
 from jaxem.primitives import cores
 
 AXES = {"n": "rows n", "k": "components K", "d": "features d", "lanes": "restarts R"}
@@ -104,18 +104,20 @@ def scaling(config: ScalingConfig, out: Path) -> Iterator[str]:
 def draw(measured: dict[str, tuple[list[int], list[float]]], path: Path) -> None:
     """One panel for each thing varied."""
     titles: dict[str, Any] = {**AXES, "memory_mb": "rows n", "devices": "host devices"}
-    figure, panels = plt.subplots(2, 3, figsize=(11, 6.4))
-    for panel, (name, (values, results)) in zip(panels.flat, measured.items(), strict=True):
+    figure, axes = panels(len(measured))
+    for panel, (name, (values, results)) in zip(axes, measured.items(), strict=True):
         if name == "memory_mb":
             panel.plot(values, results, "o-")
             panel.set_ylim(0)
-            panel.set_ylabel("peak memory above the data, MB")
+            panel.set_ylabel("peak MB above the data")
         else:
             panel.loglog(values, results, "o-", label=f"slope {slope_of(values, results):.2f}")
             panel.set_ylabel("seconds of a pass")
-            panel.legend(frameon=False)
+            shown = values[:: -(-len(values) // 3)]
+            panel.xaxis.set_minor_locator(NullLocator())
+            panel.set_xticks(shown, [f"{value:,}" for value in shown])
+            panel.legend()
         panel.set_xlabel(titles[name])
-    figure.tight_layout()
     save_figure(figure, path)
 
 

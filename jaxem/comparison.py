@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 
 from jaxem.accelerate import hybrid
 from jaxem.checks import as_count, as_family, as_key, check_from_host, warn_user
-from jaxem.display import readable, test_card
+from jaxem.display import Axes, picture, readable, test_card
 from jaxem.families.base import Family
 from jaxem.lanes import Settings
 from jaxem.loop import Result, as_options
@@ -68,6 +68,10 @@ class LikelihoodRatioTest(NamedTuple):
     null: Mixture
     alternative: Mixture
     failed: int
+
+    def plot(self, **options: Any) -> Axes:
+        """`jaxem.plots.plot_test`; returns the axes."""
+        return picture("plot_test", self, **options)
 
 
 def likelihood_ratio_test(

@@ -3,12 +3,14 @@
 `readable` gives a class `__str__`, `__repr__` and `_repr_html_` from a function that makes a `Card` of an object: `print`, a
 console and a notebook show the same, and it fits on one screen. The functions look at attributes only, so that this file needs
 no other but `stopping`. An object without values (traced, deleted, a tree of shapes) has no card: Python shows it.
+`picture` is what the `plot` methods of the same classes call.
 """
 
 import html
+import importlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import jax
 import numpy as np
@@ -16,6 +18,8 @@ import numpy as np
 from jaxem.stopping import Status
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes as Axes
+
     from jaxem.comparison import LikelihoodRatioTest
     from jaxem.divergence import Divergence
     from jaxem.inference import Summary
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
     from jaxem.racing import Search
     from jaxem.resampling import Bootstrap
     from jaxem.selection import Candidate, Selection
+
+if not TYPE_CHECKING:
+    Axes = Any  # of matplotlib's, which is an extra
 
 MOST_ROWS = 8
 """components, climbs or optima that a card shows"""
@@ -88,6 +95,15 @@ def readable(card_of: Callable[[Any], Card | None]) -> Callable[[type[T]], type[
         return cls
 
     return add
+
+
+def picture(name: str, *what: Any, **options: Any) -> Axes:
+    """The axes that `jaxem.plots.NAME` drew on: the one way from a low file to matplotlib, which is imported only here.
+
+    Raises:
+        ModuleNotFoundError: without matplotlib; it says what to install.
+    """
+    return cast("Axes", getattr(importlib.import_module("jaxem.plots"), name)(*what, **options))
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -32,6 +32,7 @@ except ModuleNotFoundError as error:  # the extra is missing
 from jaxem.accelerate import hybrid
 from jaxem.checks import as_family, as_mixture, as_sample_size, as_supported
 from jaxem.collapse import collapse_of
+from jaxem.display import Axes, picture
 from jaxem.em import e_step, objective, to_frame
 from jaxem.families.base import Family
 from jaxem.held import as_start, values_of, with_held
@@ -316,6 +317,10 @@ class Estimator(DensityMixin, BaseEstimator):
     def aic(self, X: Any, sample_weight: Any = None) -> float:  # noqa: N803
         """The Akaike information criterion on X, its rows weighted by `sample_weight` if given; the lower the better."""
         return self._criteria(X, sample_weight).aic
+
+    def plot(self, X: Any = None, **options: Any) -> Axes:  # noqa: N803
+        """`jaxem.plots.plot_mixture`, with rows X `[n, d]` `plot_responsibilities`; returns the axes."""
+        return picture("plot_mixture" if X is None else "plot_responsibilities", self, X, **options)
 
     def _criteria(self, X: Any, sample_weight: Any) -> Criteria:  # noqa: N803
         score = self.score(X, sample_weight=sample_weight)

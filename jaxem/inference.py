@@ -36,7 +36,7 @@ from jaxem.curvature import (
     score,
     scores_at,
 )
-from jaxem.display import readable, summary_card
+from jaxem.display import picture, readable, summary_card
 from jaxem.em import chart_map, objective, pass_over, to_frame
 from jaxem.families.base import Family
 from jaxem.implicit import FLAT, negligible
@@ -91,6 +91,10 @@ class Summary(NamedTuple):
     counts: Array
     family: Family
     cautions: tuple[str, ...] = ()
+
+    def plot(self, **options: Any) -> Any:
+        """`jaxem.plots.plot_intervals`; returns the axes of its panels, `[p]`."""
+        return picture("plot_intervals", self, **options)
 
 
 def information(

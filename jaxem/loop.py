@@ -39,7 +39,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem.checks import as_count, as_mixture, check_from_host, check_options, on_host
-from jaxem.display import readable, result_card
+from jaxem.display import Axes, picture, readable, result_card
 from jaxem.em import m_step, objective, pass_over, to_frame
 from jaxem.families.base import Family
 from jaxem.held import with_held
@@ -110,6 +110,11 @@ class Result(NamedTuple):
                 "this Result is of one climb, not of a batch; its fields have names, such as result.mixture"
             )
         return take(self, index)
+
+    def plot(self, x: ArrayLike | None = None, **options: Any) -> Axes:
+        """`jaxem.plots.plot_trace`, with rows `plot_responsibilities`; returns the axes."""
+        given = () if x is None else (x,)
+        return picture("plot_responsibilities" if given else "plot_trace", self, *given, **options)
 
 
 @compact

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from jaxem import kept, pointwise
 from jaxem.checks import as_columns, as_count, as_key
-from jaxem.display import mixture_card, readable
+from jaxem.display import Axes, mixture_card, picture, readable
 from jaxem.families.base import Family
 from jaxem.holding import Held, after_picking, free_coordinates, free_weights, with_coordinates, with_free_weights
 from jaxem.primitives import check_number, is_number, is_traced, take, tiny
@@ -113,6 +113,10 @@ class Mixture:
         The expectation is that of the mixture: each component's, by responsibility. A missing category is the likeliest one.
         """
         return pointwise.over_rows(pointwise.impute, self, x, chunk_size)
+
+    def plot(self, x: ArrayLike | None = None, **options: Any) -> Axes:
+        """`jaxem.plots.plot_mixture`, with rows `plot_responsibilities`; returns the axes."""
+        return picture("plot_mixture" if x is None else "plot_responsibilities", self, x, **options)
 
     def sample(self, key: Array, n_samples: int) -> tuple[Array, Array]:
         """Draw rows `[n, d]` and the components `[n]` they come from."""

@@ -25,7 +25,7 @@ from jaxem.checks import (
     check_initializer,
     on_host,
 )
-from jaxem.display import landscape_card, readable
+from jaxem.display import Axes, landscape_card, picture, readable
 from jaxem.families.base import Family
 from jaxem.held import with_held
 from jaxem.holding import restored
@@ -107,6 +107,10 @@ class Landscape(NamedTuple):
     degenerate: int
     failed: int
     saddles: int = 0
+
+    def plot(self, **options: Any) -> Axes:
+        """`jaxem.plots.plot_landscape`; returns the axes."""
+        return picture("plot_landscape", self, **options)
 
 
 def starts(

@@ -32,7 +32,7 @@ from jaxem.checks import (
 )
 from jaxem.collapse import collapse_of
 from jaxem.devices import mesh_of, mesh_under
-from jaxem.display import readable, search_card
+from jaxem.display import Axes, picture, readable, search_card
 from jaxem.families.base import Family
 from jaxem.held import values_of
 from jaxem.holding import restored
@@ -88,6 +88,11 @@ class Search(NamedTuple):
     passes: int
     penalised: Result | None
     collapse: Collapse | None = None
+
+    def plot(self, x: ArrayLike | None = None, **options: Any) -> Axes:
+        """`jaxem.plots.plot_landscape`, with rows `plot_responsibilities` of the best; returns the axes."""
+        given = () if x is None else (x,)
+        return picture("plot_responsibilities" if given else "plot_landscape", self, *given, **options)
 
 
 def search(

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from jaxem.accelerate import hybrid
 from jaxem.checks import as_count, as_key, check_from_host
-from jaxem.display import bootstrap_card, readable
+from jaxem.display import bootstrap_card, picture, readable
 from jaxem.families.base import Family
 from jaxem.holding import restore
 from jaxem.inference import Parameters, cautions_of_a_step, flatten, given, unflatten, warn_of
@@ -70,6 +70,10 @@ class Bootstrap(NamedTuple):
         ends = np.quantile(values, [0.5 - 0.5 * level, 0.5 + 0.5 * level], axis=0)
         lower, upper = (Parameters(*unflatten(one, end.astype(one.log_weights.dtype))) for end in ends)
         return lower, upper
+
+    def plot(self, **options: Any) -> Any:
+        """`jaxem.plots.plot_intervals`; returns the axes of its panels, `[p]`."""
+        return picture("plot_intervals", self, **options)
 
 
 class BootstrapProgress(NamedTuple):

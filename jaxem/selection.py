@@ -35,7 +35,7 @@ from jaxem.checks import (
     warn_user,
 )
 from jaxem.comparison import best_fits, likelihood_ratio_test
-from jaxem.display import candidate_card, readable, selection_card
+from jaxem.display import Axes, candidate_card, picture, readable, selection_card
 from jaxem.families.base import Family
 from jaxem.influences import left_out
 from jaxem.loop import Result
@@ -88,6 +88,7 @@ class Selection(NamedTuple):
         candidates: all that were tried, in order; degenerate ones are never chosen while there are others.
         passes: passes over the data made in all.
         n: the number of observations in BIC and ICL.
+        criterion: what it was chosen by, as `select` was told.
     """
 
     best: Search
@@ -95,6 +96,11 @@ class Selection(NamedTuple):
     candidates: tuple[Candidate, ...]
     passes: int
     n: float = math.nan
+    criterion: str = "bic"
+
+    def plot(self, **options: Any) -> Axes:
+        """`jaxem.plots.plot_selection`; returns the axes."""
+        return picture("plot_selection", self, **options)
 
 
 def select(
@@ -156,7 +162,7 @@ def select(
     if criterion == "cv":
         candidates = _with_cv(key, candidates, found, data, weights, folds, options["prior"])
     candidates, chosen = _choice(key, criterion, families[0], data, weights, candidates, n_replicates)
-    return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found), n)
+    return Selection(found[chosen], chosen, tuple(candidates), sum(one.passes for one in found), n, criterion)
 
 
 def _data(x: Any, sample_weight: Any, n: Any, criterion: str, holes: bool) -> tuple[Any, Any, float, int, float]:

@@ -244,10 +244,15 @@ DRAWN = [case for case in OTHERS if case.prior is None and not case.family.n_giv
 def test_it_is_drawn(case):
     from matplotlib import pyplot as plt
 
-    from jaxem.plots import plot_mixture, plot_responsibilities
+    from jaxem.plots import plot_classification, plot_density, plot_mixture, plot_responsibilities, plot_uncertainty
 
     mixture, x = case.mixture(), case.data()
-    for plot in (plot_mixture, plot_responsibilities):
+    for plot in (plot_uncertainty, plot_density):
+        if not (plot is plot_density and "Regression" in case.name):  # of which x2 alone has no density
+            ax = plot(mixture, x)
+            ax.figure.canvas.draw()
+            plt.close(ax.figure)
+    for plot in (plot_mixture, plot_responsibilities, plot_classification):
         ax = plot(mixture, x)
         shown = {text.get_text() for text in ax.texts}
         assert shown & {str(j) for j in range(case.k)}

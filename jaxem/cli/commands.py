@@ -901,7 +901,7 @@ def _fit(
             _print_more(verification, summary, shown.table)
         say: Callable[[str], None] = print if record is None else (lambda _: None)
         if files.plot is not None:
-            _draw(outcome, shown.table, files.plot, files.force, summary)
+            _draw(outcome, shown.table, files.plot, files.force, summary, counts=settings.restarts is not None)
             say(f"drawn in {printable(str(files.plot))}")
         if files.report is not None:
             _write_report(outcome, source, shown, verification, files.report, files.force, summary)
@@ -1076,25 +1076,30 @@ def _picture_format(path: Path) -> str:
     return suffix
 
 
-def _draw(outcome: Outcome, table: Table, path: Path, force: bool, summary: Summary | None) -> None:
-    """The fit, and the landscape of optima beside it."""
+def _draw(outcome: Outcome, table: Table, path: Path, force: bool, summary: Summary | None, *, counts: bool) -> None:
+    """The fit, and beside it the curve of the selection, or the optima where there was nothing to select.
+
+    `counts` says whether the climbs tell how often random starts end in an optimum: those of a search were picked.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from jaxem.plots import draws_intervals, plot_landscape, plot_mixture, plot_responsibilities
+    from jaxem.plots import draws_intervals, plot_landscape, plot_responsibilities, plot_selection
 
     figure = Figure(figsize=(9.5, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
-    fit, optima = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    fit, beside = figure.subplots(1, 2, width_ratios=(1.3, 1))
     mixture = outcome.result.mixture
-    if summary is not None and draws_intervals(mixture):
-        plot_mixture(mixture, table.values, columns=table.columns, summary=summary, ax=fit)
+    summary = summary if draws_intervals(mixture) else None
+    plot_responsibilities(mixture, table.values, columns=table.columns, summary=summary, ax=fit)
+    if outcome.selection is not None:
+        plot_selection(outcome.selection, ax=beside)
     else:
-        plot_responsibilities(mixture, table.values, columns=table.columns, ax=fit)
-    plot_landscape(outcome.landscape, ax=optima)
+        plot_landscape(outcome.landscape, counts=None if counts else False, ax=beside)
+        told = [line for line in (outcome.origin, beside.get_title()) if line]
+        beside.set_title("\n".join(told), fontsize=10)
     shown = "" if len(table.columns) <= 2 else f", the first 2 of {len(table.columns)} columns"
     fit.set_title(f"log-likelihood {float(outcome.result.log_likelihood):.4f}{shown}", fontsize=10)
-    optima.set_title(outcome.origin, fontsize=10)
     _save_picture(figure, path, force)
 
 
