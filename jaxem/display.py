@@ -98,12 +98,15 @@ def readable(card_of: Callable[[Any], Card | None]) -> Callable[[type[T]], type[
 
 
 def picture(name: str, *what: Any, **options: Any) -> Axes:
-    """The axes that `jaxem.plots.NAME` drew on: the one way from a low file to matplotlib, which is imported only here.
+    """The axes that `jaxem.plots.NAME` drew on, given what is not None: the one way from a low file to matplotlib.
 
     Raises:
         ModuleNotFoundError: without matplotlib; it says what to install.
     """
-    return cast("Axes", getattr(importlib.import_module("jaxem.plots"), name)(*what, **options))
+    return cast(
+        "Axes",
+        getattr(importlib.import_module("jaxem.plots"), name)(*(one for one in what if one is not None), **options),
+    )
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -127,13 +130,14 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         sides = ("right" if numeric else "left" for numeric in right)
         made = (
-            f'<{tag} style="text-align:{side};padding:0.1em 0.7em">{html.escape(cell)}</{tag}>'
+            f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>'
             for cell, side in zip(cells, sides, strict=True)
         )
         return f"<tr>{''.join(made)}</tr>"
 
     head = f"<thead>{line(header, 'th')}</thead>" if header else ""
-    return f"<table>{head}<tbody>{''.join(line(row, 'td') for row in rows)}</tbody></table>"
+    body = "".join(line(row, "td") for row in rows)
+    return f'<table style="border-collapse:separate;border-spacing:1em 0.1em">{head}<tbody>{body}</tbody></table>'
 
 
 def divergence_card(divergence: "Divergence") -> Card | None:

@@ -106,18 +106,14 @@ class Result(NamedTuple):
     def __getitem__(self, index: Any) -> "Result":  # type: ignore[override]  # a tuple's is by field
         """Climb `index` of a batch; a slice or an array of numbers gives a smaller batch."""
         if not self.status.ndim:
-            raise TypeError(
-                "this Result is of one climb, not of a batch; its fields have names, such as result.mixture"
-            )
+            raise TypeError("this Result is of one climb, not of a batch; fields have names, such as result.mixture")
         return take(self, index)
 
     def plot(self, x: ArrayLike | None = None, **options: Any) -> Axes:
         """`jaxem.plots.plot_trace`, with rows `plot_responsibilities`; returns the axes."""
-        given = () if x is None else (x,)
-        return picture("plot_responsibilities" if given else "plot_trace", self, *given, **options)
+        return picture("plot_trace" if x is None else "plot_responsibilities", self, x, **options)
 
 
-@compact
 class Point(NamedTuple):
     """What one pass tells of one mixture, and the EM step from it."""
 
@@ -129,7 +125,6 @@ class Point(NamedTuple):
     step: Array  # size of the EM step
 
 
-@compact
 class Route(NamedTuple):
     """What an accelerator needs to go on; a climb by plain EM has none. Chart coordinates are in natural units."""
 
@@ -271,8 +266,7 @@ def fit(
             the chart (see the head of loop.py), or None for plain EM. Static.
         chunk_size: rows worked on at a time; computed from the shapes by default.
         held: what stays as it is, such as {"means": [True, False]} (docs/held.md); by default `mixture.held`, {} for nothing.
-        callback: called with `FitProgress` now and then; an exception in it, or Ctrl-C, ends the climb.
-        progress: whether to show a bar in a terminal or a notebook.
+        callback, progress: a function called with `FitProgress` now and then; whether to show a bar. Ctrl-C ends the climb.
         checkpoint: a file, written every few seconds; if it is there, the climb goes on from it.
 
     Returns:

@@ -108,10 +108,7 @@ class Mixture:
         return pointwise.over_rows(pointwise.log_confidence, self, x, chunk_size)
 
     def impute(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
-        """Rows `[n, d]` with expected values, given what was observed, in place of NaN; for a family with `missing=True`.
-
-        The expectation is that of the mixture: each component's, by responsibility. A missing category is the likeliest one.
-        """
+        """`x` `[n, d]` with the mixture's expectation, given what was observed, in place of NaN; of categories, the likeliest."""
         return pointwise.over_rows(pointwise.impute, self, x, chunk_size)
 
     def plot(self, x: ArrayLike | None = None, **options: Any) -> Axes:

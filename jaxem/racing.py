@@ -91,8 +91,7 @@ class Search(NamedTuple):
 
     def plot(self, x: ArrayLike | None = None, **options: Any) -> Axes:
         """`jaxem.plots.plot_landscape`, with rows `plot_responsibilities` of the best; returns the axes."""
-        given = () if x is None else (x,)
-        return picture("plot_responsibilities" if given else "plot_landscape", self, *given, **options)
+        return picture("plot_landscape" if x is None else "plot_responsibilities", self, x, **options)
 
 
 def search(

@@ -156,7 +156,7 @@ def test_a_mixture_is_printed_with_its_weights(case):
     for weight in np.asarray(mixture.weights):
         assert f"{weight:.4g}" in text
     assert repr(mixture) == text
-    assert "<table>" in mixture._repr_html_()
+    assert "<table" in mixture._repr_html_()
 
 
 def test_means_and_deviations_are_printed():
@@ -213,7 +213,7 @@ def test_a_landscape_is_printed(results):
     assert "1 climb had no finite objective" in text
     none = jaxem.landscape(results._replace(status=jnp.full(5, int(Status.DEGENERATE))))
     assert str(none).splitlines() == ["0 optima that 5 climbs ended in", *str(none).splitlines()[1:]]
-    assert "<table>" in seen._repr_html_()  # type: ignore[attr-defined]  # a decorator sets it
+    assert "<table" in seen._repr_html_()  # type: ignore[attr-defined]  # a decorator sets it
 
 
 def test_a_search_a_selection_and_a_report_are_printed(results):
