@@ -179,7 +179,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem.stopping import TotalGainBelow as TotalGainBelow
     from jaxem.threads import set_threads as set_threads
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 _HOME = {
     "Family": "families.base",

@@ -11,6 +11,7 @@ import importlib
 import io
 import math
 import re
+import tomllib
 from pathlib import Path
 
 import jax
@@ -146,8 +147,12 @@ def test_every_public_name_has_a_page():
 
 
 def test_versions_agree():
-    assert f'version = "{jaxem.__version__}"' in (ROOT / "pyproject.toml").read_text()
-    assert f"## {jaxem.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    """The version is written in `jaxem/__init__.py`; what speaks of it agrees."""
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" in package["project"]["dynamic"]
+    assert package["tool"]["hatch"]["version"]["path"] == "jaxem/__init__.py"
+    assert re.search(r"(?m)^## (.*)$", (ROOT / "CHANGELOG.md").read_text())[1] == jaxem.__version__
+    assert f"\nversion: {jaxem.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_speeds_are_measured():
