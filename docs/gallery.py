@@ -29,7 +29,9 @@ def page(name: str, finding: str, figures: list[str]) -> str:
     opening = ast.get_docstring(ast.parse((EXPERIMENTS / f"{name}.py").read_text())) or ""
     finding = re.sub(r" \((?:\[[^\]]*\]|figures of)[^()]*(?:\([^()]*\)[^()]*)*\)", "", finding)  # links to the figures
     finding = re.sub(r"\]\((?!\w+:)([\w-]+\.md)", r"](../\1", finding)
-    pictures = "\n\n".join(f"![{figure.replace('_', ' ')}](../../experiments/figures/{figure}.png)" for figure in figures)
+    pictures = "\n\n".join(
+        f"![{figure.replace('_', ' ')}](../../experiments/figures/{figure}.png)" for figure in figures
+    )
     return f"""# {name.replace("_", " ").capitalize()}
 
 {finding}

@@ -81,7 +81,7 @@ def covariance(config: CovarianceConfig, out: Path) -> Iterator[str]:
                 for name, family in FORMS.items():
                     found = jaxem.search(jax.random.key(repeat), family, x, 3, budget=config.budget).best
                     failed = jaxem.Status(int(found.status)).failed
-                    of_fit = jaxem.selection.criteria(float(found.log_likelihood), found.mixture.n_parameters, n)
+                    of_fit = jaxem.criteria.criteria(float(found.log_likelihood), found.mixture.n_parameters, n)
                     bics[name] = np.inf if failed else of_fit.bic
                     loss = ceiling - float(np.mean(np.asarray(found.mixture.log_prob(fresh))))
                     losses.setdefault((truth, name, n), []).append(loss)

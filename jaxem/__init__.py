@@ -310,6 +310,7 @@ _MODULES = (
     "collapse",
     "columns",
     "comparison",
+    "criteria",
     "curvature",
     "datasets",
     "dependence",

@@ -73,6 +73,19 @@ def as_columns(name: str, columns: Any, d: int | None) -> np.ndarray:
     return np.asarray(several, int)
 
 
+def as_given(columns: Any, values: Any, d: int, dtype: Any) -> tuple[np.ndarray, Array, np.ndarray]:
+    """Numbers of the columns whose `values` are given, these values `[m]`, and the other columns; a ValueError otherwise."""
+    index, given = as_columns("columns", columns, d), jnp.asarray(values, dtype).reshape(-1)
+    if given.shape[0] != index.size:
+        raise ValueError(f"values has {given.shape[0]} numbers for {index.size} columns; give one for each")
+    if not is_traced(given) and bool(jnp.any(jnp.isnan(given))):
+        raise ValueError("values holds NaN, and a value must be known to be given; leave its column out of columns")
+    others = np.setdiff1d(np.arange(d), index)
+    if not others.size:
+        raise ValueError("columns names all columns; leave at least one whose density is wanted")
+    return index, given, others
+
+
 def as_components(n_components: Any, n: int) -> int:
     """The number of components as an int, checked against the number of rows before anything is allocated."""
     k = as_count("n_components", n_components, most=10**18)

@@ -32,6 +32,7 @@ except ModuleNotFoundError as error:  # the extra is missing
 from jaxem.accelerate import hybrid
 from jaxem.checks import as_family, as_mixture, as_sample_size, as_supported
 from jaxem.collapse import collapse_of
+from jaxem.criteria import Criteria, criteria
 from jaxem.display import Axes, picture
 from jaxem.em import e_step, objective, to_frame
 from jaxem.families.base import Family
@@ -46,7 +47,6 @@ from jaxem.priors import Prior
 from jaxem.queue import best, fit_restarts, starts
 from jaxem.racing import default_budget, search
 from jaxem.reasons import Collapse
-from jaxem.selection import Criteria, criteria
 from jaxem.stopping import GainBelow, Status
 from jaxem.threads import run_all
 

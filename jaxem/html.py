@@ -17,6 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxem.checks import as_mixture, as_supported
+from jaxem.criteria import criteria
 from jaxem.display import as_moments, count_of, html_table, summary_card
 from jaxem.families.base import Family
 from jaxem.families.gaussian import GaussianParams
@@ -28,7 +29,7 @@ from jaxem.mixture import Mixture
 from jaxem.playing import COLOURS, Climb, climb_of, palette
 from jaxem.queue import Landscape
 from jaxem.racing import Search
-from jaxem.selection import Candidate, Selection, criteria
+from jaxem.selection import Candidate, Selection
 from jaxem.stopping import Status
 
 MOST_SHOWN = 12

@@ -109,6 +109,11 @@ class Result(NamedTuple):
             raise TypeError("this Result is of one climb, not of a batch; fields have names, such as result.mixture")
         return take(self, index)
 
+    @property
+    def converged(self) -> Array:
+        """Whether the stopping rule was met, `[]` of bool, be it as far as rounding allows."""
+        return (self.status == Status.CONVERGED) | (self.status == Status.PRECISION_LIMITED)
+
     def plot(self, x: ArrayLike | None = None, **options: Any) -> Axes:
         """`jaxem.plots.plot_trace`, with rows `plot_responsibilities`; returns the axes."""
         return picture("plot_trace" if x is None else "plot_responsibilities", self, x, **options)

@@ -15,11 +15,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxem import kept, pointwise
-from jaxem.checks import as_columns, as_count, as_key
+from jaxem.checks import as_columns, as_count, as_given, as_key
 from jaxem.display import Axes, mixture_card, picture, readable
 from jaxem.families.base import Family
 from jaxem.holding import Held, after_picking, free_coordinates, free_weights, with_coordinates, with_free_weights
-from jaxem.primitives import check_number, is_number, is_traced, take, tiny
+from jaxem.primitives import check_number, is_number, take, tiny
 from jaxem.rows import Frame
 
 LEAST_SHARE = 1e-3
@@ -111,6 +111,14 @@ class Mixture:
         """`x` `[n, d]` with the mixture's expectation, given what was observed, in place of NaN; of categories, the likeliest."""
         return pointwise.over_rows(pointwise.impute, self, x, chunk_size)
 
+    def bic(self, x: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """The Bayesian information criterion on rows `[n, d]`; less is better. With weights n is their sum."""
+        return pointwise.criteria_of(self, x, sample_weight).bic
+
+    def aic(self, x: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """The Akaike information criterion on rows `[n, d]`, weighted if wanted; less is better."""
+        return pointwise.criteria_of(self, x, sample_weight).aic
+
     def plot(self, x: ArrayLike | None = None, **options: Any) -> Axes:
         """`jaxem.plots.plot_mixture`, with rows `plot_responsibilities`; returns the axes."""
         return picture("plot_mixture" if x is None else "plot_responsibilities", self, x, **options)
@@ -120,11 +128,7 @@ class Mixture:
         return _sample(self, as_key(key), as_count("n_samples", n_samples))
 
     def denoise(self, x: ArrayLike, *, chunk_size: int | None = None) -> Array:
-        """The means of the truth behind noisy rows, `[n, d]`, by responsibility.
-
-        Args:
-            x: rows `[n, c]` from `jaxem.with_noise`.
-            chunk_size: rows worked on at a time; computed from the shapes by default.
+        """The means of the truth `[n, d]` behind noisy rows `[n, c]` of `jaxem.with_noise`, by responsibility.
 
         Raises:
             NotImplementedError: for a family other than `Deconvolved`.
@@ -154,15 +158,7 @@ class Mixture:
         d = self.family.n_features(self.components)
         if d is None:
             raise NotImplementedError(f"{self.family.shown_name} has no conditional densities in closed form")
-        index = as_columns("columns", columns, d)
-        given = jnp.asarray(values, self.log_weights.dtype).reshape(-1)
-        if given.shape[0] != index.size:
-            raise ValueError(f"values has {given.shape[0]} numbers for {index.size} columns; give one for each")
-        if not is_traced(given) and bool(jnp.any(jnp.isnan(given))):
-            raise ValueError("values holds NaN, and a value must be known to be given; leave its column out of columns")
-        others = np.setdiff1d(np.arange(d), index)
-        if not others.size:
-            raise ValueError("columns names all columns; leave at least one whose density is wanted")
+        index, given, others = as_given(columns, values, d, self.log_weights.dtype)
         family, components, log_prob = self.family.conditional(self.components, index, given, others)
         joint = self.log_weights + log_prob
         possible = jnp.any(joint > -jnp.inf)  # else the values tell nothing

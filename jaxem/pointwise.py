@@ -15,7 +15,8 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxem.checks import as_supported
+from jaxem.checks import as_sample_size, as_supported, as_weights, check_from_host
+from jaxem.criteria import Criteria, criteria
 from jaxem.devices import mesh_under
 from jaxem.holes import MAX_RUN, in_runs, patterns_of, run_length
 from jaxem.primitives import is_traced, normalise
@@ -46,6 +47,19 @@ def over_rows(per_row: Callable[..., Array], mixture: Any, x: ArrayLike, chunk_s
     in_order = np.empty((len(host), *found.shape[1:]), found.dtype)
     in_order[places[places >= 0]] = np.asarray(found)[places >= 0]
     return jax.device_put(in_order)
+
+
+def criteria_of(mixture: Any, x: ArrayLike, sample_weight: ArrayLike | None) -> Criteria:
+    """BIC and AIC of a mixture on rows `[n, d]`."""
+    check_from_host("bic or aic", mixture, x, sample_weight, instead="compute it from log_prob there")
+    values = np.asarray(over_rows(log_prob, mixture, x, None), np.float64)
+    w = (
+        np.ones(len(values))
+        if sample_weight is None
+        else np.asarray(as_weights(sample_weight, len(values), np.float64))
+    )
+    n = as_sample_size(None, sample_weight, len(values))
+    return criteria(float(np.sum(np.where(w > 0, w * values, 0.0))), mixture.n_parameters, n)
 
 
 def log_joint(mixture: Any, x: Array, run: int = 1) -> Array:

@@ -35,6 +35,7 @@ from jaxem.checks import (
     warn_user,
 )
 from jaxem.comparison import best_fits, likelihood_ratio_test
+from jaxem.criteria import criteria
 from jaxem.display import Axes, candidate_card, picture, readable, selection_card
 from jaxem.families.base import Family
 from jaxem.influences import left_out
@@ -303,23 +304,6 @@ def _search_options(options: dict[str, Any]) -> dict[str, Any]:
         if name not in defaults:
             raise TypeError(f"select() got an unexpected keyword argument {name!r}")
     return {**defaults, **options}
-
-
-class Criteria(NamedTuple):
-    """The information criteria of a fit; smaller is better."""
-
-    bic: float
-    aic: float
-    icl: float
-
-
-def criteria(log_likelihood: float, n_parameters: int, n: float, doubt: float = math.nan) -> Criteria:
-    """BIC, AIC and ICL of a fit to n rows (or weights that sum to n).
-
-    `doubt` is -sum_i log max_j p(j | x_i), which ICL alone needs; without it that is NaN.
-    """
-    bic = n_parameters * math.log(n) - 2.0 * log_likelihood
-    return Criteria(bic, 2.0 * n_parameters - 2.0 * log_likelihood, bic + 2.0 * doubt)
 
 
 def _certainty(mixture: Any, begin: int, data: Any, weights: Any) -> float:

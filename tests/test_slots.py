@@ -128,7 +128,7 @@ def test_a_selection_finds_what_searches_find():
         assert abs(one.log_likelihood - float(alone.best.log_likelihood)) < 2e-3
         assert one.n_parameters == alone.best.mixture.n_parameters
         doubt = -float(np.sum(np.asarray(alone.best.mixture.log_confidence(x), np.float64)))
-        expected = jaxem.selection.criteria(float(alone.best.log_likelihood), one.n_parameters, 150, doubt)
+        expected = jaxem.criteria.criteria(float(alone.best.log_likelihood), one.n_parameters, 150, doubt)
         np.testing.assert_allclose((one.bic, one.aic, one.icl), expected, rtol=1e-4)
     mixture = found.best.best.mixture
     np.testing.assert_allclose(

@@ -14,7 +14,7 @@ import jaxem
 
 PACKAGE = Path(jaxem.__file__).parent
 FLOORS = {
-    "primitives": -1, "names": 0, "stats": 0, "accelerate": 0, "stopping": 0,
+    "primitives": -1, "names": 0, "criteria": 0, "stats": 0, "accelerate": 0, "stopping": 0,
     "checks": 1, "kept": 1, "progress": 2,
     "atomic": 1, "moments": 1, "linalg": 1, "distances": 1, "display": 1, "program": 2, "families.base": 1,
     "holes": 0, "observed": 2,
@@ -54,14 +54,14 @@ FAMILIES = {
 }  # fmt: skip
 """the other families, a page each under the contract of `families.base`"""
 ENGINE_ROOM = {
-    "names": 40, "atomic": 165, "primitives": 180, "linalg": 185, "distances": 110, "checks": 470, "moments": 80, "rows": 610,
+    "names": 40, "atomic": 165, "primitives": 180, "linalg": 185, "distances": 110, "checks": 475, "moments": 80, "rows": 610,
     "holes": 150, "observed": 245,
     "devices": 70,
     "kept": 260, "program": 350, "threads": 140, "parts": 140, "source": 530, "journal": 265,
     "processes": 220, "partitions": 440, "init": 440, "recipes": 155, "saddles": 85,
-    "penalties": 115, "progress": 145,
+    "penalties": 115, "progress": 145, "criteria": 30,
     "lanes": 480, "queue": 395, "rounds": 405, "racing": 345, "display": 475, "laws": 660, "ordering": 90, "online": 325,
-    "holding": 220, "held": 255, "pointwise": 110,
+    "holding": 220, "held": 255, "pointwise": 125,
     "newton": 145, "rotations": 170, "standard": 90, "dependence": 135, "slots": 45, "divergence": 40,
     "curvature": 150, "implicit": 240, "inference": 640, "influences": 170,
     "replicas": 165, "resampling": 230, "comparison": 345, "selection": 345,

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import jaxem
 from jaxem import Status, display
+from jaxem.criteria import criteria
 from jaxem.inference import Parameters
 from jaxem.laws import Law
-from jaxem.selection import criteria
 from jaxem.stopping import has_failed
 from tests.cases import CASES, Case, Counts, blobs, named
 from tests.conftest import ROUNDING
@@ -351,3 +352,25 @@ def test_a_long_selection_shows_the_best_and_the_chosen():
     assert text.count("chosen") == 1
     least = min(selection.candidates, key=lambda one: one.bic)
     assert f"{least.bic:.3f}" in text
+
+
+def test_criteria_of_a_mixture_are_those_by_hand():
+    """p log n - 2 l and 2 p - 2 l, the log-likelihood by scipy; weights count rows; a row of weight 0 is absent."""
+    mixture, x = Case(jaxem.Full(), 2, 2).mixture(), X[:50]
+    joint = [
+        np.log(weight) + scipy.stats.multivariate_normal(mean, covariance).logpdf(x)
+        for weight, mean, covariance in zip(mixture.weights, *map(np.asarray, mixture.components), strict=True)
+    ]
+    log_prob = np.logaddexp(*joint)
+    w = np.arange(50.0)
+    assert math.isclose(mixture.bic(x), 11 * math.log(50) - 2 * log_prob.sum(), rel_tol=ROUNDING)
+    assert math.isclose(mixture.aic(x, w), 22 - 2 * (w @ log_prob), rel_tol=ROUNDING)
+    assert math.isclose(mixture.bic(x, w), 11 * math.log(w.sum()) - 2 * (w @ log_prob), rel_tol=ROUNDING)
+    with pytest.raises(TypeError, match="bic or aic decides from the host"):
+        jax.jit(lambda x: mixture.bic(x))(x)
+
+
+def test_converged_is_read_off_the_status(results):
+    want = [status in (Status.CONVERGED, Status.PRECISION_LIMITED) for status in np.asarray(results.status).tolist()]
+    assert results.converged.tolist() == want
+    assert bool(jaxem.best(results).converged)

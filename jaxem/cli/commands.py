@@ -807,7 +807,7 @@ def _score_stream(model: Path, reading: Reading, own: str | None, as_json: bool)
 
 
 def _print_score(reading: Reading, weighted: Weighted, total: float, p: int, as_json: bool) -> None:
-    from jaxem.selection import criteria
+    from jaxem.criteria import criteria
 
     n = weighted.total
     of_fit = criteria(total, p, n)

@@ -216,7 +216,7 @@ def _on_rows(mixture: Mixture, weighted: Weighted) -> tuple[dict[str, float], np
     import jax
     import numpy as np
 
-    from jaxem.selection import criteria
+    from jaxem.criteria import criteria
 
     values = weighted.values.astype("float64")
     with jax.enable_x64(True):

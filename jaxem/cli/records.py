@@ -54,8 +54,8 @@ def fit_record(
     source: str, weighted: Weighted, outcome: Outcome, status: Status, shown: Mixture, names: Any
 ) -> dict[str, Any]:
     """A fit, and the mixture `shown` with the names of its columns, as a JSON file of it has them; null if the fit failed."""
+    from jaxem.criteria import criteria
     from jaxem.exchange import model_record
-    from jaxem.selection import criteria
 
     result, landscape = outcome.result, outcome.landscape
     total, p = float(result.log_likelihood), result.mixture.n_parameters

@@ -62,8 +62,8 @@ class Outcome(NamedTuple):
 
 def print_fit(source: str, weighted: Weighted, outcome: Outcome, status: Status, shown: Mixture) -> None:
     """The mixture, of the columns that are `shown`, its log-likelihood and BIC, how the climb ended, and the optima."""
+    from jaxem.criteria import criteria
     from jaxem.display import count_of
-    from jaxem.selection import criteria
     from jaxem.stopping import Status
 
     table, total_weight = weighted.table, weighted.total
