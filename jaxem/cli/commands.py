@@ -47,7 +47,7 @@ from jaxem.cli.records import (
     summary_record,
     test_record,
 )
-from jaxem.cli.terminal import UsageError, WorkError, note, printable, progress_bar, run, show_errors, start_jax
+from jaxem.cli.terminal import UsageError, WorkError, note, printable, run, show_errors, start_jax
 from jaxem.cli.words import BUNDLED, Outcome, advice, check_density, print_fit, print_verification, write_csv
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from jaxem.queue import RestartsProgress
     from jaxem.racing import Search
     from jaxem.rounds import SearchProgress
-    from jaxem.selection import Candidate, Selection
+    from jaxem.selection import Selection
     from jaxem.stopping import StoppingRule
 
 app = typer.Typer(
@@ -391,11 +391,10 @@ def likelihood_ratio(
         )
         weighted = reading.read(reading.open())
         start_jax(keep=not no_cache)
-        with _precision(weighted.table), progress_bar("testing", replicates) as update:
+        with _precision(weighted.table):
             found = jaxem.likelihood_ratio_test(
                 jax.random.key(seed), chosen[0].make(weighted.table.values), weighted.values, components, against,
-                sample_weight=weighted.weights, n_replicates=replicates,
-                callback=lambda seen: update(seen.finished, f"{seen.failed} failed"),
+                sample_weight=weighted.weights, n_replicates=replicates, progress=True,
             )  # fmt: skip
         if as_json:
             print_record("test", test_record(source_of(data), weighted, found))
@@ -972,6 +971,7 @@ def _restart(weighted: Weighted, settings: Settings) -> Outcome:
     from jaxem.devices import mesh_of
     from jaxem.display import count_of
     from jaxem.lanes import lane_count
+    from jaxem.progress import bar
     from jaxem.rows import as_rows
 
     values, [family], k = weighted.values, settings.families(weighted), settings.counts[0]
@@ -980,11 +980,11 @@ def _restart(weighted: Weighted, settings: Settings) -> Outcome:
     several = len(devices) > 1 and devices[0].platform != "cpu"
     by_rows = weighted.source is None and several and (restarts < len(devices) or values.nbytes > LARGE)
     mesh = mesh_of(devices) if by_rows else None
-    with progress_bar("fitting restarts", restarts) as update:
+    with bar("fit") as update:
         began = time.perf_counter()
 
         def show(seen: RestartsProgress) -> None:
-            update(seen.finished, f"{_speed(seen.passes, weighted, began)}, best {seen.best:.4f}")
+            update(seen.finished, restarts, f"{_speed(seen.passes, weighted, began)}, best {seen.best:.4f}")
 
         lanes = lane_count(restarts)
         options = dict[str, Any]({"lanes": lanes, "chunk_size": settings.chunk_size, "mesh": mesh})
@@ -1015,6 +1015,7 @@ def _search(weighted: Weighted, settings: Settings) -> Outcome:
     """Race diverse starts."""
     import jax
 
+    from jaxem.progress import bar
     from jaxem.racing import default_budget
 
     values, k, options = weighted.values, settings.counts[0], settings.of_search(weighted)
@@ -1022,10 +1023,14 @@ def _search(weighted: Weighted, settings: Settings) -> Outcome:
     size, began = math.prod(weighted.shape), time.perf_counter()
     budget = settings.budget or default_budget(size * k)
     long = size * k * budget >= SHORT
-    with progress_bar("searching", budget, counts=False, wanted=long) as update:
+    with bar("search", long) as update:
 
         def show(seen: SearchProgress) -> None:
-            update(seen.passes, f"{seen.lanes} climbs, {_speed(seen.passes, weighted, began)}, best {seen.best:.4f}")
+            update(
+                seen.passes,
+                budget,
+                f"{seen.lanes} climbs, {_speed(seen.passes, weighted, began)}, best {seen.best:.4f}",
+            )
 
         key, [family], callback = jax.random.key(settings.seed), settings.families(weighted), show if long else None
         found = jaxem.search(key, family, values, k, callback=callback, checkpoint=settings.checkpoint, **options)
@@ -1037,16 +1042,8 @@ def _select(weighted: Weighted, settings: Settings) -> Outcome:
     import jax
 
     families = settings.families(weighted)
-    with progress_bar("selecting", len(families) * len(settings.counts)) as update:
-        done: list[Candidate] = []
-
-        def show(candidate: Candidate) -> None:
-            done.append(candidate)
-            name = candidate.family.shown_name
-            update(len(done), f"{name}, k = {candidate.n_components}, BIC {candidate.bic:.3f}")
-
-        key, options = jax.random.key(settings.seed), settings.of_search(weighted)
-        selection = jaxem.select(key, families, weighted.values, settings.counts, callback=show, **options)
+    key, options = jax.random.key(settings.seed), settings.of_search(weighted)
+    selection = jaxem.select(key, families, weighted.values, settings.counts, progress=True, **options)
     chosen = settings.kinds[selection.chosen // len(settings.counts)]
     return _outcome(selection.best, settings.described(chosen), selection)
 

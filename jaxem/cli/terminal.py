@@ -5,7 +5,6 @@ XLA cannot be stopped while it computes, so the work runs in a thread and the ma
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import signal
@@ -13,7 +12,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import typer
@@ -125,34 +124,6 @@ def show_errors(on: bool) -> None:
     """Show where an error was raised from now on, if `on`."""
     if on:
         _DEBUGGING.append(True)
-
-
-@contextlib.contextmanager
-def progress_bar(name: str, total: int, *, counts: bool = True, wanted: bool = True) -> Iterator[Callable[..., None]]:
-    """A bar on stderr while the block runs, and `update(completed, words)` to move it; nothing where there is no terminal.
-
-    `counts` adds how many of how many are done; without `wanted` no bar is shown.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    counter = [MofNCompleteColumn()] if counts else []
-    columns = (TextColumn("{task.description}"), BarColumn(), *counter, TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (wanted and console.is_terminal)) as progress:
-        task = progress.add_task(name, total=total)
-
-        def update(completed: int, words: str) -> None:
-            progress.update(task, completed=min(completed, total), description=f"{name}, {words}")
-
-        yield update
 
 
 def start_jax(*, keep: bool = True) -> None:
