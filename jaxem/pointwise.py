@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -29,6 +30,8 @@ def over_rows(per_row: Callable[..., Array], mixture: Any, x: ArrayLike, chunk_s
     family, k = mixture.family, mixture.n_components
     data = as_supported(family, x, k, family.n_features(mixture.components))
     data = data.astype(jnp.promote_types(data.dtype, mixture.log_weights.dtype))
+    if jax.export.is_symbolic_dim(data.shape[0]):  # an exported program for any number of rows has no blocks
+        return per_row(mixture, data)
     d, mesh = data.shape[1], mesh_under(data)
     host = data if isinstance(data, np.ndarray) and not (is_traced(mixture) or is_staging()) else None
     # rows on the host are padded to few sizes; so is the block, which is static

@@ -107,13 +107,26 @@ NOT_CONVERGED = (
 class GaussianMixture(Estimator):
     """A Gaussian mixture with the interface of `sklearn.mixture.GaussianMixture`, fitted by jaxem.
 
-    Parameters are scikit-learn's, with its defaults; of these more is accepted:
+    Parameters and defaults are scikit-learn's; the last five, and "search", are jaxem's own.
 
     Parameters:
+        n_components: number of components, k.
+        covariance_type: "full", "tied", "diag" or "spherical".
+        tol: a climb ends where the lower bound, the mean log density of a row, rises by less than this.
+        reg_covar: added to the variances, so that they stay positive; in the units of X squared.
+        max_iter: turns of EM at most.
+        n_init: starts to climb from; the best end is kept.
         init_params: "kmeans", "k-means++", "random", "random_from_data" as there; "search" for `jaxem.search`, which races
             starts of several kinds with `n_init` times its default budget, climbs the likelihood itself until 1e-8 nats
             are left to gain, and uses neither `reg_covar` nor `tol` nor `max_iter`; responsibilities `[n, k]`; or a
             function of (X, n_components, random_state) that gives them.
+        weights_init: weights to start from, `[k]`, in place of those of `init_params`.
+        means_init: means to start from, `[k, d]`.
+        precisions_init: inverses of the covariances to start from, in the shape that `covariance_type` has.
+        random_state: a seed, a `numpy.random.RandomState`, or None for another start each time.
+        warm_start: whether `fit` goes on from the fit before.
+        verbose: 1 prints each start and every `verbose_interval`-th turn, 2 also times and changes of the bound.
+        verbose_interval: turns between two lines.
         held: parameters that stay as they are: "weights", "means" and "covariances", of all components (True) or of some (a bool
             for each), at the values of `weights_init`, `means_init` and `precisions_init`; or the values themselves, NaN where
             free. {"weights": True} alone is equal proportions. `reg_covar` leaves held covariances as they are. docs/held.md.

@@ -42,3 +42,15 @@ def test_lowers_everywhere(family):
         here = jax.jit(flat)(*leaves)
         for a, b in zip(exported.call(*leaves), here, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_program_for_any_number_of_rows():
+    """What a mixture says of rows is exported once, with a symbolic n, and called with several."""
+    x = blobs(100).astype(np.float32)
+    mixture = jaxem.starts(jax.random.key(0), jaxem.Full(), x, 2, 1)[0]
+    (n,) = jax.export.symbolic_shape("n")
+    rows = jax.ShapeDtypeStruct((n, x.shape[1]), jnp.float32)
+    for says in (mixture.log_prob, mixture.responsibilities, mixture.predict):
+        exported = jax.export.export(jax.jit(says), platforms=("cpu",))(rows)
+        for some in (x[:1], x):
+            np.testing.assert_allclose(exported.call(some), says(some), rtol=1e-4, atol=1e-5)
