@@ -12,7 +12,7 @@ DOCS = Path(__file__).parent
 EXPERIMENTS = DOCS.parent / "experiments"
 FIGURES = EXPERIMENTS / "figures"
 PAGES = DOCS / "gallery"
-FINDING = re.compile(r"(?m)^\| `python -m experiments\.(\w+) [^`]*` \| (.*) \|$")
+FINDING = re.compile(r"(?m)^\| `python -m experiments\.(\w+) [^`]*`[^|]* \| (.*) \|$")
 
 
 def figures_of(name: str, names: list[str]) -> list[str]:

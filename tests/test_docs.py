@@ -7,7 +7,7 @@ import ast
 import contextlib
 import csv
 import doctest
-import importlib
+import importlib.util
 import io
 import math
 import re
@@ -144,6 +144,21 @@ def test_every_public_name_has_a_page():
     for name in listed:
         module, _, own = name.rpartition(".")
         assert getattr(importlib.import_module(module), own).__doc__, name
+
+
+def test_every_figure_is_in_the_gallery():
+    """Each belongs to one experiment, which has a row in experiments.md; from these the gallery is made."""
+    spec = importlib.util.spec_from_file_location("gallery", ROOT / "docs/gallery.py")
+    gallery = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gallery)
+    findings = dict(gallery.FINDING.findall(PAGES["docs/experiments.md"].read_text()))
+    assert {path.stem for path in (ROOT / "configs").glob("*.toml")} - {"gpu"} == set(findings)
+    names = list(findings)
+    shown = {figure for name in names for figure in gallery.figures_of(name, names)}
+    assert shown == {path.stem for path in (ROOT / "experiments/figures").glob("*.png")}
+    page = gallery.page("missing", findings["missing"], ["missing"])
+    assert "../../experiments/figures/missing.png" in page
+    assert "figure]" not in page.split("![")[0]
 
 
 def test_versions_agree():
