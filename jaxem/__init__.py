@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import collapse as collapse
     from jaxem import columns as columns
     from jaxem import comparison as comparison
+    from jaxem import criteria as criteria
     from jaxem import curvature as curvature
     from jaxem import datasets as datasets
     from jaxem import dependence as dependence
@@ -53,6 +54,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot follow `__getattr__`
     from jaxem import priors as priors
     from jaxem import processes as processes
     from jaxem import program as program
+    from jaxem import progress as progress
     from jaxem import queue as queue
     from jaxem import racing as racing
     from jaxem import reasons as reasons

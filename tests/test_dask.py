@@ -467,9 +467,17 @@ def test_an_error_on_a_worker_is_one_line_here(on_cluster, start):
     assert "\n" not in str(told.value)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises, also in a suite that runs in the background, where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.any_dtype
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT of this kind")
-def test_an_interrupt_cancels_what_has_not_begun(on_cluster, start):
+def test_an_interrupt_cancels_what_has_not_begun(on_cluster, start, interruptible):
     def slow(part):
         time.sleep(1)
         return part
