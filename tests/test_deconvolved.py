@@ -303,6 +303,7 @@ def test_a_value_not_observed_is_left_out():
     np.testing.assert_allclose(resp, mixture.responsibilities(rows), atol=1e-5)
 
 
+@pytest.mark.any_dtype
 def test_the_truth_is_denoised_and_drawn():
     x, noise, truth = stars(2000, 3, size=1.5)
     rows = with_noise(x, noise)
@@ -385,6 +386,7 @@ def test_fit_under_jit_and_vmap():
         )
 
 
+@pytest.mark.any_dtype
 @float64
 def test_starts_search_priors_and_errors():
     x, noise, _ = stars(300, size=0.5)
@@ -406,6 +408,7 @@ def test_starts_search_priors_and_errors():
         assert float(climbed.log_likelihood) <= float(best.log_likelihood) + 1e-8
 
 
+@pytest.mark.any_dtype
 @float64
 def test_a_collapse_is_told():
     """Columns that depend on each other, without noise, are the collapse of Full; so is the fit under a penalty."""
@@ -420,6 +423,7 @@ def test_a_collapse_is_told():
     assert Status(int(with_error_bars.status)) == Status.CONVERGED
 
 
+@pytest.mark.any_dtype
 @float64
 def test_a_part_of_a_product():
     rng = np.random.default_rng(0)

@@ -319,6 +319,7 @@ def test_fits_are_those_of_scipy(name):
     assert np.all(np.diff(trace) >= -1e-12 * (np.abs(trace[1:]) + len(x)))
 
 
+@pytest.mark.any_dtype
 def test_derivatives_know_what_is_held():
     """By the rows, and by the values that are held: those of refits."""
     if not X64:
@@ -449,6 +450,7 @@ def log_likelihood(model, x):
     return float(np.sum(model.score_samples(x)))
 
 
+@pytest.mark.any_dtype
 def test_the_drop_in_holds_its_inits():
     from jaxem.sklearn import GaussianMixture
 
@@ -484,6 +486,7 @@ def test_the_drop_in_holds_its_inits():
         GaussianMixture(2, held={"means": True}).fit(x)
 
 
+@pytest.mark.any_dtype
 def test_the_model_of_any_family_holds():
     from jaxem.sklearn import MixtureModel
 

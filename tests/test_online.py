@@ -200,6 +200,7 @@ def test_one_batch_is_plain_em(family):
         np.testing.assert_allclose(state.total.log_likelihood, bound, rtol=100 * ROUNDING)
 
 
+@pytest.mark.any_dtype
 @float64
 def test_room_and_order_of_numbers_do_not_matter():
     """Eleven batches in a state that grows, in one with room from the start, and in one program: the same climb."""
@@ -521,6 +522,7 @@ def test_other_families(case):
     np.testing.assert_allclose(model.lower_bound_, model.score(x), atol=1e-3)
 
 
+@pytest.mark.any_dtype
 @only_once
 def test_the_search_starts_from_the_first_batch():
     batches = cut(FAITHFUL, 3)

@@ -47,10 +47,10 @@ RANDOM_STARTS = "starts are drawn by row: a row twice is not a row of weight 2 (
     "options",
     [
         {},
-        {"n_components": 2, "covariance_type": "diag", "n_init": 3},
         *(
             pytest.param(options, marks=pytest.mark.slow)
             for options in (
+                {"n_components": 2, "covariance_type": "diag", "n_init": 3},
                 {"n_components": 2, "covariance_type": "tied"},
                 {"n_components": 3, "covariance_type": "spherical", "init_params": "k-means++"},
                 {"n_components": 2, "init_params": "random", "reg_covar": 1e-3},
