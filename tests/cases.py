@@ -437,3 +437,9 @@ def blobs(n=400, separation=6.0, d=2, seed=0, step=2.0**-6):
     x = rng.normal(size=(n, d))
     x[: n // 2, 0] += separation
     return np.round(x / step) * step
+
+
+def fitted(x, family=None, k=2):
+    """Six climbs from the drawn starts, of families and data that pictures and reports are tried on."""
+    starts = jaxem.starts(jax.random.key(0), family or Full(), x, k, 6)
+    return jaxem.fit_restarts(starts, x, max_iter=60)

@@ -62,3 +62,14 @@ def forget_programs():
     yield
     if resident() > 2 * 2**30:
         program.forget_programs()
+
+
+@pytest.fixture(scope="session")
+def faithful():
+    """Old Faithful, six climbs and the best of them."""
+    import jaxem
+    from tests.cases import fitted
+
+    x = jaxem.datasets.faithful()
+    results = fitted(x)
+    return x, results, jaxem.best(results)

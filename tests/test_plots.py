@@ -17,7 +17,7 @@ import scipy.stats
 import jaxem
 from jaxem import plots
 from jaxem.canvas import spread_out
-from tests.cases import GAUSSIANS, KINDS
+from tests.cases import GAUSSIANS, KINDS, fitted
 from tests.conftest import X64
 
 
@@ -25,18 +25,6 @@ from tests.conftest import X64
 def closed_figures():
     yield
     plt.close("all")
-
-
-def fitted(x, family=None, k=2):
-    starts = jaxem.starts(jax.random.key(0), family or jaxem.Full(), x, k, 6)
-    return jaxem.fit_restarts(starts, x, max_iter=60)
-
-
-@pytest.fixture(scope="module")
-def faithful():
-    x = jaxem.datasets.faithful()
-    results = fitted(x)
-    return x, results, jaxem.best(results)
 
 
 @pytest.mark.parametrize("family", GAUSSIANS, ids=lambda family: type(family).__name__)

@@ -20,6 +20,7 @@ from jaxem.racing import Search
 from jaxem.selection import Candidate, Selection
 from jaxem.stopping import Status
 from tests import oracle
+from tests.cases import fitted
 from tests.conftest import X64
 from tests.test_cli import COMMAND, fails, run
 
@@ -27,18 +28,6 @@ EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>$&{{DATA
 UNIT = 1 / playing.PARTS
 """what lengths are rounded to, in parts of an axis"""
 MOST_BYTES, ROOM_FOR_TABLES = 300_000, 100_000
-
-
-def fitted(x, family=None, k=2):
-    starts = jaxem.starts(jax.random.key(0), family or jaxem.Full(), x, k, 6)
-    return jaxem.fit_restarts(starts, x, max_iter=60)
-
-
-@pytest.fixture(scope="module")
-def faithful():
-    x = jaxem.datasets.faithful()
-    results = fitted(x)
-    return x, results, jaxem.best(results)
 
 
 class Page(html.parser.HTMLParser):
