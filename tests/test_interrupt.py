@@ -15,6 +15,8 @@ from jaxem import lanes, loop
 from tests.cases import blobs
 
 START = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, and so would this
 import jax, jaxem, numpy as np, sys, warnings
 from jaxem import lanes, loop
 from jaxem.program import Program
