@@ -91,6 +91,11 @@ def _is_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
+def _is_terminal() -> bool:
+    """Whether somebody looks at stderr; rich would also believe FORCE_COLOR, which notebooks set for the commands they start."""
+    return sys.stderr.isatty()
+
+
 @contextlib.contextmanager
 def _in_terminal(name: str) -> Iterator[Update]:
     """On stderr, and gone at the end."""
@@ -106,11 +111,12 @@ def _in_terminal(name: str) -> Iterator[Update]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
+    is_terminal = _is_terminal()
+    console = Console(stderr=True, force_terminal=is_terminal)
     columns = (
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    with Progress(*columns, console=console, transient=True, disable=not is_terminal) as shown:
         task = shown.add_task(name, total=None)
 
         def update(done: int, total: int | None, words: str) -> None:

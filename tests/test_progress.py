@@ -84,11 +84,11 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_bar_is_shown_in_a_terminal_alone_and_changes_no_number(name, capsys, monkeypatch):
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as notebooks do; it makes no terminal
     plain = CALLS[name]()
     silent = CALLS[name](progress=True)
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
+    monkeypatch.setattr("jaxem.progress._is_terminal", lambda: True)
     shown = CALLS[name](progress=True)
     out, err = capsys.readouterr()
     assert out == ""
