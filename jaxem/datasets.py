@@ -837,7 +837,8 @@ def _as_table(source: OpenTable, found: Numbers) -> Table:
         remedy = "fit with --missing, or leave such rows out with --drop-missing"
         remedy = remedy if lost else "say --na=inf if that is a missing value"
         raise DataError(
-            f"{path}: {place}, column {columns[column]!r} holds {what}; fill it in, or {remedy} ({len(bad)} such values)"
+            f"{path}: {place}, column {columns[column]!r} holds {what}; fill it in, or {remedy} "
+            f"({len(bad)} such {'value' if len(bad) == 1 else 'values'})"
         )
     seen = [values[~np.isnan(values[:, j]), j] if kept_missing else values[:, j] for j in range(len(columns))]
     notes += _some(
@@ -852,10 +853,10 @@ def _missing_in_words(missing: np.ndarray, columns: Sequence[str]) -> str:
     counts = missing.sum(axis=0)
     held = [f"{columns[j]} {counts[j]}" for j in np.argsort(-counts, kind="stable") if counts[j]]
     more = f", {len(held) - MOST_NOTED} more" if len(held) > MOST_NOTED else ""
-    rows = int(missing.any(axis=1).sum())
+    rows, total = int(missing.any(axis=1).sum()), int(counts.sum())
     return (
-        f"{int(counts.sum())} values are missing, in {rows} of {len(missing)} rows: {', '.join(held[:MOST_NOTED])}{more}; the "
-        "fit takes what was observed"
+        f"{total} {'value is' if total == 1 else 'values are'} missing, in {rows} of {len(missing)} rows: "
+        f"{', '.join(held[:MOST_NOTED])}{more}; the fit takes what was observed"
     )
 
 

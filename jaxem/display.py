@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class Card(NamedTuple):
-    """A title, named facts, a table, notes below it, lines that keep their blanks, and more cards."""
+    """A title, named facts, a table, a sketch in lines of text, notes below it, and more cards."""
 
     title: str = ""
     facts: tuple[tuple[str, str], ...] = ()
@@ -55,7 +55,7 @@ class Card(NamedTuple):
     rows: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
     parts: tuple["Card", ...] = ()
-    picture: tuple[str, ...] = ()
+    sketch: tuple[str, ...] = ()
 
     def text(self) -> str:
         """The card in lines for a terminal."""
@@ -63,7 +63,7 @@ class Card(NamedTuple):
         lines = [self.title] if self.title else []
         lines += [f"{name:<{width}}  {value}" for name, value in self.facts]
         lines += table_lines(self.header, self.rows) if self.header else []
-        own = "\n".join([*lines, *self.picture, *self.notes])
+        own = "\n".join([*lines, *self.sketch, *self.notes])
         return "\n\n".join(piece for piece in (own, *(part.text() for part in self.parts)) if piece)
 
     def html(self) -> str:
@@ -71,7 +71,7 @@ class Card(NamedTuple):
         pieces = [f"<p><b>{html.escape(self.title)}</b></p>"] if self.title else []
         pieces += [html_table((), self.facts)] if self.facts else []
         pieces += [html_table(self.header, self.rows)] if self.header else []
-        pieces += ["<pre>" + html.escape("\n".join(self.picture)) + "</pre>"] if self.picture else []
+        pieces += ["<pre>" + html.escape("\n".join(self.sketch)) + "</pre>"] if self.sketch else []
         pieces += [f"<p>{html.escape(note)}</p>" for note in self.notes]
         return f"<div>{''.join(pieces)}{''.join(part.html() for part in self.parts)}</div>"
 
@@ -285,8 +285,9 @@ def selection_card(selection: "Selection", most: int = MOST_LINES) -> Card:
         if any(np.isfinite(getattr(one, field)) for one in selection.candidates)
     }
     header = ("k", "family", "log-likelihood", "p", "BIC", "AIC", "ICL", *more, "less is better")
-    order = sorted(range(len(selection.candidates)), key=lambda i: (i != selection.chosen, selection.candidates[i].bic))
-    shown = set(order[:most])
+    bic = np.array([one.bic for one in selection.candidates])
+    bic[selection.chosen] = -np.inf  # it is always shown; NaN comes last
+    shown = set(np.argsort(bic, kind="stable")[:most].tolist())
     rows = [
         (
             str(one.n_components),
@@ -313,11 +314,13 @@ def candidate_card(candidate: "Candidate") -> Card:
     criteria = {name: getattr(candidate, name.lower()) for name in ("BIC", "AIC", "ICL", "CV")}
     values = (f"{name} {value:.3f}" for name, value in criteria.items() if np.isfinite(value))
     parameters = count_of(candidate.n_parameters, "parameter")
-    facts = (
+    facts: tuple[tuple[str, str], ...] = (
         ("log-likelihood", f"{candidate.log_likelihood:.5f}, {parameters}"),
         ("less is better", ", ".join(values)),
         ("status", f"{candidate.status.name}: {candidate.status.meaning}"),
     )
+    if np.isfinite(candidate.p_value):
+        facts += (("p of one more", f"{candidate.p_value:.3f}"),)
     return Card(f"{candidate.n_components} x {candidate.family.shown_name}", facts)
 
 
@@ -351,9 +354,9 @@ def test_card(test: "LikelihoodRatioTest") -> Card:
         ("statistic", f"{test.statistic:.4f}"),
         ("p-value", f"{test.p_value:.4g}, of {count_of(n, 'replicate')}"),
     )
-    picture = histogram_lines(np.asarray(test.replicates), test.statistic)
+    sketch = histogram_lines(np.asarray(test.replicates), test.statistic)
     notes = (f"{count_of(test.failed, 'replicate')} had no sound optimum",) if test.failed else ()
-    return Card(f"Likelihood ratio test of {' against '.join(models)}", facts, notes=notes, picture=picture)
+    return Card(f"Likelihood ratio test of {' against '.join(models)}", facts, notes=notes, sketch=sketch)
 
 
 def histogram_lines(values: np.ndarray, mark: float, bins: int = 12, width: int = 40) -> tuple[str, ...]:

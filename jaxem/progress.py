@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from jaxem.checks import check_callback
 
 Update: TypeAlias = Callable[[int, int | None, str], None]
@@ -55,11 +57,11 @@ def watched(
     Both get `what(seen)`.
 
     Raises:
-        TypeError: for a callback that cannot be called.
+        TypeError: for a callback that cannot be called, or a `progress` that is neither True nor False.
         ImportError: where a bar needs a package that is not installed.
     """
     check_callback(callback)
-    if callback is None and not progress:
+    if callback is None and progress is False:
         yield None
         return
     with bar(name, progress) as update:
@@ -76,6 +78,8 @@ def watched(
 @contextlib.contextmanager
 def bar(name: str, wanted: bool = True) -> Iterator[Update]:
     """A bar while the block runs, and what moves it; without `wanted`, or where nobody looks, none."""
+    if not isinstance(wanted, (bool, np.bool_)):
+        raise TypeError(f"progress is {wanted!r}; give True or False")
     if not wanted:
         yield lambda done, total, words: None
     elif _is_notebook():

@@ -60,6 +60,9 @@ def test_an_exception_in_a_callback_ends_the_climb(start):
 def test_callbacks_are_for_the_host(start):
     with pytest.raises(TypeError, match="fit with a callback or progress decides from the host"):
         jax.jit(lambda mixture: jaxem.fit(mixture, X, progress=True).log_likelihood)(start)
+    for call in (lambda: jaxem.fit(start, X, progress="yes"), lambda: jaxem.select(KEY, "full", X, 2, progress=None)):
+        with pytest.raises(TypeError, match=r"progress is .*; give True or False"):
+            call()
     with pytest.raises(TypeError, match="callback is 3"):
         jaxem.fit(start, X, callback=3)
     heard = []

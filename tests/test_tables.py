@@ -526,3 +526,11 @@ def test_a_spreadsheet_in_german(encoding, said, tmp_path):
     assert table.columns == ("Größe", "Gewicht")
     assert said in table.notes[0]
     assert len(table.notes) == 2 + bool(said)
+
+
+def test_one_missing_value_is_told_in_the_singular(tmp_path):
+    (tmp_path / "one.csv").write_text("a,b\n1.5,2.5\n2.5,\n3.5,4.5\n")
+    with pytest.raises(DataError, match=r"\(1 such value\)"):
+        read_table(tmp_path / "one.csv")
+    notes = read_table(tmp_path / "one.csv", keep_missing=True).notes
+    assert any("1 value is missing, in 1 of 3 rows: b 1;" in note for note in notes)

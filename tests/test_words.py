@@ -374,3 +374,26 @@ def test_converged_is_read_off_the_status(results):
     want = [status in (Status.CONVERGED, Status.PRECISION_LIMITED) for status in np.asarray(results.status).tolist()]
     assert results.converged.tolist() == want
     assert bool(jaxem.best(results).converged)
+
+
+def test_a_candidate_says_what_its_line_says():
+    of_fit = criteria(-50.0, 5, 100, 1.0)
+    one = jaxem.Candidate(jaxem.Full(), 2, -50.0, 5, *of_fit, Status.CONVERGED, p_value=0.25)
+    for words in (
+        "2 x Full",
+        "-50.00000",
+        "5 parameters",
+        f"BIC {of_fit.bic:.3f}",
+        "CONVERGED",
+        "p of one more   0.250",
+    ):
+        assert words in str(one)
+    assert "CV" not in str(one)
+
+
+def test_candidates_without_a_criterion_are_shown_last():
+    selection = next(one for one in large_results() if isinstance(one, jaxem.Selection))
+    unknown = [one._replace(bic=math.nan) for one in selection.candidates[:20]]
+    text = str(selection._replace(candidates=(*unknown, *selection.candidates[20:]), chosen=40))
+    assert "nan" not in text
+    assert text.count("chosen") == 1
