@@ -39,7 +39,7 @@ _NOTATION = re.compile(
     r"(?:(?!st\b|nd\b|rd\b|th\b)[a-zµ°]{1,3}|%|[^\w\s])?",
     re.I | re.A,
 )
-"""a number with a currency, a unit, a percent sign or marks between thousands; so is a range such as 1-5 none"""
+"""a number with a currency, a unit, a percent sign or marks between thousands; a range such as 1-5 is none"""
 
 
 def kind_of_text(cells: Sequence[str]) -> str | None:
